@@ -1,1 +1,34 @@
-//! teller-domain
+//! What a payment is, in teller's own words: networks, assets, amounts, authorizations, refusals and
+//! settlement states, and the invariants that hold between them.
+//!
+//! No I/O, no async, no wire formats: x402 JSON is parsed in `teller-api`, chain encodings live in
+//! `teller-schemes`.
+
+mod amount;
+mod asset;
+mod identity;
+pub mod invariants;
+mod network;
+mod payment;
+mod reason;
+mod request;
+mod settlement;
+mod slot;
+
+pub use amount::{AccountNonce, AmountError, AssetAmount, UnixMillis, UnixSeconds, Wei};
+pub use asset::{Asset, KnownAsset, known_assets};
+pub use identity::{
+    IdempotencyKey, IdempotencyKeyError, ProcessId, RequestId, SettlementId, TenantId,
+};
+pub use network::{ChainId, ChainIdError, KnownNetwork, known_network, v1_chain, v1_name};
+pub use payment::{
+    Authorization, AuthorizationKey, AuthorizationNonce, EcdsaSignature, Payment, PaymentDigest,
+    Scheme, X402Version,
+};
+pub use reason::{Reason, Refusal};
+pub use request::{Eip712Name, PaymentRequest};
+pub use settlement::{
+    BlockRef, Level, ParseStateError, Receipt, Resolution, Settlement, SettlementState,
+    SettlementStateKind,
+};
+pub use slot::{Attempt, AttemptKind, Fees, FencedLane, Slot, SlotId, SlotState};

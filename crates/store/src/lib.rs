@@ -1,1 +1,16 @@
-//! teller-store
+//! Where teller keeps what it must not forget: the [`Ledger`] of accepted payments and signed transactions, and the
+//! [`Reservations`] that verify grants.
+//!
+//! Each contract has a production and an embedded implementation, and one suite of tests that runs against all of
+//! them. Nothing here talks to a chain, and no transaction is held open across a call to a node.
+
+mod error;
+mod ledger;
+mod reservations;
+
+pub use error::{StoreError, StoreResult};
+pub use ledger::{
+    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, Ledger, NewSettlement,
+    NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure,
+};
+pub use reservations::{HoldPurpose, Reservations, ReserveOutcome, ReserveRequest};

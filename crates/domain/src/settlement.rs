@@ -1,0 +1,269 @@
+//! A payment that teller has accepted, and how far it has come.
+
+use std::fmt;
+use std::str::FromStr;
+
+use alloy_primitives::B256;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Payment, PaymentDigest, Reason, Refusal, SettlementId, SlotId, TenantId, UnixMillis, Wei,
+    X402Version,
+};
+
+/// A block by number and hash: heights alone name nothing once there are reorgs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BlockRef {
+    /// Height.
+    pub number: u64,
+    /// Hash of the header.
+    pub hash: B256,
+}
+
+/// How sure the chain is of a settlement. Levels rise; only `Finalized` is absorbing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Seen in a Flashblock.
+    Preconfirmed,
+    /// In a sealed canonical block.
+    Included,
+    /// At or below the `safe` head.
+    Safe,
+    /// At or below the `finalized` head.
+    Finalized,
+}
+
+impl Level {
+    /// The level's name in configuration, ledger and API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Preconfirmed => "preconfirmed",
+            Self::Included => "included",
+            Self::Safe => "safe",
+            Self::Finalized => "finalized",
+        }
+    }
+}
+
+/// A text that names no state or level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown state or level")]
+pub struct ParseStateError;
+
+impl FromStr for Level {
+    type Err = ParseStateError;
+
+    fn from_str(text: &str) -> Result<Self, ParseStateError> {
+        [
+            Self::Preconfirmed,
+            Self::Included,
+            Self::Safe,
+            Self::Finalized,
+        ]
+        .into_iter()
+        .find(|level| level.as_str() == text)
+        .ok_or(ParseStateError)
+    }
+}
+
+/// Where the money moved. One transaction carries many payments, so the log index is part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// Hash of the transaction.
+    pub transaction: B256,
+    /// The block that holds it.
+    pub block: BlockRef,
+    /// Index in the block of the `Transfer` log of this payment.
+    pub log_index: u64,
+    /// How sure the chain is.
+    pub level: Level,
+    /// This payment's share of the gas used. Zero when somebody else settled it.
+    pub gas_used: u64,
+    /// This payment's share of what the transaction cost. Zero when somebody else settled it.
+    pub cost: Wei,
+}
+
+/// How far a payment has come. Each state carries only its own data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SettlementState {
+    /// Durable and queued; no bytes that could settle it exist unless `tries` says so.
+    Accepted,
+    /// In a slot: signed bytes that settle it exist and may have been sent.
+    Assigned {
+        /// The slot.
+        slot: SlotId,
+        /// Hash of the newest attempt.
+        transaction: B256,
+    },
+    /// Teller's own transaction moved the money.
+    Settled(Receipt),
+    /// Somebody else submitted the same authorization; the payee has the money.
+    SettledExternally(Receipt),
+    /// Dead, with evidence.
+    Failed {
+        /// Why.
+        refusal: Refusal,
+        /// The mined transaction that shows it, if one does.
+        transaction: Option<B256>,
+    },
+    /// The deadline passed before any bytes could settle it.
+    Expired,
+    /// Taken back before anything was signed. May be accepted again.
+    Withdrawn,
+}
+
+/// The state without its data: the word in the ledger, in metrics and on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettlementStateKind {
+    /// See [`SettlementState::Accepted`].
+    Accepted,
+    /// See [`SettlementState::Assigned`].
+    Assigned,
+    /// See [`SettlementState::Settled`].
+    Settled,
+    /// See [`SettlementState::SettledExternally`].
+    SettledExternally,
+    /// See [`SettlementState::Failed`].
+    Failed,
+    /// See [`SettlementState::Expired`].
+    Expired,
+    /// See [`SettlementState::Withdrawn`].
+    Withdrawn,
+}
+
+impl SettlementStateKind {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Assigned,
+        Self::Settled,
+        Self::SettledExternally,
+        Self::Failed,
+        Self::Expired,
+        Self::Withdrawn,
+    ];
+
+    /// The state's one name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Assigned => "assigned",
+            Self::Settled => "settled",
+            Self::SettledExternally => "settled_externally",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+}
+
+impl fmt::Display for SettlementStateKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for SettlementStateKind {
+    type Err = ParseStateError;
+
+    fn from_str(text: &str) -> Result<Self, ParseStateError> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or(ParseStateError)
+    }
+}
+
+impl SettlementState {
+    /// The state's name.
+    pub fn kind(&self) -> SettlementStateKind {
+        match self {
+            Self::Accepted => SettlementStateKind::Accepted,
+            Self::Assigned { .. } => SettlementStateKind::Assigned,
+            Self::Settled(_) => SettlementStateKind::Settled,
+            Self::SettledExternally(_) => SettlementStateKind::SettledExternally,
+            Self::Failed { .. } => SettlementStateKind::Failed,
+            Self::Expired => SettlementStateKind::Expired,
+            Self::Withdrawn => SettlementStateKind::Withdrawn,
+        }
+    }
+
+    /// Whether the payment has its outcome.
+    pub fn is_resolved(&self) -> bool {
+        !matches!(self, Self::Accepted | Self::Assigned { .. })
+    }
+
+    /// The reason that a caller is told, for the outcomes that are a "no".
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Failed { refusal, .. } => Some(refusal.clone()),
+            Self::Expired => Some(Refusal::new(
+                Reason::AuthorizationExpired,
+                "the authorization expired before it could be settled",
+            )),
+            Self::Withdrawn => Some(Refusal::new(
+                Reason::SettlementWithdrawn,
+                "not sent in time; the payment may be settled again",
+            )),
+            Self::Accepted
+            | Self::Assigned { .. }
+            | Self::Settled(_)
+            | Self::SettledExternally(_) => None,
+        }
+    }
+}
+
+/// A row of the ledger: one payment that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// Its name.
+    pub id: SettlementId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The protocol version that it came in.
+    pub version: X402Version,
+    /// What was signed.
+    pub payment: Payment,
+    /// [`Payment::digest`], kept for look-ups.
+    pub digest: PaymentDigest,
+    /// How far it has come.
+    pub state: SettlementState,
+    /// How many slots it has been in. Bytes that settle it exist once this is above zero.
+    pub tries: u32,
+    /// When it was accepted, by the database's clock.
+    pub accepted_at: UnixMillis,
+    /// When its state last changed, by the database's clock.
+    pub updated_at: UnixMillis,
+}
+
+/// What becomes of one payment when its slot closes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// It reached an outcome.
+    Resolved(SettlementState),
+    /// The slot closed without it; its authorization is unused and its deadline open: queue it again.
+    Requeued,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_and_level_reads_back() {
+        for kind in SettlementStateKind::ALL {
+            assert_eq!(kind.as_str().parse(), Ok(kind));
+        }
+        for level in [
+            Level::Preconfirmed,
+            Level::Included,
+            Level::Safe,
+            Level::Finalized,
+        ] {
+            assert_eq!(level.as_str().parse(), Ok(level));
+        }
+    }
+}
