@@ -6,7 +6,10 @@ import solc from "solc";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const artifacts = join(here, "artifacts");
-const names = ["HostileWallet", "Multicall3", "PaymentLens", "TestDollar", "TestDollarProxy"];
+const names = ["HostileWallet", "Multicall3", "PaymentLens", "SignatureCheck", "TestDollar", "TestDollarProxy"];
+
+// Where the devnet puts the library that the test dollar is linked to.
+const libraries = { "SignatureCheck.sol": { SignatureCheck: "0xD7d7D7d7d7d7D7d7D7d7d7d7D7d7D7D7d7d7d702" } };
 
 const sources = Object.fromEntries(
   readdirSync(join(here, "src"))
@@ -21,6 +24,7 @@ const input = {
     evmVersion: "cancun",
     optimizer: { enabled: true, runs: 1_000_000 },
     viaIR: false,
+    libraries,
     // No metadata in the bytecode: a changed comment must not change the artefacts.
     metadata: { bytecodeHash: "none", appendCBOR: false },
     outputSelection: { "*": { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] } },

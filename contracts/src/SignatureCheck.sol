@@ -3,12 +3,13 @@ pragma solidity ^0.8.24;
 
 /// Whether a signature is its signer's, by the rule of FiatToken v2.2: an account with code is asked
 /// (ERC-1271), one without must recover. The answer of the account is copied whole, as the real token does:
-/// what a return-data bomb costs there it must cost here.
+/// what a return-data bomb costs there it must cost here. A linked library, as there, because the cold
+/// delegatecall into it is part of what a payment costs.
 library SignatureCheck {
     bytes4 private constant ERC1271_MAGIC = 0x1626ba7e;
     uint256 private constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
 
-    function isValidNow(address signer, bytes32 digest, bytes memory signature) internal view returns (bool) {
+    function isValidNow(address signer, bytes32 digest, bytes memory signature) external view returns (bool) {
         if (signer.code.length == 0) {
             return recover(digest, signature) == signer;
         }

@@ -11,6 +11,8 @@ pub const TEST_DOLLAR: Address = address!("0x036CbD53842c5426634e7929541eC2318f3
 /// What the test dollar's proxy delegates to.
 pub const TEST_DOLLAR_IMPLEMENTATION: Address =
     address!("0xd7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d701");
+/// The library that the test dollar is linked to; `contracts/build.mjs` names the same address.
+pub const SIGNATURE_CHECK: Address = address!("0xd7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d702");
 /// Where Multicall3 is on every chain.
 pub const MULTICALL3: Address = address!("0xcA11bde05977b3631167028862bE2a173976CA11");
 /// The account with every role of the test dollar (pauser, blacklister, master minter). Impersonate it.
@@ -30,6 +32,8 @@ pub const DECIMALS: u8 = 6;
 pub enum Contract {
     /// The token's logic.
     TestDollar,
+    /// The library it checks signatures with.
+    SignatureCheck,
     /// The proxy before it.
     TestDollarProxy,
     /// Our own Multicall3.
@@ -55,6 +59,10 @@ impl Contract {
             Self::TestDollar => (
                 "TestDollar",
                 include_str!("../../../contracts/artifacts/TestDollar.json"),
+            ),
+            Self::SignatureCheck => (
+                "SignatureCheck",
+                include_str!("../../../contracts/artifacts/SignatureCheck.json"),
             ),
             Self::TestDollarProxy => (
                 "TestDollarProxy",

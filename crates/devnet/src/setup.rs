@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::DevnetError;
 use crate::contracts::abi::TestDollar;
 use crate::contracts::{
-    BOSS, Contract, DECIMALS, MULTICALL3, NAME, PROXY_ADMIN, TEST_DOLLAR,
+    BOSS, Contract, DECIMALS, MULTICALL3, NAME, PROXY_ADMIN, SIGNATURE_CHECK, TEST_DOLLAR,
     TEST_DOLLAR_IMPLEMENTATION,
 };
 use crate::fund::{impersonate, send_and_mine, transaction};
@@ -28,6 +28,7 @@ pub(crate) async fn install_contracts(rpc: &Rpc) -> Result<(), DevnetError> {
     let mut codes = Vec::new();
     for (address, contract) in [
         (TEST_DOLLAR_IMPLEMENTATION, Contract::TestDollar),
+        (SIGNATURE_CHECK, Contract::SignatureCheck),
         (TEST_DOLLAR, Contract::TestDollarProxy),
         (MULTICALL3, Contract::Multicall3),
     ] {
