@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::contracts::{DECIMALS, MULTICALL3, NAME, TEST_DOLLAR, VERSION};
 use crate::fees::hold_base_fee_floor;
-use crate::node::{CHAIN_ID, Node, find_anvil, free_port};
+use crate::node::{CHAIN_ID, MARKED_ACCOUNT, Node, find_anvil, free_port};
 use crate::rpc::Rpc;
 use crate::{DevnetError, fund, keys, setup};
 
@@ -215,13 +215,17 @@ async fn wait_until_ready(node: &mut Node, url: &str) -> Result<(), DevnetError>
     let rpc = Rpc::new(url)?;
     let asking = async {
         loop {
-            let answered = rpc.call("eth_chainId", json!([])).await.is_ok();
-            // Looked at after the answer: an answer while our own process has ended is a stranger's.
+            let balance = rpc
+                .call("eth_getBalance", json!([MARKED_ACCOUNT, "latest"]))
+                .await;
+            let balance = balance
+                .ok()
+                .and_then(|value| serde_json::from_value::<U256>(value).ok());
+            if balance == Some(node.mark()) {
+                return Ok(());
+            }
             if node.has_ended() {
                 return Err(DevnetError::Exited { log: node.log() });
-            }
-            if answered {
-                return Ok(());
             }
             tokio::time::sleep(READY_PAUSE).await;
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256, U256, address};
 
 use crate::DevnetError;
 use crate::devnet::{DevnetConfig, Mining};
@@ -19,6 +19,9 @@ pub(crate) const CHAIN_ID: u64 = 84532;
 
 /// States kept for calls at a past block; each is a copy of the whole chain state.
 const KEPT_STATES: u32 = 72;
+/// anvil's only account of its own.
+pub(crate) const MARKED_ACCOUNT: Address = address!("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
+const WEI_PER_ETHER: u64 = 1_000_000_000_000_000_000;
 const KEPT_LOG_LINES: usize = 40;
 const PORT_TRIES: u32 = 50;
 /// Below the range that the kernel takes outgoing ports from.
@@ -39,6 +42,7 @@ exit "$code"
 #[derive(Debug)]
 pub(crate) struct Node {
     watchdog: Child,
+    mark: U256,
     log: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -48,11 +52,14 @@ impl Node {
         port: u16,
         config: &DevnetConfig,
     ) -> Result<Self, DevnetError> {
+        let [a, b, c, d, ..] = B256::random().0;
+        let ether = u32::from_be_bytes([a, b, c, d]);
         let mut command = Command::new("sh");
         command
             .args(["-c", WATCHDOG, "anvil-watchdog"])
             .arg(binary)
             .args(arguments(port, config))
+            .args(["--balance", &ether.to_string()])
             // A group of its own: Ctrl-C in a terminal is for the owner, who still needs the chain to drain.
             .process_group(0)
             .stdin(Stdio::piped())
@@ -74,7 +81,17 @@ impl Node {
                 }
             });
         }
-        Ok(Self { watchdog, log })
+        Ok(Self {
+            watchdog,
+            mark: U256::from(ether) * U256::from(WEI_PER_ETHER),
+            log,
+        })
+    }
+
+    /// The balance of [`MARKED_ACCOUNT`] on this very node. Two processes that take one port at once both
+    /// get answers from the winner's anvil; by the mark the loser notices.
+    pub(crate) fn mark(&self) -> U256 {
+        self.mark
     }
 
     /// Whether the process has ended.
