@@ -5,7 +5,7 @@
 export TELLER_ANVIL ?= $(CURDIR)/.tools/bin/anvil
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 tools: ## put anvil at .tools/bin/anvil
 	@scripts/tools

@@ -79,6 +79,7 @@ export async function startTeller() {
     if (end === undefined) child.kill("SIGKILL");
     await rm(directory, { recursive: true, force: true });
     if (end !== 0) throw withLog(`teller dev should end with 0 on SIGTERM, it ended with ${end ?? "nothing in time"}`);
+    if (await stillAnswers(devnet.rpc)) throw withLog(`teller dev left its chain behind at ${devnet.rpc}`);
   }
 
   try {
@@ -143,6 +144,19 @@ async function freePorts(count) {
   const ports = servers.map((server) => server.address().port);
   await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
   return ports;
+}
+
+/** Whether something accepts requests at `url`, after a moment to go away. */
+async function stillAnswers(url) {
+  for (let attempt = 0; attempt < 20; attempt++) {
+    try {
+      await fetch(url);
+    } catch {
+      return false;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  return true;
 }
 
 function eachLine(stream, take) {
