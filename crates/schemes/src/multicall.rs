@@ -1,0 +1,45 @@
+//! Many calls in one transaction, through Multicall3's `aggregate3`.
+
+use alloy_primitives::{Address, Bytes, address};
+use alloy_sol_types::{SolCall, sol};
+
+/// Multicall3, at the same address on every chain that has it.
+pub const MULTICALL3: Address = address!("cA11bde05977b3631167028862bE2a173976CA11");
+
+sol! {
+    struct Call3 {
+        address target;
+        bool allowFailure;
+        bytes callData;
+    }
+    function aggregate3(Call3[] calls) external payable;
+}
+
+/// Calldata of `aggregate3` in which a call that fails leaves its neighbours alone.
+pub fn aggregate(calls: impl Iterator<Item = (Address, Bytes)>) -> Bytes {
+    let calls = calls
+        .map(|(target, call_data)| Call3 {
+            target,
+            allowFailure: true,
+            callData: call_data,
+        })
+        .collect();
+    aggregate3Call { calls }.abi_encode().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_selector_is_multicall3s() {
+        let calls = [(Address::repeat_byte(1), Bytes::from_static(&[1, 2, 3]))];
+        let data = aggregate(calls.clone().into_iter());
+        assert_eq!(data[..4], [0x82, 0xad, 0x56, 0xcb]);
+        let decoded = aggregate3Call::abi_decode(&data).unwrap();
+        assert_eq!(decoded.calls.len(), 1);
+        assert_eq!(decoded.calls[0].target, calls[0].0);
+        assert!(decoded.calls[0].allowFailure);
+        assert_eq!(decoded.calls[0].callData, calls[0].1);
+    }
+}

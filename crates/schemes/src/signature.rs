@@ -1,0 +1,144 @@
+//! ECDSA on secp256k1, through libsecp256k1.
+
+use alloy_primitives::{Address, B256, U256, keccak256, uint};
+use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
+use secp256k1::{Message, PublicKey, SecretKey};
+use teller_domain::EcdsaSignature;
+
+/// Half the order of the group; a higher `s` is refused (EIP-2, and every token contract).
+const HALF_ORDER: U256 =
+    uint!(0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0_U256);
+
+/// Why bytes are no signature of a plain account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// Neither 65 bytes nor the 64 of ERC-2098.
+    #[error("a plain account's signature has 65 bytes (or 64 in the form of ERC-2098), not {0}")]
+    Length(usize),
+    /// `v` is none of 0, 1, 27, 28.
+    #[error("v must be 0, 1, 27 or 28")]
+    RecoveryByte,
+    /// `s` is in the upper half of the group order.
+    #[error("s is in the upper half of the group order (EIP-2)")]
+    HighS,
+}
+
+/// Reads a signature in any form that clients send and brings it into the one that token contracts take: the 64-byte
+/// form expanded, `v` 27 or 28, `s` low (PROTOCOL section 3.4).
+pub fn normalize(bytes: &[u8]) -> Result<EcdsaSignature, SignatureError> {
+    let signature = match bytes.len() {
+        65 => EcdsaSignature::from_bytes(bytes).ok_or(SignatureError::Length(65))?,
+        64 => {
+            let (r, vs) = bytes.split_at(32);
+            let vs = U256::from_be_slice(vs);
+            let v = if vs.bit(255) { 28 } else { 27 };
+            let s: U256 = vs & (U256::MAX >> 1);
+            EcdsaSignature {
+                r: B256::from_slice(r),
+                s: s.into(),
+                v,
+            }
+        }
+        length => return Err(SignatureError::Length(length)),
+    };
+    let v = match signature.v {
+        0 | 27 => 27,
+        1 | 28 => 28,
+        _ => return Err(SignatureError::RecoveryByte),
+    };
+    if U256::from_be_bytes(signature.s.0) > HALF_ORDER {
+        return Err(SignatureError::HighS);
+    }
+    Ok(EcdsaSignature { v, ..signature })
+}
+
+/// The account whose key made this signature over `digest`; `None` if no key can have.
+pub fn recover(digest: B256, signature: &EcdsaSignature) -> Option<Address> {
+    let recovery_id = match signature.v {
+        27 => RecoveryId::Zero,
+        28 => RecoveryId::One,
+        _ => return None,
+    };
+    let [r @ .., _] = signature.to_bytes();
+    let signature = RecoverableSignature::from_compact(&r, recovery_id).ok()?;
+    let key = signature.recover(Message::from_digest(digest.0)).ok()?;
+    Some(address_of(&key))
+}
+
+/// Signs `digest` with a 32-byte secret key (for the devnet and load tests); `None` if it is no valid key.
+pub fn sign(digest: B256, secret: &[u8; 32]) -> Option<EcdsaSignature> {
+    let key = SecretKey::from_secret_bytes(*secret).ok()?;
+    let signature =
+        RecoverableSignature::sign_ecdsa_recoverable(Message::from_digest(digest.0), &key);
+    let (recovery_id, compact) = signature.serialize_compact();
+    let (r, s) = compact.split_at(32);
+    let v = if recovery_id == RecoveryId::Zero {
+        27
+    } else {
+        28
+    };
+    Some(EcdsaSignature {
+        r: B256::from_slice(r),
+        s: B256::from_slice(s),
+        v,
+    })
+}
+
+fn address_of(key: &PublicKey) -> Address {
+    let [_, point @ ..] = key.serialize_uncompressed();
+    Address::from_word(keccak256(point))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_primitives::hex;
+    use proptest::prelude::*;
+
+    fn key_one() -> [u8; 32] {
+        let mut secret = [0; 32];
+        secret[31] = 1;
+        secret
+    }
+
+    #[test]
+    fn key_one_signs_as_its_well_known_address() {
+        let digest = B256::repeat_byte(7);
+        let signature = sign(digest, &key_one()).unwrap();
+        let expected = Address::from(hex!("7E5F4552091A69125d5DfCb7b8C2659029395Bdf"));
+        assert_eq!(recover(digest, &signature), Some(expected));
+        assert_ne!(recover(B256::repeat_byte(8), &signature), Some(expected));
+    }
+
+    #[test]
+    fn a_high_s_is_refused() {
+        let mut bytes = sign(B256::repeat_byte(7), &key_one()).unwrap().to_bytes();
+        let order = uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
+        let s = U256::from_be_slice(&bytes[32..64]);
+        bytes[32..64].copy_from_slice(&(order - s).to_be_bytes::<32>());
+        assert_eq!(normalize(&bytes), Err(SignatureError::HighS));
+    }
+
+    proptest! {
+        #[test]
+        fn every_accepted_form_is_the_same_signature(digest: [u8; 32]) {
+            let signature = sign(B256::from(digest), &key_one()).unwrap();
+            let bytes = signature.to_bytes();
+            prop_assert_eq!(normalize(&bytes), Ok(signature));
+            let mut low_v = bytes;
+            low_v[64] -= 27;
+            prop_assert_eq!(normalize(&low_v), Ok(signature));
+            let mut compact = [0; 64];
+            compact.copy_from_slice(&bytes[..64]);
+            compact[32] |= (signature.v - 27) << 7;
+            prop_assert_eq!(normalize(&compact), Ok(signature));
+        }
+
+        #[test]
+        fn no_bytes_make_reading_or_recovery_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), digest: [u8; 32]) {
+            if let Ok(signature) = normalize(&bytes) {
+                let _ = recover(B256::from(digest), &signature);
+            }
+        }
+    }
+}
