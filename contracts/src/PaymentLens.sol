@@ -6,9 +6,10 @@ pragma solidity ^0.8.24;
 ///
 /// Each item is read and simulated in frames of their own that always revert and hand their findings out as
 /// revert data. So no item sees what another one did, not even in warmed storage, and one that reverts,
-/// burns its gas or answers with a bomb spoils its own result alone. Whoever calls must bring gas for
-/// `items * (gasPerItem + 500k)`; with less the whole call fails, because starving the later items would
-/// make good payments look bad.
+/// burns its gas or answers with a bomb spoils its own result alone. Whoever calls must bring gas: with
+/// `items * (gasPerItem + 500k)` no item can fail the call, whatever it does; a good one takes about 100k.
+/// When an item cannot be given what it is entitled to the whole call fails with NotEnoughGas, because
+/// starving the later items would make good payments look bad.
 contract PaymentLens {
     struct Item {
         address token;

@@ -1,1 +1,27 @@
-//! teller-chain
+//! Talking to EVM nodes: endpoints with failover, the head of the chain, coalesced reads and simulations, fees and
+//! signers.
+//!
+//! What a payment is, and what it takes for one to be settled, is decided elsewhere; nothing here touches a store.
+
+mod endpoint;
+mod error;
+mod fees;
+mod heads;
+mod http;
+mod inspect;
+mod lens;
+mod nodes;
+mod pace;
+mod send;
+mod signer;
+mod wire;
+
+pub use error::{CallError, NodeError};
+pub use fees::FeePolicy;
+pub use heads::{Head, HeadEvent, HeadHandle, watch_heads};
+pub use inspect::{InspectLimits, Inspector};
+pub use lens::{AuthorizationState, InspectItem, Inspection, Simulation};
+pub use nodes::{NodeConfig, Nodes};
+pub use send::SendOutcome;
+pub use signer::{LocalSigner, SignerError};
+pub use wire::{Block, Log, TxReceipt};

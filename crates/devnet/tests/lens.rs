@@ -11,10 +11,12 @@ mod support;
 use alloy_primitives::{Address, B256, Bytes, U256, address};
 use alloy_sol_types::SolCall;
 use serde_json::json;
-use support::{authorization, balance, send, settle_call, sign, start, wallet};
+use support::{authorization, balance, read, send, settle_call, sign, start, wallet};
 use teller_devnet::contracts::abi::PaymentLens::{Item, State};
-use teller_devnet::contracts::abi::{PaymentLens, TransferWithAuthorization};
-use teller_devnet::contracts::{Contract, TEST_DOLLAR};
+use teller_devnet::contracts::abi::{
+    Multicall3, PaymentLens, TestDollar, TransferWithAuthorization,
+};
+use teller_devnet::contracts::{Contract, MULTICALL3, TEST_DOLLAR};
 use teller_devnet::{Devnet, DevnetError};
 
 /// Where the override puts the lens; nothing is there.
@@ -193,6 +195,46 @@ async fn a_lens_call_without_enough_gas_fails_instead_of_calling_payments_bad() 
         );
     }
     lens_call(&devnet, data, 20_000_000).await.unwrap();
+    devnet.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_payer_who_turned_into_a_contract_is_seen_and_would_starve_a_shared_batch() {
+    let devnet = start().await;
+    let burner = hostile(&devnet, 0).await;
+    let key = devnet.info().payers[0];
+    let payer = wallet(key).address();
+    let turned = signed_item(key, 1);
+    // EIP-7702: the account's code is a pointer to its delegate's.
+    let delegation = [&[0xef, 0x01, 0x00], burner.as_slice()].concat();
+    devnet
+        .rpc("anvil_setCode", json!([payer, Bytes::from(delegation)]))
+        .await
+        .unwrap();
+    let good = signed_item(devnet.info().payers[1], 1);
+    let states = inspect(&devnet, vec![turned.clone(), good.clone()]).await;
+    assert!(!states[0].simulated && states[0].codeSize == U256::from(23));
+    assert!(states[1].simulated && states[1].codeSize.is_zero());
+
+    let neighbours = (0..10).map(|_| signed_item(devnet.info().payers[1], 1));
+    let items: Vec<_> = std::iter::once(turned).chain(neighbours).collect();
+    let last = items.last().unwrap().clone();
+    let calls = items.into_iter().map(|item| Multicall3::Call3 {
+        target: TEST_DOLLAR,
+        allowFailure: true,
+        callData: item.call,
+    });
+    let calls = calls.collect();
+    let data = Multicall3::aggregate3Call { calls }.abi_encode();
+    let signer = wallet(devnet.info().signers[0]).address();
+    // Enough for every neighbour, had the first item been honest.
+    let receipt = send(&devnet, signer, MULTICALL3, &data, 1_000_000).await;
+    println!("status {}, gas {}", receipt["status"], receipt["gasUsed"]);
+    let used = TestDollar::authorizationStateCall {
+        authorizer: last.payer,
+        nonce: last.nonce,
+    };
+    assert!(!read(&devnet, TEST_DOLLAR, used).await);
     devnet.shutdown().await;
 }
 

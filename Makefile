@@ -1,0 +1,32 @@
+# Every target gets what it needs by itself; only Rust and Node are expected on the machine.
+.DEFAULT_GOAL := help
+.PHONY: help tools run test bench fmt lint clean
+
+export TELLER_ANVIL ?= $(CURDIR)/.tools/bin/anvil
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+tools: ## put anvil at .tools/bin/anvil
+	@scripts/tools
+
+run: tools ## a chain, a teller and real payments on this machine, until Ctrl-C
+	cargo run --release --bin teller -- dev
+
+test: ## every check, with the Postgres, Redis and anvil it needs
+	@scripts/with-services scripts/test
+
+bench: tools ## measure a teller on this machine, into loadtest/RESULTS.md
+	cargo build --release --bin teller
+	cargo run --release -p teller-loadtest -- bench
+
+fmt: ## format the Rust code
+	cargo fmt --all
+
+lint: ## formatting and clippy, without tests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+clean: ## remove build output, tools and node packages
+	cargo clean
+	rm -rf .tools contracts/node_modules e2e/v1/node_modules e2e/v2/node_modules

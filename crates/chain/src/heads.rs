@@ -1,0 +1,272 @@
+//! The one watcher of a network: every sealed block once and in order, and the head with the chain's time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alloy_primitives::B256;
+use teller_domain::UnixSeconds;
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::pace::Pace;
+use crate::{Block, NodeError, Nodes};
+
+/// Headers that are kept to find where a reorg forked off.
+const KEPT_HEADERS: usize = 256;
+/// Events that a slow subscriber may lag behind before it is told that it missed some.
+const EVENT_BACKLOG: usize = 1024;
+/// Skipped blocks are fetched this many at a time.
+const CATCH_UP: u64 = 64;
+/// The chain's time runs on from the last block for at most this long: longer means that this process slept.
+const MAX_RUN_ON: Duration = Duration::from_secs(3600);
+
+/// What the watcher saw.
+#[derive(Debug, Clone)]
+pub enum HeadEvent {
+    /// The next block. After a [`HeadEvent::Reorg`] the heights from the fork on come again.
+    Sealed(Arc<Block>),
+    /// The blocks from this height on are no longer canonical.
+    Reorg {
+        /// The lowest height that changed.
+        from: u64,
+    },
+}
+
+/// The latest sealed block, and when it was first seen.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// The block.
+    pub block: Arc<Block>,
+    /// When this process saw it.
+    pub seen_at: Instant,
+}
+
+impl Head {
+    /// The chain's time now: the block's, run on by what has passed since.
+    pub fn chain_time(&self) -> UnixSeconds {
+        let passed = self.seen_at.elapsed().min(MAX_RUN_ON);
+        self.block.timestamp.plus(passed.as_secs())
+    }
+}
+
+/// What follows the heads of a network. Cheap to clone; the watcher ends when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct HeadHandle {
+    head: watch::Receiver<Option<Head>>,
+    events: broadcast::Sender<HeadEvent>,
+    interval_ms: Arc<AtomicU64>,
+}
+
+impl HeadHandle {
+    /// The latest head; `None` until the first block was read.
+    pub fn latest(&self) -> Option<Head> {
+        self.head.borrow().clone()
+    }
+
+    /// A receiver of the latest head, for waiting on the next one.
+    pub fn watch(&self) -> watch::Receiver<Option<Head>> {
+        self.head.clone()
+    }
+
+    /// Every event from now on. A subscriber that lags 1,024 events behind is told how many it missed and reads those
+    /// blocks itself.
+    pub fn subscribe(&self) -> broadcast::Receiver<HeadEvent> {
+        self.events.subscribe()
+    }
+
+    /// The chain's time now; `None` until the first block was read.
+    pub fn chain_time(&self) -> Option<UnixSeconds> {
+        self.head.borrow().as_ref().map(Head::chain_time)
+    }
+
+    /// The observed time between blocks, the hint until there is one.
+    pub fn block_interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms.load(Ordering::Relaxed))
+    }
+
+    /// The latest head, waiting for the first one.
+    ///
+    /// # Errors
+    /// [`NodeError::Timeout`] when there is none in time.
+    pub async fn first(&self, within: Duration) -> Result<Head, NodeError> {
+        if let Some(head) = self.latest() {
+            return Ok(head);
+        }
+        let mut head = self.head.clone();
+        let found = timeout(within, head.wait_for(Option::is_some)).await;
+        match found {
+            Ok(Ok(head)) => head.clone().ok_or(NodeError::Timeout),
+            Ok(Err(_)) | Err(_) => Err(NodeError::Timeout),
+        }
+    }
+}
+
+/// Starts the watcher of a network. `block_interval_hint` is the usual time between blocks; it learns the real one.
+pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
+    let (head, receiver) = watch::channel(None);
+    let (events, _) = broadcast::channel(EVENT_BACKLOG);
+    let pace = Pace::new(block_interval_hint);
+    let interval_ms = Arc::new(AtomicU64::new(millis(pace.interval())));
+    let watcher = Watcher {
+        nodes,
+        pace,
+        headers: VecDeque::with_capacity(KEPT_HEADERS),
+        events: events.clone(),
+        interval_ms: Arc::clone(&interval_ms),
+    };
+    tokio::spawn(watcher.run(head));
+    HeadHandle {
+        head: receiver,
+        events,
+        interval_ms,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Watcher {
+    nodes: Nodes,
+    pace: Pace,
+    /// Contiguous, oldest first.
+    headers: VecDeque<Arc<Block>>,
+    events: broadcast::Sender<HeadEvent>,
+    interval_ms: Arc<AtomicU64>,
+}
+
+impl Watcher {
+    async fn run(mut self, head: watch::Sender<Option<Head>>) {
+        loop {
+            let pause = self.pace.pause(Instant::now());
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = head.closed() => return,
+            }
+            let asked = Instant::now();
+            let before = self.tip();
+            let result = match self.nodes.head().await {
+                Ok(block) => self.follow(Arc::new(block)).await,
+                Err(error) => Err(error),
+            };
+            let after = self.tip();
+            if before != after
+                && let Some(block) = self.headers.back()
+            {
+                let blocks = block.number.saturating_sub(before.map_or(0, |tip| tip.0));
+                self.pace.found(asked, blocks.max(1));
+                self.interval_ms
+                    .store(millis(self.pace.interval()), Ordering::Relaxed);
+                let block = Arc::clone(block);
+                head.send_replace(Some(Head {
+                    block,
+                    seen_at: Instant::now(),
+                }));
+            }
+            match result {
+                Ok(()) if before == after => self.pace.nothing_new(asked),
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::debug!(chain = %self.nodes.chain(), %error, "cannot follow the head");
+                    self.pace.failed();
+                }
+            }
+        }
+    }
+
+    fn tip(&self) -> Option<(u64, B256)> {
+        self.headers.back().map(|block| (block.number, block.hash))
+    }
+
+    /// The kept header at a height.
+    fn kept(&self, number: u64) -> Option<&Arc<Block>> {
+        let oldest = self.headers.front()?.number;
+        let index = usize::try_from(number.checked_sub(oldest)?).ok()?;
+        self.headers.get(index)
+    }
+
+    /// Brings the kept headers up to `latest`, delivering each step.
+    async fn follow(&mut self, latest: Arc<Block>) -> Result<(), NodeError> {
+        loop {
+            let Some((tip, hash)) = self.tip() else {
+                self.deliver(latest);
+                return Ok(());
+            };
+            let same = |block: &Arc<Block>| block.hash == latest.hash;
+            if self.kept(latest.number).is_some_and(same) {
+                // Nothing new, or a node that lags behind.
+                return Ok(());
+            }
+            if latest.number == tip + 1 && latest.parent == hash {
+                self.deliver(latest);
+                return Ok(());
+            }
+            if latest.number <= tip + 1 {
+                return self.reorganise(latest).await;
+            }
+            self.catch_up(tip, hash, latest.number).await?;
+        }
+    }
+
+    /// Fetches the next blocks after the tip. Stops where they do not fit, having found where they fork off.
+    async fn catch_up(&mut self, tip: u64, hash: B256, latest: u64) -> Result<(), NodeError> {
+        let last = latest.min(tip + CATCH_UP);
+        let numbers: Vec<u64> = (tip + 1..=last).collect();
+        let mut parent = hash;
+        for block in self.nodes.blocks(&numbers).await? {
+            let block = block.ok_or(NodeError::BadAnswer("a block below the head is missing"))?;
+            if block.parent != parent {
+                return self.reorganise(Arc::new(block)).await;
+            }
+            parent = block.hash;
+            self.deliver(Arc::new(block));
+        }
+        Ok(())
+    }
+
+    /// Walks back from a block that does not fit to where it forked off, and delivers from there.
+    async fn reorganise(&mut self, newest: Arc<Block>) -> Result<(), NodeError> {
+        let mut branch = vec![newest];
+        let fork = loop {
+            let Some(lowest) = branch.last() else {
+                return Err(NodeError::BadAnswer("no branch"));
+            };
+            let Some(below) = lowest.number.checked_sub(1) else {
+                break None;
+            };
+            match self.kept(below) {
+                Some(kept) if kept.hash == lowest.parent => break Some(below),
+                // Deeper than what is kept: everything that was delivered is in doubt.
+                None => break None,
+                Some(_) => {}
+            }
+            let parent = self.nodes.block_by_hash(lowest.parent).await?;
+            let parent = parent.ok_or(NodeError::BadAnswer("a parent is missing"))?;
+            branch.push(Arc::new(parent));
+        };
+        let keep = |block: &Arc<Block>| fork.is_some_and(|fork| block.number <= fork);
+        let from = self.headers.iter().find(|block| !keep(block));
+        if let Some(from) = from.map(|block| block.number) {
+            tracing::warn!(chain = %self.nodes.chain(), from, "reorg");
+            metrics::counter!("teller_reorgs_total", "network" => self.nodes.chain().to_string())
+                .increment(1);
+            let _ = self.events.send(HeadEvent::Reorg { from });
+        }
+        self.headers.retain(keep);
+        for block in branch.into_iter().rev() {
+            self.deliver(block);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, block: Arc<Block>) {
+        if self.headers.len() == KEPT_HEADERS {
+            self.headers.pop_front();
+        }
+        self.headers.push_back(Arc::clone(&block));
+        // No receiver is no error: the head is watched as well.
+        let _ = self.events.send(HeadEvent::Sealed(block));
+    }
+}

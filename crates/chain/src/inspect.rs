@@ -1,0 +1,251 @@
+//! Reads and simulations of many payments in few calls. Requests that arrive while a read is in flight travel together
+//! in the next one; an idle inspector sends at once.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::{Address, Bytes};
+use teller_domain::BlockRef;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::sleep;
+
+use crate::lens::{LensCall, read_code_sizes, read_inspect};
+use crate::{CallError, HeadHandle, InspectItem, Inspection, NodeError, Nodes};
+
+/// How often a call is repeated that names a block which the node behind a load balancer does not have yet.
+const LATE_BLOCK_TRIES: u32 = 4;
+const LATE_BLOCK_PAUSE: Duration = Duration::from_millis(40);
+/// Gas for the code size of one account, cold.
+const CODE_SIZE_GAS: u64 = 5_000;
+
+/// The bounds of an [`Inspector`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InspectLimits {
+    /// Calls in flight at a time.
+    pub in_flight: usize,
+    /// Items in one call.
+    pub items: usize,
+    /// Gas that one simulated item may use.
+    pub gas_per_item: u64,
+    /// Gas of one call: below what nodes allow, and above what its items use together (about 110,000 each).
+    pub gas: u64,
+    /// Requests that wait; more make the caller wait.
+    pub queue: usize,
+    /// How long to wait for the first block.
+    pub first_head: Duration,
+}
+
+impl Default for InspectLimits {
+    /// Two calls of 200 items and 30M gas.
+    fn default() -> Self {
+        Self {
+            in_flight: 2,
+            items: 200,
+            gas_per_item: 200_000,
+            gas: 30_000_000,
+            queue: 4_096,
+            first_head: Duration::from_secs(5),
+        }
+    }
+}
+
+struct Request {
+    item: InspectItem,
+    answer: oneshot::Sender<Result<Inspection, NodeError>>,
+}
+
+/// Inspects payments of one network. Cheap to clone; ends with its last clone.
+#[derive(Debug, Clone)]
+pub struct Inspector {
+    requests: mpsc::Sender<Request>,
+    reader: Reader,
+}
+
+impl Inspector {
+    /// Starts an inspector. Everything is read at the head that `heads` knows when a call leaves.
+    pub fn spawn(nodes: Nodes, heads: HeadHandle, limits: InspectLimits) -> Self {
+        let (requests, queue) = mpsc::channel(limits.queue.max(1));
+        let reader = Reader {
+            nodes,
+            heads,
+            limits,
+        };
+        tokio::spawn(dispatch(reader.clone(), queue));
+        Self { requests, reader }
+    }
+
+    /// Inspects one payment, together with whatever else waits.
+    ///
+    /// # Errors
+    /// When no node gave a usable answer.
+    pub async fn inspect(&self, item: InspectItem) -> Result<Inspection, NodeError> {
+        let (answer, receiver) = oneshot::channel();
+        self.requests
+            .send(Request { item, answer })
+            .await
+            .map_err(|_| NodeError::NoEndpoint)?;
+        receiver.await.unwrap_or(Err(NodeError::Timeout))
+    }
+
+    /// Inspects many payments; answers in their order.
+    ///
+    /// # Errors
+    /// When no node gave a usable answer for one of them.
+    pub async fn inspect_many(
+        &self,
+        items: Vec<InspectItem>,
+    ) -> Result<Vec<Inspection>, NodeError> {
+        let mut inspections = Vec::with_capacity(items.len());
+        for chunk in items.chunks(self.reader.limits.items.max(1)) {
+            for inspection in self.reader.inspect(chunk.to_vec()).await {
+                inspections.push(inspection?);
+            }
+        }
+        Ok(inspections)
+    }
+
+    /// The code sizes of accounts and the block that they were read at.
+    ///
+    /// # Errors
+    /// When no node gave a usable answer.
+    pub async fn code_sizes(&self, accounts: &[Address]) -> Result<(u64, Vec<u64>), NodeError> {
+        self.reader.code_sizes(accounts).await
+    }
+}
+
+/// Gathers what waits and reads it, with a bounded number of reads in flight.
+async fn dispatch(reader: Reader, mut queue: mpsc::Receiver<Request>) {
+    let permits = Arc::new(Semaphore::new(reader.limits.in_flight.max(1)));
+    while let Some(first) = queue.recv().await {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
+        let mut requests = vec![first];
+        while requests.len() < reader.limits.items {
+            match queue.try_recv() {
+                Ok(request) => requests.push(request),
+                Err(_) => break,
+            }
+        }
+        // Whoever stopped waiting is not read for.
+        requests.retain(|request| !request.answer.is_closed());
+        if requests.is_empty() {
+            continue;
+        }
+        let reader = reader.clone();
+        tokio::spawn(async move {
+            let (items, answers): (Vec<_>, Vec<_>) = requests
+                .into_iter()
+                .map(|request| (request.item, request.answer))
+                .unzip();
+            let results = reader.inspect(items).await;
+            drop(permit);
+            for (answer, result) in answers.into_iter().zip(results) {
+                // A requester that is gone needs no answer.
+                let _ = answer.send(result);
+            }
+        });
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Reader {
+    nodes: Nodes,
+    heads: HeadHandle,
+    limits: InspectLimits,
+}
+
+type Results = Vec<Result<Inspection, NodeError>>;
+
+impl Reader {
+    /// One result for each item, in their order.
+    async fn inspect(&self, items: Vec<InspectItem>) -> Results {
+        let network = self.nodes.chain().to_string();
+        metrics::histogram!("teller_inspect_items", "network" => network).record(count(&items));
+        match self.heads.first(self.limits.first_head).await {
+            Ok(head) => self.read(&items, head.block.reference()).await,
+            Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    /// Reads items; a call that fails because of what is in it is repeated in halves.
+    fn read<'a>(
+        &'a self,
+        items: &'a [InspectItem],
+        block: BlockRef,
+    ) -> Pin<Box<dyn Future<Output = Results> + Send + 'a>> {
+        Box::pin(async move {
+            let limits = &self.limits;
+            let call = LensCall::inspect(items, limits.gas_per_item, limits.gas, block.number);
+            let error = match self.call(call).await {
+                Ok(answer) => match read_inspect(&answer, items, block) {
+                    Ok(inspections) => return inspections.into_iter().map(Ok).collect(),
+                    Err(error) => CallError::Node(error),
+                },
+                Err(error) => error,
+            };
+            if items.len() > 1 && blames_items(&error) {
+                let (left, right) = items.split_at(items.len() / 2);
+                let mut results = self.read(left, block).await;
+                results.extend(self.read(right, block).await);
+                return results;
+            }
+            let error = match error {
+                CallError::Node(error) => error,
+                CallError::Reverted(_) => NodeError::BadAnswer("the lens reverted"),
+            };
+            items.iter().map(|_| Err(error.clone())).collect()
+        })
+    }
+
+    async fn code_sizes(&self, accounts: &[Address]) -> Result<(u64, Vec<u64>), NodeError> {
+        let head = self.heads.first(self.limits.first_head).await?;
+        let block = head.block.number;
+        let mut sizes = Vec::with_capacity(accounts.len());
+        let most = usize::try_from(self.limits.gas / CODE_SIZE_GAS).unwrap_or(usize::MAX);
+        for chunk in accounts.chunks(most.max(1)) {
+            let call = LensCall::code_sizes(chunk, self.limits.gas, block);
+            let answer = self.call(call).await.map_err(|error| match error {
+                CallError::Node(error) => error,
+                CallError::Reverted(_) => NodeError::BadAnswer("the lens reverted"),
+            })?;
+            sizes.extend(read_code_sizes(&answer, chunk.len())?);
+        }
+        Ok((block, sizes))
+    }
+
+    /// A node that does not have the block yet is given a moment.
+    async fn call(&self, call: LensCall) -> Result<Bytes, CallError> {
+        let mut tries = 0;
+        loop {
+            match self.nodes.raw_call(call.clone()).await {
+                Err(CallError::Node(error))
+                    if error.lacks_block() && tries + 1 < LATE_BLOCK_TRIES =>
+                {
+                    tries += 1;
+                    sleep(LATE_BLOCK_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Whether fewer items may succeed where many failed; an unreachable node stays unreachable.
+fn blames_items(error: &CallError) -> bool {
+    match error {
+        CallError::Reverted(_) => true,
+        CallError::Node(error) => match error {
+            NodeError::Rpc { .. } => !error.lacks_block(),
+            NodeError::Http { status } => *status == 413,
+            NodeError::BadAnswer(_) => true,
+            NodeError::Timeout | NodeError::Refused | NodeError::NoEndpoint => false,
+        },
+    }
+}
+
+fn count(items: &[InspectItem]) -> f64 {
+    u32::try_from(items.len()).map_or(f64::MAX, f64::from)
+}

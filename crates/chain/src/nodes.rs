@@ -1,0 +1,352 @@
+//! All endpoints of one network. Reads go to a healthy one and on error to the next; nothing here retries a write.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_json_rpc::{RpcRecv, RpcSend};
+use alloy_primitives::{Address, B256, Bytes, U64, U128, U256};
+use futures::future::join_all;
+use serde_json::{Value, json};
+use teller_domain::{AccountNonce, ChainId, Wei};
+
+use crate::endpoint::Endpoint;
+use crate::wire::{WireBlock, WireLog, WireReceipt};
+use crate::{Block, CallError, Log, NodeError, TxReceipt};
+
+/// How many endpoints must agree on a "no" that has consequences, where so many are configured.
+const WITNESSES: usize = 2;
+
+/// Where the nodes of a network are.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// The network.
+    pub chain: ChainId,
+    /// `http`, `https`, `ws` or `wss` URLs in the order of preference. They may hold keys and are never printed.
+    pub rpc: Vec<String>,
+    /// The time limit of one call to one endpoint.
+    pub request_timeout: Duration,
+}
+
+impl fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeConfig")
+            .field("chain", &self.chain)
+            .field("rpc", &self.rpc.len())
+            .field("request_timeout", &self.request_timeout)
+            .finish()
+    }
+}
+
+struct Inner {
+    chain: ChainId,
+    endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// All endpoints of one network. Cheap to clone.
+#[derive(Clone)]
+pub struct Nodes(Arc<Inner>);
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Nodes({}, {})", self.0.chain, self.0.endpoints.len())
+    }
+}
+
+impl Nodes {
+    /// Takes the endpoints. Nothing is dialled before the first call.
+    ///
+    /// # Errors
+    /// [`NodeError::NoEndpoint`] without endpoints, or with a URL of another scheme.
+    pub fn connect(config: NodeConfig) -> Result<Self, NodeError> {
+        if config.rpc.is_empty() {
+            return Err(NodeError::NoEndpoint);
+        }
+        // Whoever installed one before decides; otherwise TLS would have none.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .timeout(config.request_timeout)
+            .connect_timeout(config.request_timeout)
+            .tcp_nodelay(true)
+            .build()
+            .map_err(|_| NodeError::NoEndpoint)?;
+        let endpoints = config
+            .rpc
+            .iter()
+            .enumerate()
+            .map(|(index, url)| {
+                Endpoint::new(config.chain, index, url, &http, config.request_timeout).map(Arc::new)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(Inner {
+            chain: config.chain,
+            endpoints,
+        })))
+    }
+
+    /// The network.
+    pub fn chain(&self) -> ChainId {
+        self.0.chain
+    }
+
+    /// `eth_chainId`
+    pub async fn chain_id(&self) -> Result<u64, NodeError> {
+        let id: U64 = self.read("eth_chainId", ()).await?;
+        Ok(id.to())
+    }
+
+    /// The hash of block 0.
+    pub async fn genesis_hash(&self) -> Result<B256, NodeError> {
+        let block = self.block(0).await?;
+        block
+            .map(|block| block.hash)
+            .ok_or(NodeError::BadAnswer("no genesis block"))
+    }
+
+    /// The latest sealed block. An endpoint whose height fell is passed over while another one has not fallen behind.
+    pub async fn head(&self) -> Result<Block, NodeError> {
+        let mut lagging = None;
+        let result = self
+            .failover(|endpoint| async move {
+                let block: Option<WireBlock> = endpoint
+                    .call("eth_getBlockByNumber", ("latest", false))
+                    .await?;
+                let block = block.map(Block::from);
+                let block = block.ok_or(NodeError::BadAnswer("no latest block"))?;
+                let rises = endpoint.rises_to(block.number);
+                Ok((block, rises))
+            })
+            .await;
+        let last = self.0.endpoints.len() == 1;
+        match result {
+            Ok((block, rises)) if rises || last => return Ok(block),
+            Ok((block, _)) => lagging = Some(block),
+            Err(CallError::Node(error)) => return Err(error),
+            Err(CallError::Reverted(_)) => {}
+        }
+        for endpoint in self.in_order() {
+            let block: Result<Option<WireBlock>, _> = endpoint
+                .call("eth_getBlockByNumber", ("latest", false))
+                .await;
+            let Ok(Some(block)) = block else { continue };
+            let block = Block::from(block);
+            if endpoint.rises_to(block.number) {
+                return Ok(block);
+            }
+        }
+        // All fell: the chain itself did.
+        lagging.ok_or(NodeError::BadAnswer("no latest block"))
+    }
+
+    /// The block at a height, if there is one.
+    pub async fn block(&self, number: u64) -> Result<Option<Block>, NodeError> {
+        let block: Option<WireBlock> = self
+            .read("eth_getBlockByNumber", (U64::from(number), false))
+            .await?;
+        Ok(block.map(Block::from))
+    }
+
+    /// The blocks at these heights, in one batch and in their order.
+    pub async fn blocks(&self, numbers: &[u64]) -> Result<Vec<Option<Block>>, NodeError> {
+        let params: Vec<_> = numbers
+            .iter()
+            .map(|number| (U64::from(*number), false))
+            .collect();
+        let blocks: Vec<Option<WireBlock>> =
+            self.read_batch("eth_getBlockByNumber", &params).await?;
+        Ok(blocks
+            .into_iter()
+            .map(|block| block.map(Block::from))
+            .collect())
+    }
+
+    /// The block with this hash, if the node has it.
+    pub async fn block_by_hash(&self, hash: B256) -> Result<Option<Block>, NodeError> {
+        let block: Option<WireBlock> = self.read("eth_getBlockByHash", (hash, false)).await?;
+        Ok(block.map(Block::from))
+    }
+
+    /// The receipts of these transactions, in one batch and in their order; `None` for what is not mined.
+    pub async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<TxReceipt>>, NodeError> {
+        let params: Vec<_> = hashes.iter().map(|hash| (*hash,)).collect();
+        let receipts: Vec<Option<WireReceipt>> = self
+            .read_batch("eth_getTransactionReceipt", &params)
+            .await?;
+        Ok(receipts
+            .into_iter()
+            .map(|receipt| receipt.map(TxReceipt::from))
+            .collect())
+    }
+
+    /// Whether any endpoint knows these transactions, mined or waiting. A "no" takes the word of two endpoints where
+    /// two are configured.
+    ///
+    /// # Errors
+    /// When something is unknown to those that answered and too few did.
+    pub async fn transactions_known(&self, hashes: &[B256]) -> Result<Vec<bool>, NodeError> {
+        let params: Vec<_> = hashes.iter().map(|hash| (*hash,)).collect();
+        let answers = join_all(self.0.endpoints.iter().map(|endpoint| {
+            endpoint.batch::<_, Option<serde::de::IgnoredAny>>("eth_getTransactionByHash", &params)
+        }))
+        .await;
+        let mut known = vec![false; hashes.len()];
+        let mut witnesses = 0;
+        let mut failure = NodeError::NoEndpoint;
+        for answer in answers {
+            match answer {
+                Ok(found) => {
+                    witnesses += 1;
+                    for (known, found) in known.iter_mut().zip(found) {
+                        *known |= found.is_some();
+                    }
+                }
+                Err(CallError::Node(error)) => failure = error,
+                Err(CallError::Reverted(_)) => {}
+            }
+        }
+        let enough = witnesses >= WITNESSES.min(self.0.endpoints.len());
+        if enough || known.iter().all(|known| *known) {
+            Ok(known)
+        } else {
+            Err(failure)
+        }
+    }
+
+    /// The account's nonce after a sealed block: how many of its transactions are mined. Never the pending count.
+    pub async fn account_nonce(
+        &self,
+        address: Address,
+        block: u64,
+    ) -> Result<AccountNonce, NodeError> {
+        let nonce: U64 = self
+            .read("eth_getTransactionCount", (address, U64::from(block)))
+            .await?;
+        Ok(AccountNonce(nonce.to()))
+    }
+
+    /// The account's native balance at the latest block.
+    pub async fn balance(&self, address: Address) -> Result<Wei, NodeError> {
+        let balance: U256 = self.read("eth_getBalance", (address, "latest")).await?;
+        Ok(Wei(balance))
+    }
+
+    /// The account's code at the latest block; empty for a plain account.
+    pub async fn code(&self, address: Address) -> Result<Bytes, NodeError> {
+        self.read("eth_getCode", (address, "latest")).await
+    }
+
+    /// `eth_maxPriorityFeePerGas`: the tip that the node suggests, wei for each unit of gas.
+    pub async fn tip(&self) -> Result<u128, NodeError> {
+        let tip: U128 = self.read("eth_maxPriorityFeePerGas", ()).await?;
+        Ok(tip.to())
+    }
+
+    /// Calls a contract at a block and gives what it returns.
+    pub async fn call(&self, to: Address, data: Bytes, block: u64) -> Result<Bytes, CallError> {
+        let call = json!({ "to": to, "data": data });
+        self.try_read("eth_call", (call, U64::from(block))).await
+    }
+
+    /// An `eth_call` whose parameters are already JSON.
+    pub(crate) async fn raw_call<P: RpcSend>(&self, params: P) -> Result<Bytes, CallError> {
+        self.try_read("eth_call", params).await
+    }
+
+    /// The logs of a contract in a range of blocks, both ends included. An empty list of topics matches any.
+    pub async fn logs(
+        &self,
+        address: Address,
+        topics: &[Vec<B256>],
+        from_block: u64,
+        to_block: u64,
+    ) -> Result<Vec<Log>, NodeError> {
+        let topics: Vec<Value> = topics
+            .iter()
+            .map(|choices| match choices.is_empty() {
+                true => Value::Null,
+                false => json!(choices),
+            })
+            .collect();
+        let filter = json!({
+            "address": address,
+            "topics": topics,
+            "fromBlock": U64::from(from_block),
+            "toBlock": U64::from(to_block),
+        });
+        let logs: Vec<WireLog> = self.read("eth_getLogs", (filter,)).await?;
+        Ok(logs.into_iter().map(Log::from).collect())
+    }
+
+    async fn read<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: P,
+    ) -> Result<R, NodeError> {
+        self.try_read(method, params).await.map_err(not_a_call)
+    }
+
+    async fn try_read<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: P,
+    ) -> Result<R, CallError> {
+        self.failover(|endpoint| {
+            let params = params.clone();
+            async move { endpoint.call(method, params).await }
+        })
+        .await
+    }
+
+    async fn read_batch<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: &[P],
+    ) -> Result<Vec<R>, NodeError> {
+        self.failover(|endpoint| async move { endpoint.batch(method, params).await })
+            .await
+            .map_err(not_a_call)
+    }
+
+    /// Asks one endpoint after the other until one answers. A revert is an answer.
+    async fn failover<R, F>(&self, ask: impl Fn(Arc<Endpoint>) -> F) -> Result<R, CallError>
+    where
+        F: Future<Output = Result<R, CallError>>,
+    {
+        let mut failure = CallError::Node(NodeError::NoEndpoint);
+        for endpoint in self.in_order() {
+            match ask(endpoint).await {
+                Err(CallError::Node(error)) => failure = CallError::Node(error),
+                answer => return answer,
+            }
+        }
+        Err(failure)
+    }
+
+    /// The healthy endpoints in the order of preference, then the others. Those that are due are probed on the side.
+    pub(crate) fn in_order(&self) -> Vec<Arc<Endpoint>> {
+        let (mut order, broken): (Vec<_>, Vec<_>) = self
+            .0
+            .endpoints
+            .iter()
+            .cloned()
+            .partition(|endpoint| endpoint.is_healthy());
+        for endpoint in broken {
+            if endpoint.claim_probe() {
+                let probed = Arc::clone(&endpoint);
+                tokio::spawn(async move {
+                    let _: Result<U64, _> = probed.call("eth_blockNumber", ()).await;
+                });
+            }
+            order.push(endpoint);
+        }
+        order
+    }
+}
+
+fn not_a_call(error: CallError) -> NodeError {
+    match error {
+        CallError::Node(error) => error,
+        CallError::Reverted(_) => NodeError::BadAnswer("a revert of what is no call"),
+    }
+}

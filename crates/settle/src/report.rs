@@ -1,0 +1,98 @@
+//! What the engine tells its operator: metrics and one line a settled batch.
+
+use std::collections::HashMap;
+
+use metrics::{counter, gauge, histogram};
+use teller_domain::invariants::attempts_are_sound;
+use teller_domain::{Attempt, AttemptKind, ChainId, Resolution, SettlementState, SettlementStateKind};
+use teller_store::SlotClosure;
+
+use crate::core::{Again, Core, LaneState, Queued};
+use crate::engine::Shell;
+
+/// The state of the queue and the lanes.
+pub(crate) fn core(core: &Core, now_ms: u64) {
+    let network = core.chain().to_string();
+    gauge!("teller_queue_depth", "network" => network.clone()).set(core.queue_depth() as f64);
+    let mut oldest = None;
+    for (index, lane) in core.lanes().enumerate() {
+        let labels = [("network", network.clone()), ("signer_index", index.to_string())];
+        gauge!("teller_lane_depth", &labels).set(lane.open_slots() as f64);
+        gauge!("teller_lane_frozen", &labels).set(f64::from(u8::from(lane.state() == LaneState::Frozen)));
+        oldest = oldest.into_iter().chain(lane.oldest_open_ms()).min();
+    }
+    let age_ms = oldest.map_or(0, |opened: u64| now_ms.saturating_sub(opened));
+    gauge!("teller_oldest_open_slot_age_seconds", "network" => network).set(age_ms as f64 / 1000.0);
+}
+
+/// A reorg was seen.
+pub(crate) fn reorg(chain: ChainId, from: u64) {
+    counter!("teller_reorgs_total", "network" => chain.to_string()).increment(1);
+    tracing::warn!(network = %chain, from, "the chain was reorganised");
+}
+
+/// Bytes go out.
+pub(crate) fn broadcast(chain: ChainId, attempt: &Attempt, again: Again) {
+    let kind = match (again, attempt.kind) {
+        (Again::Repeat, _) => "rebroadcast",
+        (Again::Outbid, AttemptKind::Batch) => "replacement",
+        (_, AttemptKind::NoOp) => "noop",
+        (Again::First, AttemptKind::Batch) => "first",
+    };
+    counter!("teller_attempts_total", "network" => chain.to_string(), "kind" => kind).increment(1);
+    if !attempts_are_sound(std::slice::from_ref(attempt)) {
+        counter!("teller_invariant_violations_total", "invariant" => "attempts").increment(1);
+    }
+}
+
+/// Payments reached an outcome outside a slot.
+pub(crate) fn resolved(chain: ChainId, kinds: impl Iterator<Item = SettlementStateKind>) {
+    for kind in kinds {
+        payments(&chain.to_string(), kind.as_str(), 1);
+    }
+}
+
+fn payments(network: &str, outcome: &'static str, count: u64) {
+    counter!("teller_payments_total", "network" => network.to_owned(), "outcome" => outcome).increment(count);
+}
+
+/// A slot was closed.
+pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
+    let network = shell.chain().to_string();
+    let mut outcomes: HashMap<&'static str, u64> = HashMap::new();
+    let mut gas_per_payment = None;
+    for (id, resolution) in &closure.resolutions {
+        let outcome = match resolution {
+            Resolution::Resolved(state) => state.kind().as_str(),
+            Resolution::Requeued => "requeued",
+        };
+        *outcomes.entry(outcome).or_default() += 1;
+        let Resolution::Resolved(SettlementState::Settled(receipt)) = resolution else { continue };
+        gas_per_payment = Some((receipt.gas_used, f64::from(receipt.cost.0)));
+        let Some(payment) = queued.iter().find(|queued| queued.id == *id).map(|queued| &queued.payment) else {
+            continue;
+        };
+        let asset = shell.parts.asset_names.get(&payment.asset).cloned().unwrap_or_default();
+        let value = u64::try_from(payment.value.0).unwrap_or(u64::MAX);
+        counter!("teller_settled_value_total", "network" => network.clone(), "asset" => asset).increment(value);
+    }
+    for (outcome, count) in &outcomes {
+        payments(&network, outcome, *count);
+    }
+    histogram!("teller_batch_size", "network" => network.clone()).record(closure.resolutions.len() as f64);
+    if let Some((gas, cost)) = gas_per_payment {
+        histogram!("teller_gas_per_payment", "network" => network.clone()).record(gas as f64);
+        histogram!("teller_cost_per_payment_wei", "network" => network.clone()).record(cost);
+    }
+    let settled = outcomes.get("settled").copied().unwrap_or_default();
+    tracing::info!(
+        network,
+        transaction = %closure.transaction,
+        block = closure.block.number,
+        payments = closure.resolutions.len(),
+        settled,
+        gas = closure.gas_used,
+        cost_wei = %closure.cost,
+        "batch mined"
+    );
+}
