@@ -75,6 +75,10 @@ pub struct ApiKey {
     pub sha256: [u8; 32],
     /// How many requests a second the tenant may make; `None` for as many as it likes.
     pub requests_per_second: Option<u32>,
+    /// How many it may make at once after a pause; `None` for one second's worth.
+    pub burst: Option<u32>,
+    /// How many of its settle calls may wait at the same time; `None` for as many as it likes.
+    pub max_settles_in_flight: Option<usize>,
     /// An identical repeat of a verify is valid again.
     pub lenient: bool,
     /// How long a settle call of this tenant waits at most.

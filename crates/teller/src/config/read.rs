@@ -115,6 +115,10 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
     let requests_per_second = section
         .optional_number("requests_per_second", 1..=1_000_000)
         .map(narrow);
+    let burst = section.optional_number("burst", 1..=1_000_000).map(narrow);
+    let max_settles_in_flight = section
+        .optional_number("max_settles_in_flight", 1..=1_000_000)
+        .map(wide);
     let lenient = section.flag("lenient", false);
     let settle_wait = section
         .optional_number("settle_wait_seconds", 1..=25)
@@ -123,6 +127,8 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
         tenant: tenant?,
         sha256: sha256?,
         requests_per_second,
+        burst,
+        max_settles_in_flight,
         lenient,
         settle_wait,
     })
