@@ -103,13 +103,9 @@ pub enum CallError {
 
 /// A node's text without anything that looks like a URL, and cut.
 pub(crate) fn sanitise(text: &str) -> String {
-    let words = text.split_whitespace().map(|word| {
-        if word.contains("://") {
-            "(url)"
-        } else {
-            word
-        }
-    });
+    let words = text
+        .split_whitespace()
+        .map(|word| if word.contains("://") { "(url)" } else { word });
     let mut clean = String::new();
     for word in words {
         if !clean.is_empty() {
@@ -179,7 +175,10 @@ mod tests {
 
     #[test]
     fn no_url_survives_and_long_texts_are_cut() {
-        let text = format!("cannot reach https://node/v1/SECRET now {}", "x ".repeat(400));
+        let text = format!(
+            "cannot reach https://node/v1/SECRET now {}",
+            "x ".repeat(400)
+        );
         let clean = sanitise(&text);
         assert!(clean.starts_with("cannot reach (url) now"), "{clean}");
         assert!(clean.chars().count() <= MESSAGE_LENGTH);

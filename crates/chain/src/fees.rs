@@ -59,6 +59,12 @@ impl FeePolicy {
             max_priority_fee_per_gas: tip.min(max_fee),
         })
     }
+
+    /// Whether even the base fee alone is above the operator's ceiling: nothing new is worth signing until it falls.
+    pub fn exceeds_ceiling(&self, base_fee: u128) -> bool {
+        self.max_fee_ceiling
+            .is_some_and(|ceiling| base_fee >= ceiling)
+    }
 }
 
 /// 12.5 % more, rounded up, and at least one more.

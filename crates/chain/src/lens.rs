@@ -31,11 +31,7 @@ struct Artifact<'a> {
 static OVERRIDE: LazyLock<Option<Box<RawValue>>> = LazyLock::new(|| {
     let text = include_str!("../../../contracts/artifacts/PaymentLens.json");
     let artifact: Artifact<'_> = serde_json::from_str(text).ok()?;
-    RawValue::from_string(format!(
-        r#"{{"{LENS}":{{"code":"{}"}}}}"#,
-        artifact.runtime
-    ))
-    .ok()
+    RawValue::from_string(format!(r#"{{"{LENS}":{{"code":"{}"}}}}"#, artifact.runtime)).ok()
 });
 
 /// What to find out about one payment.

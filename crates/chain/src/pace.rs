@@ -170,7 +170,10 @@ mod tests {
             let (looks, lags) = follow(Duration::from_millis(millis), &beats);
             let steady = &lags[10..];
             let average = steady.iter().sum::<Duration>() / steady.len() as u32;
-            assert!(average < Duration::from_millis(most), "{millis}: {average:?}");
+            assert!(
+                average < Duration::from_millis(most),
+                "{millis}: {average:?}"
+            );
             assert!(looks < 60 * 5 + 60, "{millis}: {looks} looks");
         }
     }

@@ -103,9 +103,7 @@ async fn send_to(endpoint: Arc<Endpoint>, raw: Bytes) -> SendOutcome {
     match task.await {
         Ok(Ok(_)) => SendOutcome::Accepted,
         Ok(Err(CallError::Node(NodeError::Rpc { message, .. }))) => classify(&message),
-        Ok(Err(error)) => {
-            SendOutcome::Unknown(format!("endpoint {index}: {error}"))
-        }
+        Ok(Err(error)) => SendOutcome::Unknown(format!("endpoint {index}: {error}")),
         Err(_) => SendOutcome::Unknown(format!("endpoint {index}: the task ended")),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use alloy_consensus::{SignableTransaction, TxEip1559};
-use alloy_eips::eip2718::Encodable2718;
+use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope};
+use alloy_eips::eip2718::{Decodable2718, Encodable2718};
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
@@ -67,6 +67,24 @@ impl LocalSigner {
     ) -> Result<Attempt, SignerError> {
         let transaction = transaction(chain, nonce, to, data, gas_limit, fees);
         self.sign(transaction, AttemptKind::Batch, fees)
+    }
+
+    /// Signs what `original` carries again with other fees.
+    ///
+    /// # Errors
+    /// [`SignerError::Failed`] if `original` is none of this signer's transactions.
+    pub fn outbid(&self, original: &Attempt, fees: Fees) -> Result<Attempt, SignerError> {
+        let envelope =
+            TxEnvelope::decode_2718_exact(&original.raw).map_err(|_| SignerError::Failed)?;
+        let TxEnvelope::Eip1559(signed) = envelope else {
+            return Err(SignerError::Failed);
+        };
+        let transaction = TxEip1559 {
+            max_fee_per_gas: fees.max_fee_per_gas,
+            max_priority_fee_per_gas: fees.max_priority_fee_per_gas,
+            ..signed.strip_signature()
+        };
+        self.sign(transaction, original.kind, fees)
     }
 
     /// Signs a transfer of nothing to itself, which closes a slot without doing anything.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256, Bytes};
 use teller_chain::{SendOutcome, TxReceipt};
 use teller_domain::{
-    Attempt, AttemptKind, AuthorizationKey, FencedLane, Fees, Resolution, SettlementId, SettlementState, SlotId,
+    Attempt, AttemptKind, AuthorizationKey, Fees, FencedLane, Resolution, SettlementId,
+    SettlementState, SlotId,
 };
 use teller_schemes::{eip3009, multicall};
 use teller_store::{NewSlot, OpenSlotOutcome, SlotClosure};
@@ -22,21 +23,50 @@ const RETRY: Duration = Duration::from_millis(500);
 impl Shell {
     pub(crate) async fn carry_out(self: Arc<Self>, effect: Effect) {
         match effect {
-            Effect::ReadCode { signer, batch, payers } => self.read_code(signer, batch, payers).await,
-            Effect::OpenSlot { fence, id, payments, gas_limit, fees } => {
+            Effect::ReadCode {
+                signer,
+                batch,
+                payers,
+            } => self.read_code(signer, batch, payers).await,
+            Effect::OpenSlot {
+                fence,
+                id,
+                payments,
+                gas_limit,
+                fees,
+            } => {
                 self.open_slot(fence, id, &payments, gas_limit, fees).await;
             }
-            Effect::AddAttempt { fence, id, kind, fees, original } => {
+            Effect::AddAttempt {
+                fence,
+                id,
+                kind,
+                fees,
+                original,
+            } => {
                 self.add_attempt(fence, id, kind, fees, &original).await;
             }
             Effect::Broadcast { id, attempt, again } => {
                 report::broadcast(self.chain(), &attempt, again);
                 let outcome = self.send(&attempt).await;
-                self.tell(Event::Sent { id, hash: attempt.hash, outcome }).await;
+                self.tell(Event::Sent {
+                    id,
+                    hash: attempt.hash,
+                    outcome,
+                })
+                .await;
             }
             Effect::FindReceipts(lookups) => self.find_receipts(lookups).await,
-            Effect::Investigate { id, block, payments } => self.investigate(id, block, payments).await,
-            Effect::CloseSlot { fence, closure, payments } => self.close_slot(fence, closure, payments).await,
+            Effect::Investigate {
+                id,
+                block,
+                payments,
+            } => self.investigate(id, block, payments).await,
+            Effect::CloseSlot {
+                fence,
+                closure,
+                payments,
+            } => self.close_slot(fence, closure, payments).await,
             Effect::ResolveAccepted(resolutions) => self.resolve_accepted(resolutions).await,
             Effect::ReclaimLane { signer } => self.reclaim_lane(signer).await,
             Effect::LaneFrozen { signer, id } => {
@@ -49,9 +79,17 @@ impl Shell {
         let addresses: Vec<Address> = payers.iter().map(|(_, payer)| *payer).collect();
         let event = match self.parts.inspector.code_sizes(&addresses).await {
             Ok((_, sizes)) => {
-                let with_code =
-                    payers.iter().zip(sizes).filter(|(_, size)| *size > 0).map(|((id, _), _)| *id).collect();
-                Event::CodeRead { signer, batch, with_code }
+                let with_code = payers
+                    .iter()
+                    .zip(sizes)
+                    .filter(|(_, size)| *size > 0)
+                    .map(|((id, _), _)| *id)
+                    .collect();
+                Event::CodeRead {
+                    signer,
+                    batch,
+                    with_code,
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the payers of a batch could not be looked at; the batch waits");
@@ -62,20 +100,34 @@ impl Shell {
     }
 
     /// Sign, then commit; the core broadcasts what is committed.
-    async fn open_slot(&self, fence: FencedLane, id: SlotId, payments: &[Queued], gas_limit: u64, fees: Fees) {
+    async fn open_slot(
+        &self,
+        fence: FencedLane,
+        id: SlotId,
+        payments: &[Queued],
+        gas_limit: u64,
+        fees: Fees,
+    ) {
         let (target, data) = self.settling_call(payments);
-        let signed = self.signers.get(&fence.signer).map(|signer| {
-            signer.sign_batch(id.chain, id.nonce, target, data, gas_limit, fees)
-        });
+        let signed = self
+            .signers
+            .get(&fence.signer)
+            .map(|signer| signer.sign_batch(id.chain, id.nonce, target, data, gas_limit, fees));
         let attempt = match signed {
             Some(Ok(attempt)) => attempt,
             Some(Err(error)) => return self.lose_lane(fence, &error).await,
             None => return,
         };
-        let slot = NewSlot { id, attempt: attempt.clone(), payments: payments.iter().map(|queued| queued.id).collect() };
+        let slot = NewSlot {
+            id,
+            attempt: attempt.clone(),
+            payments: payments.iter().map(|queued| queued.id).collect(),
+        };
         match self.ledger.open_slot(fence, slot).await {
             Ok(OpenSlotOutcome::Opened) => self.tell(Event::SlotOpened { id, attempt }).await,
-            Ok(OpenSlotOutcome::PaymentsMoved(moved)) => self.tell(Event::PaymentsMoved { id, moved }).await,
+            Ok(OpenSlotOutcome::PaymentsMoved(moved)) => {
+                self.tell(Event::PaymentsMoved { id, moved }).await
+            }
             Err(error) => self.lose_lane(fence, &error).await,
         }
     }
@@ -85,21 +137,38 @@ impl Shell {
         match payments {
             [alone] => (alone.payment.asset, eip3009::transfer_call(&alone.payment)),
             _ => {
-                let calls =
-                    payments.iter().map(|queued| (queued.payment.asset, eip3009::transfer_call(&queued.payment)));
+                let calls = payments.iter().map(|queued| {
+                    (
+                        queued.payment.asset,
+                        eip3009::transfer_call(&queued.payment),
+                    )
+                });
                 (self.parts.multicall3, multicall::aggregate(calls))
             }
         }
     }
 
-    async fn add_attempt(&self, fence: FencedLane, id: SlotId, kind: AttemptKind, fees: Fees, original: &Attempt) {
-        let Some(signer) = self.signers.get(&fence.signer) else { return };
+    async fn add_attempt(
+        &self,
+        fence: FencedLane,
+        id: SlotId,
+        kind: AttemptKind,
+        fees: Fees,
+        original: &Attempt,
+    ) {
+        let Some(signer) = self.signers.get(&fence.signer) else {
+            return;
+        };
         let signed = match kind {
             AttemptKind::Batch => signer.outbid(original, fees),
             AttemptKind::NoOp => signer.sign_noop(id.chain, id.nonce, fees),
         };
         let written = match signed {
-            Ok(attempt) => self.ledger.add_attempt(fence, id, attempt.clone()).await.map(|()| attempt),
+            Ok(attempt) => self
+                .ledger
+                .add_attempt(fence, id, attempt.clone())
+                .await
+                .map(|()| attempt),
             Err(error) => return self.lose_lane(fence, &error).await,
         };
         match written {
@@ -113,7 +182,10 @@ impl Shell {
 
     async fn lose_lane(&self, fence: FencedLane, error: &(dyn std::error::Error + Sync)) {
         tracing::warn!(signer = %fence.signer, %error, "a write to a lane had no certain end; reading the lane again");
-        self.tell(Event::LaneLost { signer: fence.signer }).await;
+        self.tell(Event::LaneLost {
+            signer: fence.signer,
+        })
+        .await;
     }
 
     async fn send(&self, attempt: &Attempt) -> Sent {
@@ -134,7 +206,10 @@ impl Shell {
     }
 
     async fn find_receipts(&self, lookups: Vec<(SlotId, Vec<B256>)>) {
-        let hashes: Vec<B256> = lookups.iter().flat_map(|(_, hashes)| hashes.iter().copied()).collect();
+        let hashes: Vec<B256> = lookups
+            .iter()
+            .flat_map(|(_, hashes)| hashes.iter().copied())
+            .collect();
         let receipts = match self.parts.nodes.receipts(&hashes).await {
             Ok(receipts) => receipts,
             Err(error) => {
@@ -142,12 +217,19 @@ impl Shell {
                 return;
             }
         };
-        let mut by_hash: HashMap<B256, TxReceipt> =
-            receipts.into_iter().flatten().map(|receipt| (receipt.transaction, receipt)).collect();
+        let mut by_hash: HashMap<B256, TxReceipt> = receipts
+            .into_iter()
+            .flatten()
+            .map(|receipt| (receipt.transaction, receipt))
+            .collect();
         let mut sealed_nonces = HashMap::new();
         for (id, hashes) in lookups {
             if let Some(receipt) = hashes.iter().find_map(|hash| by_hash.remove(hash)) {
-                self.tell(Event::Found { id, mined: mined(receipt) }).await;
+                self.tell(Event::Found {
+                    id,
+                    mined: mined(receipt),
+                })
+                .await;
                 continue;
             }
             let sealed_nonce = match sealed_nonces.get(&id.signer) {
@@ -167,10 +249,13 @@ impl Shell {
             return self.lose_lane(fence, &error).await;
         }
         report::closed(self, &closure, &payments);
-        let resolved = closure.resolutions.iter().filter_map(|(id, resolution)| match resolution {
-            Resolution::Resolved(state) => Some((*id, state.clone())),
-            Resolution::Requeued => None,
-        });
+        let resolved = closure
+            .resolutions
+            .iter()
+            .filter_map(|(id, resolution)| match resolution {
+                Resolution::Resolved(state) => Some((*id, state.clone())),
+                Resolution::Requeued => None,
+            });
         self.publish(resolved.collect(), &payments).await;
         self.tell(Event::SlotClosed { id }).await;
     }
@@ -187,9 +272,14 @@ impl Shell {
             }
         };
         let settlements = self.ledger.settlements(&changed).await.unwrap_or_default();
-        let payments: Vec<Queued> =
-            settlements.iter().map(|row| Queued::new(row.id, row.payment, row.tries)).collect();
-        let resolved: Vec<_> = resolutions.into_iter().filter(|(id, _)| changed.contains(id)).collect();
+        let payments: Vec<Queued> = settlements
+            .iter()
+            .map(|row| Queued::new(row.id, row.payment, row.tries))
+            .collect();
+        let resolved: Vec<_> = resolutions
+            .into_iter()
+            .filter(|(id, _)| changed.contains(id))
+            .collect();
         report::resolved(self.chain(), resolved.iter().map(|(_, state)| state.kind()));
         self.publish(resolved, &payments).await;
         self.tell(Event::AcceptedResolved { ids }).await;
@@ -197,8 +287,10 @@ impl Shell {
 
     /// Tells the waiting requests, and lets the holds follow what the ledger now says.
     async fn publish(&self, resolved: Vec<(SettlementId, SettlementState)>, payments: &[Queued]) {
-        let keys: HashMap<SettlementId, AuthorizationKey> =
-            payments.iter().map(|queued| (queued.id, queued.payment.key)).collect();
+        let keys: HashMap<SettlementId, AuthorizationKey> = payments
+            .iter()
+            .map(|queued| (queued.id, queued.payment.key))
+            .collect();
         let mut mined: HashMap<u64, Vec<AuthorizationKey>> = HashMap::new();
         let mut abandoned = Vec::new();
         for (id, state) in &resolved {

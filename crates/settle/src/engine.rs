@@ -107,11 +107,19 @@ impl Shell {
     }
 
     pub(crate) fn fences(&self) -> Vec<FencedLane> {
-        self.fences.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
+        self.fences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .copied()
+            .collect()
     }
 
     pub(crate) fn set_fence(&self, fence: FencedLane) {
-        self.fences.lock().unwrap_or_else(PoisonError::into_inner).insert(fence.signer, fence);
+        self.fences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(fence.signer, fence);
     }
 }
 
@@ -141,7 +149,11 @@ impl Engine {
             let (events, inbox) = mpsc::channel(EVENT_QUEUE);
             engines.insert(parts.core.chain, events.clone());
             let shell = Arc::new(Shell {
-                signers: parts.signers.iter().map(|signer| (signer.address(), signer.clone())).collect(),
+                signers: parts
+                    .signers
+                    .iter()
+                    .map(|signer| (signer.address(), signer.clone()))
+                    .collect(),
                 parts,
                 ledger: ledger.clone(),
                 reservations: reservations.clone(),
@@ -160,21 +172,39 @@ impl Engine {
             shells.push(shell);
         }
         let settler = Settler::new(ledger, waiters, engines, process);
-        (Self { shells, stop, tasks }, settler)
+        (
+            Self {
+                shells,
+                stop,
+                tasks,
+            },
+            settler,
+        )
     }
 
     /// A handle without an engine, for a process that only answers requests: other processes settle what it accepts.
     pub fn remote(ledger: Arc<dyn Ledger>, process: ProcessId, poll: Duration) -> (Self, Settler) {
         let waiters = Waiters::default();
         let (stop, stopped) = watch::channel(false);
-        let watcher = crate::recover::watch_outcomes(ledger.clone(), waiters.clone(), poll, stopped);
+        let watcher =
+            crate::recover::watch_outcomes(ledger.clone(), waiters.clone(), poll, stopped);
         let tasks = vec![tokio::spawn(watcher)];
-        (Self { shells: Vec::new(), stop, tasks }, Settler::new(ledger, waiters, HashMap::new(), process))
+        (
+            Self {
+                shells: Vec::new(),
+                stop,
+                tasks,
+            },
+            Settler::new(ledger, waiters, HashMap::new(), process),
+        )
     }
 
     /// How each network's engine is.
     pub fn status(&self) -> Vec<(ChainId, watch::Receiver<EngineStatus>)> {
-        self.shells.iter().map(|shell| (shell.chain(), shell.status.subscribe())).collect()
+        self.shells
+            .iter()
+            .map(|shell| (shell.chain(), shell.status.subscribe()))
+            .collect()
     }
 
     /// Stops, and hands the lanes over. What is open stays in the ledger for whoever comes next.
@@ -202,7 +232,11 @@ pub(crate) async fn stopping(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-async fn run(shell: Arc<Shell>, mut inbox: mpsc::Receiver<Event>, mut stopped: watch::Receiver<bool>) {
+async fn run(
+    shell: Arc<Shell>,
+    mut inbox: mpsc::Receiver<Event>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut core = Core::new(shell.parts.core);
     let started = Instant::now();
     let mut heads = shell.parts.heads.subscribe();
@@ -250,7 +284,9 @@ async fn run(shell: Arc<Shell>, mut inbox: mpsc::Receiver<Event>, mut stopped: w
         report::core(&core, now_ms);
     }
     // What is being signed or committed comes to its end; the rest is in the ledger.
-    let drained = tokio::time::timeout(Duration::from_secs(5), async { while effects.join_next().await.is_some() {} });
+    let drained = tokio::time::timeout(Duration::from_secs(5), async {
+        while effects.join_next().await.is_some() {}
+    });
     if drained.await.is_err() {
         tracing::warn!("the engine stopped with effects still under way");
     }

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use alloy_primitives::B256;
 use teller_domain::{
-    ChainId, PaymentRequest, ProcessId, Reason, Receipt, Refusal, RequestId, Settlement, SettlementId, SettlementState,
+    ChainId, PaymentRequest, ProcessId, Reason, Receipt, Refusal, RequestId, Settlement,
+    SettlementId, SettlementState,
 };
-use teller_store::{AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, StoreError};
+use teller_store::{
+    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, StoreError,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -99,14 +102,20 @@ impl Delivery {
 
 impl std::fmt::Debug for Delivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Delivery").field("id", &self.id).field("request", &self.request).finish_non_exhaustive()
+        f.debug_struct("Delivery")
+            .field("id", &self.id)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        let (ledger, id, request, reached) = (self.ledger.clone(), self.id, self.request, self.reached);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (ledger, id, request, reached) =
+            (self.ledger.clone(), self.id, self.request, self.reached);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         runtime.spawn(async move {
             let written = if reached {
                 ledger.confirm_delivery(id, request).await
@@ -135,7 +144,9 @@ pub struct Settler {
 
 impl std::fmt::Debug for Settler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settler").field("process", &self.shared.process).finish_non_exhaustive()
+        f.debug_struct("Settler")
+            .field("process", &self.shared.process)
+            .finish_non_exhaustive()
     }
 }
 
@@ -146,7 +157,14 @@ impl Settler {
         engines: HashMap<ChainId, mpsc::Sender<Event>>,
         process: ProcessId,
     ) -> Self {
-        Self { shared: Arc::new(Shared { ledger, waiters, engines, process }) }
+        Self {
+            shared: Arc::new(Shared {
+                ledger,
+                waiters,
+                engines,
+                process,
+            }),
+        }
     }
 
     fn ledger(&self) -> &Arc<dyn Ledger> {
@@ -157,7 +175,10 @@ impl Settler {
     pub async fn known(&self, request: &PaymentRequest) -> Result<Known, StoreError> {
         if let IdempotencyOutcome::UsedForAnother(_) = self.request_id(request).await? {
             let detail = "this Idempotency-Key was used for another payment";
-            return Ok(Known::Refused(Refusal::new(Reason::IdempotencyKeyReused, detail)));
+            return Ok(Known::Refused(Refusal::new(
+                Reason::IdempotencyKeyReused,
+                detail,
+            )));
         }
         match self.ledger().find(request.payment.key).await? {
             None => Ok(Known::New),
@@ -170,12 +191,19 @@ impl Settler {
     pub async fn accept(&self, request: &PaymentRequest) -> Result<Known, StoreError> {
         let id = SettlementId::fresh();
         let resolved = self.shared.waiters.subscribe(id);
-        let new =
-            NewSettlement { id, tenant: request.tenant.clone(), version: request.version, payment: request.payment };
+        let new = NewSettlement {
+            id,
+            tenant: request.tenant.clone(),
+            version: request.version,
+            payment: request.payment,
+        };
         match self.ledger().accept(new).await {
             Ok(AcceptOutcome::Accepted(settlement)) => {
                 self.announce(&settlement).await;
-                Ok(Known::Accepted(Ticket { settlement: Some(settlement), resolved: Some(resolved) }))
+                Ok(Known::Accepted(Ticket {
+                    settlement: Some(settlement),
+                    resolved: Some(resolved),
+                }))
             }
             Ok(AcceptOutcome::Exists(settlement)) => {
                 drop(resolved);
@@ -187,7 +215,10 @@ impl Settler {
                 self.shared.waiters.leave(id);
                 if error.is_retryable() {
                     tracing::warn!(%error, "an accept has no certain end");
-                    return Ok(Known::Accepted(Ticket { settlement: None, resolved: None }));
+                    return Ok(Known::Accepted(Ticket {
+                        settlement: None,
+                        resolved: None,
+                    }));
                 }
                 Err(error)
             }
@@ -195,17 +226,33 @@ impl Settler {
     }
 
     /// Waits for the outcome, at most `wait`; then withdraws the payment if nothing was signed, else says pending.
-    pub async fn outcome(&self, request: &PaymentRequest, ticket: Ticket, wait: Duration) -> SettleAnswer {
+    pub async fn outcome(
+        &self,
+        request: &PaymentRequest,
+        ticket: Ticket,
+        wait: Duration,
+    ) -> SettleAnswer {
         let deadline = Instant::now() + wait;
-        let Ticket { settlement, resolved } = match ticket.settlement {
+        let Ticket {
+            settlement,
+            resolved,
+        } = match ticket.settlement {
             Some(_) => ticket,
             None => match self.find_uncertain(request, deadline).await {
                 Some(ticket) => ticket,
-                None => return SettleAnswer::Pending { settlement: None, transaction: None },
+                None => {
+                    return SettleAnswer::Pending {
+                        settlement: None,
+                        transaction: None,
+                    };
+                }
             },
         };
         let Some(mut settlement) = settlement else {
-            return SettleAnswer::Pending { settlement: None, transaction: None };
+            return SettleAnswer::Pending {
+                settlement: None,
+                transaction: None,
+            };
         };
         if let Some(resolved) = resolved {
             match timeout_at(deadline, resolved).await {
@@ -217,7 +264,11 @@ impl Settler {
         self.answer(request, settlement).await
     }
 
-    async fn existing(&self, request: &PaymentRequest, settlement: Settlement) -> Result<Known, StoreError> {
+    async fn existing(
+        &self,
+        request: &PaymentRequest,
+        settlement: Settlement,
+    ) -> Result<Known, StoreError> {
         if settlement.state == SettlementState::Withdrawn {
             return Ok(Known::New);
         }
@@ -226,9 +277,10 @@ impl Settler {
             return self.ticket(settlement).await.map(Known::Accepted);
         }
         let refusal = match settlement.state {
-            SettlementState::Settled(_) | SettlementState::SettledExternally(_) => {
-                Refusal::new(Reason::NonceAlreadyUsed, "the authorization was settled already")
-            }
+            SettlementState::Settled(_) | SettlementState::SettledExternally(_) => Refusal::new(
+                Reason::NonceAlreadyUsed,
+                "the authorization was settled already",
+            ),
             _ => {
                 let detail = "the authorization was accepted for another payment";
                 Refusal::new(Reason::AuthorizationAlreadyReserved, detail)
@@ -240,11 +292,16 @@ impl Settler {
     /// A ticket for a settlement that may be resolved at any moment: subscribe first, then read again.
     async fn ticket(&self, settlement: Settlement) -> Result<Ticket, StoreError> {
         if settlement.state.is_resolved() {
-            return Ok(Ticket { settlement: Some(settlement), resolved: None });
+            return Ok(Ticket {
+                settlement: Some(settlement),
+                resolved: None,
+            });
         }
         let resolved = self.shared.waiters.subscribe(settlement.id);
         let newest = match self.ledger().find(settlement.payment.key).await {
-            Ok(newest) => newest.filter(|newest| newest.id == settlement.id).unwrap_or(settlement),
+            Ok(newest) => newest
+                .filter(|newest| newest.id == settlement.id)
+                .unwrap_or(settlement),
             Err(error) => {
                 drop(resolved);
                 self.shared.waiters.leave(settlement.id);
@@ -254,9 +311,15 @@ impl Settler {
         if newest.state.is_resolved() {
             drop(resolved);
             self.shared.waiters.leave(newest.id);
-            return Ok(Ticket { settlement: Some(newest), resolved: None });
+            return Ok(Ticket {
+                settlement: Some(newest),
+                resolved: None,
+            });
         }
-        Ok(Ticket { settlement: Some(newest), resolved: Some(resolved) })
+        Ok(Ticket {
+            settlement: Some(newest),
+            resolved: Some(resolved),
+        })
     }
 
     async fn find_uncertain(&self, request: &PaymentRequest, deadline: Instant) -> Option<Ticket> {
@@ -298,25 +361,43 @@ impl Settler {
 
     async fn answer(&self, request: &PaymentRequest, settlement: Settlement) -> SettleAnswer {
         match settlement.state.clone() {
-            SettlementState::Accepted => SettleAnswer::Pending { settlement: Some(settlement), transaction: None },
-            SettlementState::Assigned { transaction, .. } => {
-                SettleAnswer::Pending { settlement: Some(settlement), transaction: Some(transaction) }
-            }
+            SettlementState::Accepted => SettleAnswer::Pending {
+                settlement: Some(settlement),
+                transaction: None,
+            },
+            SettlementState::Assigned { transaction, .. } => SettleAnswer::Pending {
+                settlement: Some(settlement),
+                transaction: Some(transaction),
+            },
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                 self.claim(request, settlement, receipt).await
             }
-            SettlementState::Failed { refusal, transaction } => {
-                SettleAnswer::Failed { settlement, refusal, transaction }
-            }
+            SettlementState::Failed {
+                refusal,
+                transaction,
+            } => SettleAnswer::Failed {
+                settlement,
+                refusal,
+                transaction,
+            },
             state @ (SettlementState::Expired | SettlementState::Withdrawn) => {
                 let fallback = || Refusal::new(Reason::SettlementWithdrawn, "not settled");
                 let refusal = state.refusal().unwrap_or_else(fallback);
-                SettleAnswer::Failed { settlement, refusal, transaction: None }
+                SettleAnswer::Failed {
+                    settlement,
+                    refusal,
+                    transaction: None,
+                }
             }
         }
     }
 
-    async fn claim(&self, request: &PaymentRequest, settlement: Settlement, receipt: Receipt) -> SettleAnswer {
+    async fn claim(
+        &self,
+        request: &PaymentRequest,
+        settlement: Settlement,
+        receipt: Receipt,
+    ) -> SettleAnswer {
         let transaction = receipt.transaction;
         let pending = |settlement| SettleAnswer::Pending {
             settlement: Some(settlement),
@@ -324,19 +405,39 @@ impl Settler {
         };
         let request_id = match self.request_id(request).await {
             Ok(IdempotencyOutcome::Bound(request_id)) => request_id,
-            Ok(IdempotencyOutcome::UsedForAnother(_)) => return SettleAnswer::Duplicate { settlement, transaction },
+            Ok(IdempotencyOutcome::UsedForAnother(_)) => {
+                return SettleAnswer::Duplicate {
+                    settlement,
+                    transaction,
+                };
+            }
             Err(error) => {
                 tracing::warn!(settlement = %settlement.id, %error, "a delivery could not be claimed");
                 return pending(settlement);
             }
         };
-        match self.ledger().claim_delivery(settlement.id, request_id, self.shared.process).await {
+        match self
+            .ledger()
+            .claim_delivery(settlement.id, request_id, self.shared.process)
+            .await
+        {
             Ok(ClaimOutcome::Claimed) => {
-                let delivery =
-                    Delivery { ledger: self.ledger().clone(), id: settlement.id, request: request_id, reached: false };
-                SettleAnswer::Settled { settlement, receipt, delivery }
+                let delivery = Delivery {
+                    ledger: self.ledger().clone(),
+                    id: settlement.id,
+                    request: request_id,
+                    reached: false,
+                };
+                SettleAnswer::Settled {
+                    settlement,
+                    receipt,
+                    delivery,
+                }
             }
-            Ok(ClaimOutcome::Taken) => SettleAnswer::Duplicate { settlement, transaction },
+            Ok(ClaimOutcome::Taken) => SettleAnswer::Duplicate {
+                settlement,
+                transaction,
+            },
             Err(error) => {
                 tracing::warn!(settlement = %settlement.id, %error, "a delivery could not be claimed");
                 pending(settlement)
@@ -349,7 +450,9 @@ impl Settler {
         match &request.idempotency_key {
             None => Ok(IdempotencyOutcome::Bound(RequestId::fresh())),
             Some(key) => {
-                self.ledger().bind_idempotency_key(&request.tenant, "settle", key, request.payment.digest()).await
+                self.ledger()
+                    .bind_idempotency_key(&request.tenant, "settle", key, request.payment.digest())
+                    .await
             }
         }
     }

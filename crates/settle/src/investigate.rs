@@ -19,8 +19,10 @@ const LOG_RANGE: u64 = 2_000;
 /// How far back a foreign use of an authorization is looked for: a day of 2 s blocks.
 const LOG_RANGES: u64 = 22;
 
-const AUTHORIZATION_USED: B256 = b256!("98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5");
-const AUTHORIZATION_CANCELED: B256 = b256!("1cdd46ff242716cdaa72d159d339a485b3438398348d68f09d7c8c0a59353d81");
+const AUTHORIZATION_USED: B256 =
+    b256!("98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5");
+const AUTHORIZATION_CANCELED: B256 =
+    b256!("1cdd46ff242716cdaa72d159d339a485b3438398348d68f09d7c8c0a59353d81");
 
 impl Shell {
     /// Looks into each payment and tells the core once all are explained.
@@ -54,28 +56,37 @@ impl Shell {
         match seen.authorization {
             AuthorizationState::Used => return self.find_use(payment, mined_in).await,
             AuthorizationState::Unused => {}
-            AuthorizationState::Unreadable => return Err(NodeError::BadAnswer("authorizationState")),
+            AuthorizationState::Unreadable => {
+                return Err(NodeError::BadAnswer("authorizationState"));
+            }
         }
         if seen.code_size > 0 {
             return Ok(Finding::WouldRevert(Reason::PayerHasCode));
         }
         Ok(match seen.simulation {
             Simulation::Succeeded { .. } => Finding::WouldSettle,
-            Simulation::Reverted(data) => {
-                Finding::WouldRevert(eip3009::classify_revert(&data).unwrap_or(Reason::TransactionFailed))
-            }
+            Simulation::Reverted(data) => Finding::WouldRevert(
+                eip3009::classify_revert(&data).unwrap_or(Reason::TransactionFailed),
+            ),
             Simulation::Skipped => return Err(NodeError::BadAnswer("simulation")),
         })
     }
 
     /// Finds the transaction that used or cancelled the authorization, newest blocks first.
     async fn find_use(&self, payment: &Payment, mined_in: BlockRef) -> Result<Finding, NodeError> {
-        let topics =
-            [vec![AUTHORIZATION_USED, AUTHORIZATION_CANCELED], vec![payment.key.payer.into_word()], vec![payment.key.nonce.0]];
+        let topics = [
+            vec![AUTHORIZATION_USED, AUTHORIZATION_CANCELED],
+            vec![payment.key.payer.into_word()],
+            vec![payment.key.nonce.0],
+        ];
         let mut to = self.parts.nodes.head().await?.number.max(mined_in.number);
         for _ in 0..LOG_RANGES {
             let from = to.saturating_sub(LOG_RANGE - 1);
-            let logs = self.parts.nodes.logs(payment.asset, &topics, from, to).await?;
+            let logs = self
+                .parts
+                .nodes
+                .logs(payment.asset, &topics, from, to)
+                .await?;
             if let Some(log) = logs.last() {
                 return self.read_use(payment, log).await;
             }
@@ -89,7 +100,11 @@ impl Shell {
 
     async fn read_use(&self, payment: &Payment, log: &Log) -> Result<Finding, NodeError> {
         let receipts = self.parts.nodes.receipts(&[log.transaction]).await?;
-        let receipt = receipts.into_iter().flatten().next().ok_or(NodeError::BadAnswer("receipt of a known log"))?;
+        let receipt = receipts
+            .into_iter()
+            .flatten()
+            .next()
+            .ok_or(NodeError::BadAnswer("receipt of a known log"))?;
         let logs = receipt.logs.iter().map(|log| EventLog {
             address: log.address,
             topics: &log.topics,
@@ -107,7 +122,9 @@ impl Shell {
                 gas_used: 0,
                 cost: Wei::ZERO,
             }),
-            None => Finding::Spent { transaction: Some(receipt.transaction) },
+            None => Finding::Spent {
+                transaction: Some(receipt.transaction),
+            },
         })
     }
 }
@@ -118,7 +135,13 @@ mod tests {
 
     #[test]
     fn topics_are_those_of_the_event_signatures() {
-        assert_eq!(alloy_primitives::keccak256("AuthorizationUsed(address,bytes32)"), AUTHORIZATION_USED);
-        assert_eq!(alloy_primitives::keccak256("AuthorizationCanceled(address,bytes32)"), AUTHORIZATION_CANCELED);
+        assert_eq!(
+            alloy_primitives::keccak256("AuthorizationUsed(address,bytes32)"),
+            AUTHORIZATION_USED
+        );
+        assert_eq!(
+            alloy_primitives::keccak256("AuthorizationCanceled(address,bytes32)"),
+            AUTHORIZATION_CANCELED
+        );
     }
 }

@@ -38,7 +38,9 @@ impl From<teller_chain::NodeError> for Setback {
 impl From<StoreError> for Setback {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::GenesisMismatch { .. } | StoreError::Corrupt(_) => Self::Final(EngineError::Store(error)),
+            StoreError::GenesisMismatch { .. } | StoreError::Corrupt(_) => {
+                Self::Final(EngineError::Store(error))
+            }
             passing => Self::Passing(passing.to_string()),
         }
     }
@@ -77,9 +79,14 @@ impl Shell {
         let nodes = &self.parts.nodes;
         let found = ChainId(nodes.chain_id().await?);
         if found != self.chain() {
-            return Err(Setback::Final(EngineError::WrongChain { configured: self.chain(), found }));
+            return Err(Setback::Final(EngineError::WrongChain {
+                configured: self.chain(),
+                found,
+            }));
         }
-        self.ledger.bind_network(self.chain(), nodes.genesis_hash().await?).await?;
+        self.ledger
+            .bind_network(self.chain(), nodes.genesis_hash().await?)
+            .await?;
         for signer in self.signers.keys() {
             if !nodes.code(*signer).await?.is_empty() {
                 return Err(Setback::Final(EngineError::SignerHasCode(*signer)));
@@ -99,7 +106,9 @@ impl Shell {
             match self.try_reclaim(signer).await {
                 Ok(Some(lane)) => break lane,
                 Ok(None) => tracing::info!(%signer, "the lane is held by another process"),
-                Err(Setback::Passing(cause)) => tracing::warn!(%signer, %cause, "the lane cannot be taken yet"),
+                Err(Setback::Passing(cause)) => {
+                    tracing::warn!(%signer, %cause, "the lane cannot be taken yet")
+                }
                 Err(Setback::Final(error)) => {
                     tracing::error!(%signer, %error, "the lane cannot be used");
                     self.status.send_replace(EngineStatus::Broken(error));
@@ -116,8 +125,13 @@ impl Shell {
 
     async fn try_reclaim(&self, signer: Address) -> Result<Option<RecoveredLane>, Setback> {
         let lease_ms = u64::try_from(self.timings.lease.as_millis()).unwrap_or(u64::MAX);
-        let claimed = self.ledger.claim_lane(self.chain(), signer, self.process, lease_ms).await?;
-        let Some(LaneRecovery { lane, open_slots }) = claimed else { return Ok(None) };
+        let claimed = self
+            .ledger
+            .claim_lane(self.chain(), signer, self.process, lease_ms)
+            .await?;
+        let Some(LaneRecovery { lane, open_slots }) = claimed else {
+            return Ok(None);
+        };
         let next_nonce = match lane.next_nonce {
             Some(next_nonce) if !open_slots.is_empty() => next_nonce,
             known => {
@@ -130,20 +144,34 @@ impl Shell {
             }
         };
         let slots = self.recovered_slots(open_slots).await?;
-        Ok(Some(RecoveredLane { fence: lane.fence, next_nonce, slots }))
+        Ok(Some(RecoveredLane {
+            fence: lane.fence,
+            next_nonce,
+            slots,
+        }))
     }
 
     async fn recovered_slots(&self, open_slots: Vec<Slot>) -> Result<Vec<RecoveredSlot>, Setback> {
-        let ids: Vec<SettlementId> = open_slots.iter().flat_map(|slot| slot.payments.iter().copied()).collect();
+        let ids: Vec<SettlementId> = open_slots
+            .iter()
+            .flat_map(|slot| slot.payments.iter().copied())
+            .collect();
         let mut rows = HashMap::new();
         for chunk in ids.chunks(READ_CHUNK) {
             let read = self.ledger.settlements(chunk).await?;
-            rows.extend(read.into_iter().map(|row| (row.id, Queued::new(row.id, row.payment, row.tries))));
+            rows.extend(
+                read.into_iter()
+                    .map(|row| (row.id, Queued::new(row.id, row.payment, row.tries))),
+            );
         }
         let recovered = open_slots.into_iter().map(|slot| RecoveredSlot {
             id: slot.id,
             attempts: slot.attempts,
-            payments: slot.payments.iter().filter_map(|id| rows.get(id).cloned()).collect(),
+            payments: slot
+                .payments
+                .iter()
+                .filter_map(|id| rows.get(id).cloned())
+                .collect(),
         });
         Ok(recovered.collect())
     }
@@ -152,16 +180,25 @@ impl Shell {
         match self.ledger.accepted(self.chain()).await {
             Ok(rows) if rows.is_empty() => {}
             Ok(rows) => {
-                let queued = rows.iter().map(|row| Queued::new(row.id, row.payment, row.tries)).collect();
+                let queued = rows
+                    .iter()
+                    .map(|row| Queued::new(row.id, row.payment, row.tries))
+                    .collect();
                 self.tell(Event::Accepted(queued)).await;
             }
-            Err(error) => tracing::warn!(%error, "accepted payments could not be read; they are asked for again"),
+            Err(error) => {
+                tracing::warn!(%error, "accepted payments could not be read; they are asked for again")
+            }
         }
     }
 
     pub(crate) async fn sealed_nonce(&self, signer: Address) -> Option<AccountNonce> {
         let head = self.parts.nodes.head().await.ok()?;
-        self.parts.nodes.account_nonce(signer, head.number).await.ok()
+        self.parts
+            .nodes
+            .account_nonce(signer, head.number)
+            .await
+            .ok()
     }
 
     /// Renews the leases of our lanes and the registration of this process.
@@ -178,10 +215,15 @@ impl Shell {
                         tracing::warn!(signer = %fence.signer, "the lane has another owner");
                         let current = self.fences().into_iter().any(|held| held == fence);
                         if current {
-                            self.tell(Event::LaneLost { signer: fence.signer }).await;
+                            self.tell(Event::LaneLost {
+                                signer: fence.signer,
+                            })
+                            .await;
                         }
                     }
-                    Err(error) => tracing::warn!(signer = %fence.signer, %error, "a lease could not be renewed"),
+                    Err(error) => {
+                        tracing::warn!(signer = %fence.signer, %error, "a lease could not be renewed")
+                    }
                 }
             }
             tokio::select! {
@@ -214,7 +256,10 @@ impl Shell {
             }
             for (index, signer) in self.parts.signers.iter().enumerate() {
                 if let Ok(balance) = self.parts.nodes.balance(signer.address()).await {
-                    let labels = [("network", network.clone()), ("signer_index", index.to_string())];
+                    let labels = [
+                        ("network", network.clone()),
+                        ("signer_index", index.to_string()),
+                    ];
                     gauge!("teller_signer_balance_wei", &labels).set(f64::from(balance.0));
                 }
             }
@@ -251,7 +296,9 @@ async fn read_outcomes(ledger: &dyn Ledger, waiters: &Waiters) {
                 .iter()
                 .filter(|row| row.state.is_resolved())
                 .for_each(|row| waiters.publish(row.id, &row.state)),
-            Err(error) => tracing::warn!(%error, "outcomes could not be read; they are asked for again"),
+            Err(error) => {
+                tracing::warn!(%error, "outcomes could not be read; they are asked for again")
+            }
         }
     }
 }
@@ -261,7 +308,11 @@ async fn futures_join(work: impl Iterator<Item = impl Future<Output = ()>>) {
     let mut work: Vec<_> = work.map(Box::pin).collect();
     std::future::poll_fn(|context| {
         work.retain_mut(|task| task.as_mut().poll(context).is_pending());
-        if work.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if work.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     })
     .await;
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use metrics::{counter, gauge, histogram};
 use teller_domain::invariants::attempts_are_sound;
-use teller_domain::{Attempt, AttemptKind, ChainId, Resolution, SettlementState, SettlementStateKind};
+use teller_domain::{
+    Attempt, AttemptKind, ChainId, Resolution, SettlementState, SettlementStateKind,
+};
 use teller_store::SlotClosure;
 
 use crate::core::{Again, Core, LaneState, Queued};
@@ -16,9 +18,13 @@ pub(crate) fn core(core: &Core, now_ms: u64) {
     gauge!("teller_queue_depth", "network" => network.clone()).set(core.queue_depth() as f64);
     let mut oldest = None;
     for (index, lane) in core.lanes().enumerate() {
-        let labels = [("network", network.clone()), ("signer_index", index.to_string())];
+        let labels = [
+            ("network", network.clone()),
+            ("signer_index", index.to_string()),
+        ];
         gauge!("teller_lane_depth", &labels).set(lane.open_slots() as f64);
-        gauge!("teller_lane_frozen", &labels).set(f64::from(u8::from(lane.state() == LaneState::Frozen)));
+        gauge!("teller_lane_frozen", &labels)
+            .set(f64::from(u8::from(lane.state() == LaneState::Frozen)));
         oldest = oldest.into_iter().chain(lane.oldest_open_ms()).min();
     }
     let age_ms = oldest.map_or(0, |opened: u64| now_ms.saturating_sub(opened));
@@ -53,7 +59,8 @@ pub(crate) fn resolved(chain: ChainId, kinds: impl Iterator<Item = SettlementSta
 }
 
 fn payments(network: &str, outcome: &'static str, count: u64) {
-    counter!("teller_payments_total", "network" => network.to_owned(), "outcome" => outcome).increment(count);
+    counter!("teller_payments_total", "network" => network.to_owned(), "outcome" => outcome)
+        .increment(count);
 }
 
 /// A slot was closed.
@@ -67,19 +74,32 @@ pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
             Resolution::Requeued => "requeued",
         };
         *outcomes.entry(outcome).or_default() += 1;
-        let Resolution::Resolved(SettlementState::Settled(receipt)) = resolution else { continue };
-        gas_per_payment = Some((receipt.gas_used, f64::from(receipt.cost.0)));
-        let Some(payment) = queued.iter().find(|queued| queued.id == *id).map(|queued| &queued.payment) else {
+        let Resolution::Resolved(SettlementState::Settled(receipt)) = resolution else {
             continue;
         };
-        let asset = shell.parts.asset_names.get(&payment.asset).cloned().unwrap_or_default();
+        gas_per_payment = Some((receipt.gas_used, f64::from(receipt.cost.0)));
+        let Some(payment) = queued
+            .iter()
+            .find(|queued| queued.id == *id)
+            .map(|queued| &queued.payment)
+        else {
+            continue;
+        };
+        let asset = shell
+            .parts
+            .asset_names
+            .get(&payment.asset)
+            .cloned()
+            .unwrap_or_default();
         let value = u64::try_from(payment.value.0).unwrap_or(u64::MAX);
-        counter!("teller_settled_value_total", "network" => network.clone(), "asset" => asset).increment(value);
+        counter!("teller_settled_value_total", "network" => network.clone(), "asset" => asset)
+            .increment(value);
     }
     for (outcome, count) in &outcomes {
         payments(&network, outcome, *count);
     }
-    histogram!("teller_batch_size", "network" => network.clone()).record(closure.resolutions.len() as f64);
+    histogram!("teller_batch_size", "network" => network.clone())
+        .record(closure.resolutions.len() as f64);
     if let Some((gas, cost)) = gas_per_payment {
         histogram!("teller_gas_per_payment", "network" => network.clone()).record(gas as f64);
         histogram!("teller_cost_per_payment_wei", "network" => network.clone()).record(cost);

@@ -27,7 +27,9 @@ impl Waiters {
 
     /// Tells everybody who waits for this settlement.
     pub(crate) fn publish(&self, id: SettlementId, state: &SettlementState) {
-        let Some(waiting) = self.lock().remove(&id) else { return };
+        let Some(waiting) = self.lock().remove(&id) else {
+            return;
+        };
         for sender in waiting {
             // A receiver that is gone has had its time-out.
             let _ = sender.send(state.clone());

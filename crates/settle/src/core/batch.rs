@@ -28,11 +28,20 @@ pub struct Queued {
 impl Queued {
     /// A payment that any batch may carry.
     pub fn new(id: SettlementId, payment: Payment, tries: u32) -> Self {
-        Self { id, payment, tries, company: usize::MAX }
+        Self {
+            id,
+            payment,
+            tries,
+            company: usize::MAX,
+        }
     }
 
     fn largest_batch(&self) -> usize {
-        if self.tries >= TRIES_BEFORE_ALONE { 1 } else { self.company.max(1) }
+        if self.tries >= TRIES_BEFORE_ALONE {
+            1
+        } else {
+            self.company.max(1)
+        }
     }
 }
 
@@ -49,7 +58,10 @@ pub struct BatchLimits {
 
 impl BatchLimits {
     fn items(&self) -> usize {
-        let gas = self.max_gas.min(TRANSACTION_GAS_CAP).saturating_sub(GAS_PER_BATCH);
+        let gas = self
+            .max_gas
+            .min(TRANSACTION_GAS_CAP)
+            .saturating_sub(GAS_PER_BATCH);
         let by_gas = usize::try_from(gas / GAS_PER_PAYMENT).unwrap_or(usize::MAX);
         self.max_items.min(by_gas).max(1)
     }
@@ -58,7 +70,10 @@ impl BatchLimits {
 /// The gas limit of a batch of so many payments: a fixed budget, not an estimate of a node.
 pub fn gas_limit(payments: usize) -> u64 {
     let payments = u64::try_from(payments).unwrap_or(u64::MAX);
-    payments.saturating_mul(GAS_PER_PAYMENT).saturating_add(GAS_PER_BATCH).min(TRANSACTION_GAS_CAP)
+    payments
+        .saturating_mul(GAS_PER_PAYMENT)
+        .saturating_add(GAS_PER_BATCH)
+        .min(TRANSACTION_GAS_CAP)
 }
 
 /// Whether a lane that has room is otherwise idle.
@@ -94,23 +109,36 @@ impl Queue {
 
     /// Takes these payments out: they are in a slot.
     pub fn remove(&mut self, payments: &[Queued]) {
-        self.waiting.retain(|(queued, _)| !payments.iter().any(|payment| payment.id == queued.id));
+        self.waiting
+            .retain(|(queued, _)| !payments.iter().any(|payment| payment.id == queued.id));
     }
 
     /// Takes out what expires at or before `cutoff`.
     pub fn take_expiring(&mut self, cutoff: UnixSeconds) -> Vec<Queued> {
-        if !self.waiting.iter().any(|(queued, _)| queued.payment.valid_before <= cutoff) {
+        if !self
+            .waiting
+            .iter()
+            .any(|(queued, _)| queued.payment.valid_before <= cutoff)
+        {
             return Vec::new();
         }
-        let (late, waiting) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|(queued, _)| queued.payment.valid_before <= cutoff);
+        let (late, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(queued, _)| queued.payment.valid_before <= cutoff);
         self.waiting = waiting;
-        late.into_iter().map(|(queued, _): (Queued, u64)| queued).collect()
+        late.into_iter()
+            .map(|(queued, _): (Queued, u64)| queued)
+            .collect()
     }
 
     /// Takes the next batch, if one is worth sending now; earliest deadline first when more wait than fit, and sorted
     /// by (asset, payee, payer), because warm storage makes each payment cheaper.
-    pub fn take_batch(&mut self, limits: &BatchLimits, room: Room, now_ms: u64) -> Option<Vec<Queued>> {
+    pub fn take_batch(
+        &mut self,
+        limits: &BatchLimits,
+        room: Room,
+        now_ms: u64,
+    ) -> Option<Vec<Queued>> {
         let items = limits.items();
         let oldest = self.waiting.first().map(|(_, since)| *since)?;
         let full = self.waiting.len() >= items;
@@ -119,7 +147,8 @@ impl Queue {
             return None;
         }
         if self.waiting.len() > items {
-            self.waiting.sort_by_key(|(queued, since)| (queued.payment.valid_before, *since));
+            self.waiting
+                .sort_by_key(|(queued, since)| (queued.payment.valid_before, *since));
         }
         let mut batch: Vec<Queued> = Vec::new();
         let mut largest = items;
@@ -135,7 +164,13 @@ impl Queue {
         }
         self.waiting = left;
         self.waiting.sort_by_key(|(_, since)| *since);
-        batch.sort_by_key(|queued| (queued.payment.asset, queued.payment.payee, queued.payment.key.payer));
+        batch.sort_by_key(|queued| {
+            (
+                queued.payment.asset,
+                queued.payment.payee,
+                queued.payment.key.payer,
+            )
+        });
         Some(batch)
     }
 }

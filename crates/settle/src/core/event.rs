@@ -2,8 +2,8 @@
 
 use alloy_primitives::{Address, B256, Bytes};
 use teller_domain::{
-    AccountNonce, Attempt, AttemptKind, BlockRef, FencedLane, Fees, Reason, Receipt, SettlementId, SettlementState,
-    SlotId, UnixSeconds, Wei,
+    AccountNonce, Attempt, AttemptKind, BlockRef, Fees, FencedLane, Reason, Receipt, SettlementId,
+    SettlementState, SlotId, UnixSeconds, Wei,
 };
 use teller_store::SlotClosure;
 

@@ -11,7 +11,9 @@ use teller_store::SlotClosure;
 use super::batch::Room;
 use super::event::Again;
 use super::mined::{explain, settled};
-use super::{Core, Effect, Finding, Mined, Outcomes, Queued, RecoveredLane, RecoveredSlot, Sent, gas_limit};
+use super::{
+    Core, Effect, Finding, Mined, Outcomes, Queued, RecoveredLane, RecoveredSlot, Sent, gas_limit,
+};
 
 /// When a slot that is not mined is acted on, counted in block intervals since it headed its lane.
 pub struct Schedule;
@@ -65,7 +67,10 @@ enum Phase {
     /// A further attempt is being committed.
     Adding,
     /// Mined; some payments need explaining.
-    Investigating { mined: Mined, settled: Vec<(SettlementId, u64)> },
+    Investigating {
+        mined: Mined,
+        settled: Vec<(SettlementId, u64)>,
+    },
     /// Its end is being committed; these are queued again then.
     Closing { requeue: Vec<Queued> },
 }
@@ -104,11 +109,16 @@ impl OpenSlot {
     }
 
     fn is_unmined(&self) -> bool {
-        matches!(self.phase, Phase::Recovered | Phase::Sent { .. } | Phase::Adding)
+        matches!(
+            self.phase,
+            Phase::Recovered | Phase::Sent { .. } | Phase::Adding
+        )
     }
 
     fn is_parked(&self) -> bool {
-        self.attempts.last().is_some_and(|attempt| attempt.kind == AttemptKind::NoOp)
+        self.attempts
+            .last()
+            .is_some_and(|attempt| attempt.kind == AttemptKind::NoOp)
     }
 }
 
@@ -150,11 +160,17 @@ impl Lane {
 
     /// Whether the lane can take a batch now, and whether it is otherwise idle.
     pub(super) fn room(&self, depth: usize, now_ms: u64) -> Option<Room> {
-        let usable = self.state == LaneState::Active && self.forming.is_none() && now_ms >= self.resting_until_ms;
+        let usable = self.state == LaneState::Active
+            && self.forming.is_none()
+            && now_ms >= self.resting_until_ms;
         if !usable || self.slots.len() >= depth {
             return None;
         }
-        Some(if self.slots.is_empty() { Room::Idle } else { Room::Busy })
+        Some(if self.slots.is_empty() {
+            Room::Idle
+        } else {
+            Room::Busy
+        })
     }
 
     pub(super) fn start_forming(&mut self, batch: u64, payments: Vec<Queued>) {
@@ -164,14 +180,22 @@ impl Lane {
     pub(super) fn attempts_in(&self, transactions: &[B256]) -> Vec<(SlotId, Vec<B256>)> {
         let mut found = Vec::new();
         for (nonce, slot) in self.slots.iter().filter(|(_, slot)| slot.is_unmined()) {
-            let mined = slot.attempts.iter().map(|attempt| attempt.hash).find(|hash| transactions.contains(hash));
+            let mined = slot
+                .attempts
+                .iter()
+                .map(|attempt| attempt.hash)
+                .find(|hash| transactions.contains(hash));
             found.extend(mined.map(|hash| (self.slot_id(*nonce), vec![hash])));
         }
         found
     }
 
     fn slot_id(&self, nonce: AccountNonce) -> SlotId {
-        SlotId { chain: self.fence.chain, signer: self.fence.signer, nonce }
+        SlotId {
+            chain: self.fence.chain,
+            signer: self.fence.signer,
+            nonce,
+        }
     }
 }
 
@@ -187,7 +211,12 @@ impl Core {
         self.drop_lane(recovered.fence.signer);
         let mut slots = BTreeMap::new();
         let mut lookups = Vec::new();
-        for RecoveredSlot { id, attempts, payments } in recovered.slots {
+        for RecoveredSlot {
+            id,
+            attempts,
+            payments,
+        } in recovered.slots
+        {
             self.known.extend(payments.iter().map(|queued| queued.id));
             self.queue.remove(&payments);
             let slot = OpenSlot::new(payments, attempts, Phase::Recovered, now_ms);
@@ -216,8 +245,13 @@ impl Core {
     }
 
     fn drop_lane(&mut self, signer: Address) {
-        let Some(lane) = self.lanes.remove(&signer) else { return };
-        let forming = lane.forming.into_iter().flat_map(|forming| forming.payments);
+        let Some(lane) = self.lanes.remove(&signer) else {
+            return;
+        };
+        let forming = lane
+            .forming
+            .into_iter()
+            .flat_map(|forming| forming.payments);
         let in_slots = lane.slots.into_values().flat_map(|slot| slot.payments);
         for queued in forming.chain(in_slots) {
             self.known.remove(&queued.id);
@@ -225,23 +259,46 @@ impl Core {
     }
 
     pub(super) fn on_code_unread(&mut self, signer: Address, batch: u64, now_ms: u64) {
-        let Some(lane) = self.lanes.get_mut(&signer) else { return };
-        if lane.forming.as_ref().is_none_or(|forming| forming.batch != batch) {
+        let Some(lane) = self.lanes.get_mut(&signer) else {
+            return;
+        };
+        if lane
+            .forming
+            .as_ref()
+            .is_none_or(|forming| forming.batch != batch)
+        {
             return;
         }
         lane.resting_until_ms = now_ms.saturating_add(UNREAD_PAUSE_MS);
-        let payments = lane.forming.take().map(|forming| forming.payments).unwrap_or_default();
+        let payments = lane
+            .forming
+            .take()
+            .map(|forming| forming.payments)
+            .unwrap_or_default();
         for queued in payments {
             self.queue.push(queued, now_ms);
         }
     }
 
     pub(super) fn on_code_read(&mut self, signer: Address, batch: u64, with_code: &[SettlementId]) {
-        let Some(lane) = self.lanes.get_mut(&signer) else { return };
-        let Some(forming) = lane.forming.as_mut().filter(|forming| forming.batch == batch) else { return };
+        let Some(lane) = self.lanes.get_mut(&signer) else {
+            return;
+        };
+        let Some(forming) = lane
+            .forming
+            .as_mut()
+            .filter(|forming| forming.batch == batch)
+        else {
+            return;
+        };
         if !with_code.is_empty() {
-            forming.payments.retain(|queued| !with_code.contains(&queued.id));
-            let resolutions = with_code.iter().map(|id| (*id, super::mined::payer_has_code())).collect();
+            forming
+                .payments
+                .retain(|queued| !with_code.contains(&queued.id));
+            let resolutions = with_code
+                .iter()
+                .map(|id| (*id, super::mined::payer_has_code()))
+                .collect();
             self.emit(Effect::ResolveAccepted(resolutions));
         }
         self.open_slot(signer);
@@ -249,9 +306,13 @@ impl Core {
 
     pub(super) fn on_payments_moved(&mut self, id: SlotId, moved: &[SettlementId]) {
         self.forget(moved);
-        let Some(lane) = self.lanes.get_mut(&id.signer) else { return };
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
         if let Some(forming) = lane.forming.as_mut() {
-            forming.payments.retain(|queued| !moved.contains(&queued.id));
+            forming
+                .payments
+                .retain(|queued| !moved.contains(&queued.id));
         }
         self.open_slot(id.signer);
     }
@@ -259,7 +320,9 @@ impl Core {
     /// Asks for the slot of the lane's forming batch, if anything is left of it.
     fn open_slot(&mut self, signer: Address) {
         let fees = self.initial_fees();
-        let Some(lane) = self.lanes.get_mut(&signer) else { return };
+        let Some(lane) = self.lanes.get_mut(&signer) else {
+            return;
+        };
         let Some(forming) = &lane.forming else { return };
         let (false, Some(fees)) = (forming.payments.is_empty(), fees) else {
             lane.forming = None;
@@ -276,34 +339,63 @@ impl Core {
     }
 
     pub(super) fn on_slot_opened(&mut self, id: SlotId, attempt: Attempt, now_ms: u64) {
-        let Some(lane) = self.lanes.get_mut(&id.signer) else { return };
-        let Some(Forming { mut payments, .. }) = lane.forming.take() else { return };
-        payments.iter_mut().for_each(|queued| queued.tries = queued.tries.saturating_add(1));
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
+        let Some(Forming { mut payments, .. }) = lane.forming.take() else {
+            return;
+        };
+        payments
+            .iter_mut()
+            .for_each(|queued| queued.tries = queued.tries.saturating_add(1));
         lane.next_nonce = id.nonce.next();
-        let slot = OpenSlot::new(payments, vec![attempt.clone()], Phase::Sent { acknowledged: false }, now_ms);
+        let slot = OpenSlot::new(
+            payments,
+            vec![attempt.clone()],
+            Phase::Sent {
+                acknowledged: false,
+            },
+            now_ms,
+        );
         lane.slots.insert(id.nonce, slot);
-        self.emit(Effect::Broadcast { id, attempt, again: Again::First });
+        self.emit(Effect::Broadcast {
+            id,
+            attempt,
+            again: Again::First,
+        });
     }
 
     pub(super) fn on_attempt_added(&mut self, id: SlotId, attempt: Attempt, now_ms: u64) {
-        let Some(slot) = self.slot_mut(id) else { return };
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
         slot.attempts.push(attempt.clone());
         if !slot.is_unmined() {
             return;
         }
-        slot.phase = Phase::Sent { acknowledged: false };
+        slot.phase = Phase::Sent {
+            acknowledged: false,
+        };
         slot.broadcast_ms = now_ms;
-        self.emit(Effect::Broadcast { id, attempt, again: Again::Outbid });
+        self.emit(Effect::Broadcast {
+            id,
+            attempt,
+            again: Again::Outbid,
+        });
     }
 
     pub(super) fn on_sent(&mut self, id: SlotId, hash: B256, outcome: Sent, now_ms: u64) {
-        let Some(lane) = self.lanes.get_mut(&id.signer) else { return };
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
         match (outcome.clone(), lane.state) {
             (Sent::InsufficientFunds, LaneState::Active) => lane.state = LaneState::OutOfFunds,
             (Sent::Accepted, LaneState::OutOfFunds) => lane.state = LaneState::Active,
             _ => {}
         }
-        let Some(slot) = lane.slots.get_mut(&id.nonce) else { return };
+        let Some(slot) = lane.slots.get_mut(&id.nonce) else {
+            return;
+        };
         if !matches!(slot.phase, Phase::Sent { .. }) {
             return;
         }
@@ -314,13 +406,24 @@ impl Core {
                 let hashes = slot.hashes();
                 self.emit(Effect::FindReceipts(vec![(id, hashes)]));
             }
-            Sent::Underpriced if slot.attempts.last().is_some_and(|newest| newest.hash == hash) => {
-                let kind = if slot.is_parked() { AttemptKind::NoOp } else { AttemptKind::Batch };
+            Sent::Underpriced
+                if slot
+                    .attempts
+                    .last()
+                    .is_some_and(|newest| newest.hash == hash) =>
+            {
+                let kind = if slot.is_parked() {
+                    AttemptKind::NoOp
+                } else {
+                    AttemptKind::Batch
+                };
                 self.add_attempt(id, kind);
             }
             Sent::GasTooHigh => {
                 let half = slot.payments.len() / 2;
-                slot.payments.iter_mut().for_each(|queued| queued.company = half.max(1));
+                slot.payments
+                    .iter_mut()
+                    .for_each(|queued| queued.company = half.max(1));
                 self.add_attempt(id, AttemptKind::NoOp);
             }
             Sent::Underpriced | Sent::InsufficientFunds | Sent::Unknown => {}
@@ -331,24 +434,50 @@ impl Core {
     fn add_attempt(&mut self, id: SlotId, kind: AttemptKind) {
         let (config, tip) = (self.config, self.tip);
         let base_fee = self.head.map_or(0, |head| head.base_fee);
-        let Some(lane) = self.lanes.get_mut(&id.signer) else { return };
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
         let fence = lane.fence;
-        let Some(slot) = lane.slots.get_mut(&id.nonce) else { return };
-        let (Some(original), Some(newest)) = (slot.attempts.first().cloned(), slot.attempts.last()) else { return };
-        let Some(fees) = config.fees.replacement(newest.fees, base_fee, tip) else { return };
+        let Some(slot) = lane.slots.get_mut(&id.nonce) else {
+            return;
+        };
+        let (Some(original), Some(newest)) = (slot.attempts.first().cloned(), slot.attempts.last())
+        else {
+            return;
+        };
+        let Some(fees) = config.fees.replacement(newest.fees, base_fee, tip) else {
+            return;
+        };
         slot.phase = Phase::Adding;
-        self.emit(Effect::AddAttempt { fence, id, kind, fees, original });
+        self.emit(Effect::AddAttempt {
+            fence,
+            id,
+            kind,
+            fees,
+            original,
+        });
     }
 
     pub(super) fn on_not_found(&mut self, id: SlotId, sealed_nonce: AccountNonce, now_ms: u64) {
         let cutoff = self.cutoff();
-        let Some(lane) = self.lanes.get_mut(&id.signer) else { return };
-        let Some(slot) = lane.slots.get_mut(&id.nonce).filter(|slot| slot.is_unmined()) else { return };
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
+        let Some(slot) = lane
+            .slots
+            .get_mut(&id.nonce)
+            .filter(|slot| slot.is_unmined())
+        else {
+            return;
+        };
         if sealed_nonce > id.nonce {
             slot.foreign_uses += 1;
             if slot.foreign_uses >= FOREIGN_USE_WITNESSES && lane.state != LaneState::Frozen {
                 lane.state = LaneState::Frozen;
-                self.emit(Effect::LaneFrozen { signer: id.signer, id });
+                self.emit(Effect::LaneFrozen {
+                    signer: id.signer,
+                    id,
+                });
             }
             return;
         }
@@ -356,18 +485,29 @@ impl Core {
         if !matches!(slot.phase, Phase::Recovered) {
             return;
         }
-        let expired = slot.payments.iter().all(|queued| queued.payment.valid_before <= cutoff);
+        let expired = slot
+            .payments
+            .iter()
+            .all(|queued| queued.payment.valid_before <= cutoff);
         if expired && !slot.is_parked() {
             self.add_attempt(id, AttemptKind::NoOp);
         } else if let Some(attempt) = slot.attempts.last().cloned() {
-            slot.phase = Phase::Sent { acknowledged: false };
+            slot.phase = Phase::Sent {
+                acknowledged: false,
+            };
             slot.broadcast_ms = now_ms;
-            self.emit(Effect::Broadcast { id, attempt, again: Again::Repeat });
+            self.emit(Effect::Broadcast {
+                id,
+                attempt,
+                again: Again::Repeat,
+            });
         }
     }
 
     pub(super) fn on_found(&mut self, id: SlotId, mined: Mined) {
-        let Some(slot) = self.slot_mut(id).filter(|slot| slot.is_unmined()) else { return };
+        let Some(slot) = self.slot_mut(id).filter(|slot| slot.is_unmined()) else {
+            return;
+        };
         let reverted = !mined.succeeded && slot.payments.len() > 1;
         if reverted {
             // One of them did this to all: send them again in halves, and do not count the try.
@@ -376,7 +516,11 @@ impl Core {
                 queued.company = queued.company.min(half);
                 queued.tries = queued.tries.saturating_sub(1);
             }
-            let resolutions = slot.payments.iter().map(|queued| (queued.id, Resolution::Requeued)).collect();
+            let resolutions = slot
+                .payments
+                .iter()
+                .map(|queued| (queued.id, Resolution::Requeued))
+                .collect();
             self.close_slot(id, &mined, resolutions);
             return;
         }
@@ -386,21 +530,42 @@ impl Core {
             self.close_slot(id, &mined, resolutions);
             return;
         }
-        let payments =
-            slot.payments.iter().filter(|queued| outcomes.unexplained.contains(&queued.id)).cloned().collect();
+        let payments = slot
+            .payments
+            .iter()
+            .filter(|queued| outcomes.unexplained.contains(&queued.id))
+            .cloned()
+            .collect();
         let block = mined.block;
-        slot.phase = Phase::Investigating { mined, settled: outcomes.settled };
-        self.emit(Effect::Investigate { id, block, payments });
+        slot.phase = Phase::Investigating {
+            mined,
+            settled: outcomes.settled,
+        };
+        self.emit(Effect::Investigate {
+            id,
+            block,
+            payments,
+        });
     }
 
     pub(super) fn on_investigated(&mut self, id: SlotId, findings: Vec<(SettlementId, Finding)>) {
         let cutoff = self.cutoff();
-        let Some(slot) = self.slot_mut(id) else { return };
-        let Phase::Investigating { mined, settled: ours } = &slot.phase else { return };
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        let Phase::Investigating {
+            mined,
+            settled: ours,
+        } = &slot.phase
+        else {
+            return;
+        };
         let mined = mined.clone();
         let mut resolutions = settled(&mined, ours);
         for (payment, finding) in findings {
-            let Some(queued) = slot.payments.iter().find(|queued| queued.id == payment) else { continue };
+            let Some(queued) = slot.payments.iter().find(|queued| queued.id == payment) else {
+                continue;
+            };
             resolutions.push((payment, explain(queued, finding, mined.transaction, cutoff)));
         }
         if resolutions.len() == slot.payments.len() {
@@ -408,12 +573,23 @@ impl Core {
         }
     }
 
-    fn close_slot(&mut self, id: SlotId, mined: &Mined, resolutions: Vec<(SettlementId, Resolution)>) {
-        let Some(lane) = self.lanes.get_mut(&id.signer) else { return };
+    fn close_slot(
+        &mut self,
+        id: SlotId,
+        mined: &Mined,
+        resolutions: Vec<(SettlementId, Resolution)>,
+    ) {
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
         let fence = lane.fence;
-        let Some(slot) = lane.slots.get_mut(&id.nonce) else { return };
+        let Some(slot) = lane.slots.get_mut(&id.nonce) else {
+            return;
+        };
         let requeued = |queued: &&Queued| {
-            resolutions.iter().any(|(payment, resolution)| *payment == queued.id && *resolution == Resolution::Requeued)
+            resolutions.iter().any(|(payment, resolution)| {
+                *payment == queued.id && *resolution == Resolution::Requeued
+            })
         };
         let requeue = slot.payments.iter().filter(requeued).cloned().collect();
         let payments = slot.payments.clone();
@@ -426,12 +602,20 @@ impl Core {
             cost: mined.cost,
             resolutions,
         };
-        self.emit(Effect::CloseSlot { fence, closure, payments });
+        self.emit(Effect::CloseSlot {
+            fence,
+            closure,
+            payments,
+        });
     }
 
     pub(super) fn on_slot_closed(&mut self, id: SlotId, now_ms: u64) {
-        let Some(lane) = self.lanes.get_mut(&id.signer) else { return };
-        let Some(slot) = lane.slots.remove(&id.nonce) else { return };
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
+        let Some(slot) = lane.slots.remove(&id.nonce) else {
+            return;
+        };
         for queued in &slot.payments {
             self.known.remove(&queued.id);
         }
@@ -449,25 +633,38 @@ impl Core {
                 continue;
             }
             let (chain, signer) = (lane.fence.chain, lane.fence.signer);
-            for (place, (nonce, slot)) in
-                lane.slots.iter_mut().filter(|(_, slot)| slot.is_unmined()).enumerate()
+            for (place, (nonce, slot)) in lane
+                .slots
+                .iter_mut()
+                .filter(|(_, slot)| slot.is_unmined())
+                .enumerate()
             {
                 let needed = slot.attend(place == 0, interval, now_ms);
-                let id = SlotId { chain, signer, nonce: *nonce };
+                let id = SlotId {
+                    chain,
+                    signer,
+                    nonce: *nonce,
+                };
                 care.extend(needed.into_iter().map(|needed| (id, needed)));
             }
         }
         for (id, care) in care {
             match care {
                 Care::LookUp(hashes) => self.emit(Effect::FindReceipts(vec![(id, hashes)])),
-                Care::Rebroadcast(attempt) => self.emit(Effect::Broadcast { id, attempt, again: Again::Repeat }),
+                Care::Rebroadcast(attempt) => self.emit(Effect::Broadcast {
+                    id,
+                    attempt,
+                    again: Again::Repeat,
+                }),
                 Care::Add(kind) => self.add_attempt(id, kind),
             }
         }
     }
 
     fn cutoff(&self) -> UnixSeconds {
-        self.head.map(|head| head.timestamp.plus(self.config.cutoff_seconds)).unwrap_or_default()
+        self.head
+            .map(|head| head.timestamp.plus(self.config.cutoff_seconds))
+            .unwrap_or_default()
     }
 
     fn slot_mut(&mut self, id: SlotId) -> Option<&mut OpenSlot> {
@@ -483,7 +680,9 @@ impl OpenSlot {
             self.lookup_ms = now_ms;
             care.push(Care::LookUp(self.hashes()));
         }
-        let Phase::Sent { acknowledged } = self.phase else { return care };
+        let Phase::Sent { acknowledged } = self.phase else {
+            return care;
+        };
         let heading_since = match self.heading_since_ms {
             Some(since) => since,
             None if heads_lane => *self.heading_since_ms.insert(now_ms),
@@ -496,7 +695,9 @@ impl OpenSlot {
             return care;
         }
         let may_be_lost = !acknowledged || heads_lane;
-        if may_be_lost && since(self.broadcast_ms) >= Schedule::REBROADCAST * interval + interval / 2 {
+        if may_be_lost
+            && since(self.broadcast_ms) >= Schedule::REBROADCAST * interval + interval / 2
+        {
             self.broadcast_ms = now_ms;
             care.extend(self.attempts.last().cloned().map(Care::Rebroadcast));
         }
@@ -507,10 +708,17 @@ impl OpenSlot {
     fn due_attempt(&self, age: u64) -> Option<AttemptKind> {
         let made = usize::try_from(self.replacements).unwrap_or(usize::MAX);
         match Schedule::REPLACE.get(made) {
-            Some(due) => (age >= *due).then_some(if self.is_parked() { AttemptKind::NoOp } else { AttemptKind::Batch }),
+            Some(due) => (age >= *due).then_some(if self.is_parked() {
+                AttemptKind::NoOp
+            } else {
+                AttemptKind::Batch
+            }),
             None => {
-                let further = self.replacements.saturating_sub(Schedule::REPLACE.len() as u64);
-                (age >= Schedule::PARK + further * Schedule::REPLACE_PARKED).then_some(AttemptKind::NoOp)
+                let further = self
+                    .replacements
+                    .saturating_sub(Schedule::REPLACE.len() as u64);
+                (age >= Schedule::PARK + further * Schedule::REPLACE_PARKED)
+                    .then_some(AttemptKind::NoOp)
             }
         }
     }

@@ -31,7 +31,10 @@ impl Outcomes {
             index: log.index,
         });
         let effects = effects(logs);
-        let mut outcomes = Self { settled: Vec::new(), unexplained: Vec::new() };
+        let mut outcomes = Self {
+            settled: Vec::new(),
+            unexplained: Vec::new(),
+        };
         for queued in payments {
             let payment = &queued.payment;
             let effect = effects.get(&(payment.asset, payment.key.payer, payment.key.nonce));
@@ -68,28 +71,50 @@ pub fn settled(mined: &Mined, settled: &[(SettlementId, u64)]) -> Vec<(Settlemen
 }
 
 /// What becomes of a payment that its slot's transaction did not settle.
-pub fn explain(queued: &Queued, finding: Finding, transaction: B256, cutoff: UnixSeconds) -> Resolution {
+pub fn explain(
+    queued: &Queued,
+    finding: Finding,
+    transaction: B256,
+    cutoff: UnixSeconds,
+) -> Resolution {
     let fail = |reason, detail: &str, transaction| {
-        Resolution::Resolved(SettlementState::Failed { refusal: Refusal::new(reason, detail), transaction })
+        Resolution::Resolved(SettlementState::Failed {
+            refusal: Refusal::new(reason, detail),
+            transaction,
+        })
     };
     match finding {
-        Finding::SettledExternally(receipt) => Resolution::Resolved(SettlementState::SettledExternally(receipt)),
-        Finding::Spent { transaction } => {
-            fail(Reason::NonceAlreadyUsed, "the authorization was cancelled or spent on another transfer", transaction)
+        Finding::SettledExternally(receipt) => {
+            Resolution::Resolved(SettlementState::SettledExternally(receipt))
         }
-        Finding::WouldRevert(reason) => fail(reason, "the transfer was mined and reverted", Some(transaction)),
+        Finding::Spent { transaction } => fail(
+            Reason::NonceAlreadyUsed,
+            "the authorization was cancelled or spent on another transfer",
+            transaction,
+        ),
+        Finding::WouldRevert(reason) => fail(
+            reason,
+            "the transfer was mined and reverted",
+            Some(transaction),
+        ),
         Finding::WouldSettle if queued.payment.valid_before <= cutoff => {
             Resolution::Resolved(SettlementState::Expired)
         }
-        Finding::WouldSettle if queued.tries >= MAX_TRIES => {
-            fail(Reason::TransactionFailed, "three transactions were mined without effect", Some(transaction))
-        }
+        Finding::WouldSettle if queued.tries >= MAX_TRIES => fail(
+            Reason::TransactionFailed,
+            "three transactions were mined without effect",
+            Some(transaction),
+        ),
         Finding::WouldSettle => Resolution::Requeued,
     }
 }
 
 /// The end of a payment whose payer was found to have code when its batch was formed.
 pub fn payer_has_code() -> SettlementState {
-    let detail = "the payer's account has code now; contract and EIP-7702 payers are not supported yet";
-    SettlementState::Failed { refusal: Refusal::new(Reason::PayerHasCode, detail), transaction: None }
+    let detail =
+        "the payer's account has code now; contract and EIP-7702 payers are not supported yet";
+    SettlementState::Failed {
+        refusal: Refusal::new(Reason::PayerHasCode, detail),
+        transaction: None,
+    }
 }

@@ -12,7 +12,7 @@ mod mined;
 use std::collections::{BTreeMap, HashSet};
 
 use alloy_primitives::Address;
-use teller_domain::{ChainId, Fees, Refusal, Reason, SettlementId, SettlementState, UnixSeconds};
+use teller_domain::{ChainId, Fees, Reason, Refusal, SettlementId, SettlementState, UnixSeconds};
 
 pub use batch::{BatchLimits, Queue, Queued, gas_limit};
 pub use event::{
@@ -42,7 +42,6 @@ pub struct CoreConfig {
 /// The newest sealed block, as far as the core cares.
 #[derive(Debug, Clone, Copy)]
 struct Head {
-    number: u64,
     timestamp: UnixSeconds,
     base_fee: u128,
     seen_ms: u64,
@@ -83,7 +82,11 @@ impl Core {
             Event::Accepted(payments) => self.on_accepted(payments, now_ms),
             Event::LaneClaimed(lane) => self.on_lane_claimed(lane, now_ms),
             Event::LaneLost { signer } => self.on_lane_lost(signer),
-            Event::CodeRead { signer, batch, with_code } => self.on_code_read(signer, batch, &with_code),
+            Event::CodeRead {
+                signer,
+                batch,
+                with_code,
+            } => self.on_code_read(signer, batch, &with_code),
             Event::CodeUnread { signer, batch } => self.on_code_unread(signer, batch, now_ms),
             Event::SlotOpened { id, attempt } => self.on_slot_opened(id, attempt, now_ms),
             Event::PaymentsMoved { id, moved } => self.on_payments_moved(id, &moved),
@@ -98,7 +101,7 @@ impl Core {
             Event::Tip(tip) => self.tip = tip,
             Event::Tick => {}
         }
-        self.expire();
+        self.expire(now_ms);
         self.form_batches(now_ms);
         self.attend_slots(now_ms);
         std::mem::take(&mut self.effects)
@@ -130,11 +133,15 @@ impl Core {
 
     /// The chain's time, carried on from the newest block; `None` before the first.
     fn chain_time(&self, now_ms: u64) -> Option<UnixSeconds> {
-        self.head.map(|head| head.timestamp.plus(now_ms.saturating_sub(head.seen_ms) / 1000))
+        self.head.map(|head| {
+            head.timestamp
+                .plus(now_ms.saturating_sub(head.seen_ms) / 1000)
+        })
     }
 
     fn initial_fees(&self) -> Option<Fees> {
-        self.head.map(|head| self.config.fees.initial(head.base_fee, self.tip))
+        self.head
+            .map(|head| self.config.fees.initial(head.base_fee, self.tip))
     }
 
     fn on_accepted(&mut self, payments: Vec<Queued>, now_ms: u64) {
@@ -153,7 +160,6 @@ impl Core {
 
     fn on_block(&mut self, block: &BlockSummary, now_ms: u64) {
         self.head = Some(Head {
-            number: block.number,
             timestamp: block.timestamp,
             base_fee: block.base_fee,
             seen_ms: now_ms,
@@ -168,9 +174,11 @@ impl Core {
     }
 
     /// Ends what cannot be settled in time any more, or not at the price that the operator allows.
-    fn expire(&mut self) {
-        let Some(head) = self.head else { return };
-        let cutoff = head.timestamp.plus(self.config.cutoff_seconds);
+    fn expire(&mut self, now_ms: u64) {
+        let (Some(head), Some(time)) = (self.head, self.chain_time(now_ms)) else {
+            return;
+        };
+        let cutoff = time.plus(self.config.cutoff_seconds);
         let late = self.queue.take_expiring(cutoff);
         if late.is_empty() {
             return;
@@ -200,13 +208,26 @@ impl Core {
         }
         let signers: Vec<Address> = self.lanes.keys().copied().collect();
         for signer in signers {
-            let Some(lane) = self.lanes.get_mut(&signer) else { continue };
-            let Some(room) = lane.room(self.config.depth, now_ms) else { continue };
-            let Some(payments) = self.queue.take_batch(&self.config.limits, room, now_ms) else { continue };
+            let Some(lane) = self.lanes.get_mut(&signer) else {
+                continue;
+            };
+            let Some(room) = lane.room(self.config.depth, now_ms) else {
+                continue;
+            };
+            let Some(payments) = self.queue.take_batch(&self.config.limits, room, now_ms) else {
+                continue;
+            };
             self.batches += 1;
-            let payers = payments.iter().map(|queued| (queued.id, queued.payment.key.payer)).collect();
+            let payers = payments
+                .iter()
+                .map(|queued| (queued.id, queued.payment.key.payer))
+                .collect();
             lane.start_forming(self.batches, payments);
-            self.effects.push(Effect::ReadCode { signer, batch: self.batches, payers });
+            self.effects.push(Effect::ReadCode {
+                signer,
+                batch: self.batches,
+                payers,
+            });
         }
     }
 }

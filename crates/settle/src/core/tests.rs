@@ -3,8 +3,9 @@
 use alloy_primitives::{Address, B256, Bytes, U256};
 use teller_chain::FeePolicy;
 use teller_domain::{
-    AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey, AuthorizationNonce, BlockRef,
-    EcdsaSignature, FencedLane, Payment, Resolution, SlotId, Wei, invariants,
+    AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
+    AuthorizationNonce, BlockRef, EcdsaSignature, FencedLane, Payment, Resolution, SlotId, Wei,
+    invariants,
 };
 
 use super::*;
@@ -18,11 +19,19 @@ fn signer() -> Address {
 }
 
 fn fence() -> FencedLane {
-    FencedLane { chain: CHAIN, signer: signer(), epoch: 1 }
+    FencedLane {
+        chain: CHAIN,
+        signer: signer(),
+        epoch: 1,
+    }
 }
 
 fn slot(nonce: u64) -> SlotId {
-    SlotId { chain: CHAIN, signer: signer(), nonce: AccountNonce(nonce) }
+    SlotId {
+        chain: CHAIN,
+        signer: signer(),
+        nonce: AccountNonce(nonce),
+    }
 }
 
 fn payment(number: u64, valid_for: u64) -> Queued {
@@ -39,7 +48,13 @@ fn payment(number: u64, valid_for: u64) -> Queued {
         value: AssetAmount::from(10_000),
         valid_after: UnixSeconds(0),
         valid_before: UnixSeconds(START + valid_for),
-        authorization: Authorization::Eip3009 { signature: EcdsaSignature { r: B256::ZERO, s: B256::ZERO, v: 27 } },
+        authorization: Authorization::Eip3009 {
+            signature: EcdsaSignature {
+                r: B256::ZERO,
+                s: B256::ZERO,
+                v: 27,
+            },
+        },
     };
     Queued::new(SettlementId::fresh(), payment, 0)
 }
@@ -61,12 +76,21 @@ impl Bench {
         let core = Core::new(CoreConfig {
             chain: CHAIN,
             depth: 2,
-            limits: BatchLimits { max_items: 200, max_gas: 16_777_216, linger_ms: 200 },
+            limits: BatchLimits {
+                max_items: 200,
+                max_gas: 16_777_216,
+                linger_ms: 200,
+            },
             block_interval_ms: INTERVAL,
             cutoff_seconds: 3,
             fees: FeePolicy::default(),
         });
-        Self { core, now: 0, hashes: 0, block: 100 }
+        Self {
+            core,
+            now: 0,
+            hashes: 0,
+            block: 100,
+        }
     }
 
     fn with_lane() -> Self {
@@ -87,46 +111,91 @@ impl Bench {
     fn seal(&mut self, transactions: Vec<B256>) -> Vec<Effect> {
         self.block += 1;
         let timestamp = UnixSeconds(START + self.now / 1_000);
-        self.tell(Event::Block(BlockSummary { number: self.block, timestamp, base_fee: 5_000_000, transactions }))
+        self.tell(Event::Block(BlockSummary {
+            number: self.block,
+            timestamp,
+            base_fee: 5_000_000,
+            transactions,
+        }))
     }
 
     fn attempt(&mut self, kind: AttemptKind, fees: Fees) -> Attempt {
         self.hashes += 1;
         let hash = B256::from(U256::from(0xa000 + self.hashes));
-        Attempt { hash, raw: Bytes::new(), kind, fees, gas_limit: 1_000_000 }
+        Attempt {
+            hash,
+            raw: Bytes::new(),
+            kind,
+            fees,
+            gas_limit: 1_000_000,
+        }
     }
 
     /// Reads the code (nobody has any) and commits the slot; answers the slot, its batch and the broadcast attempt.
     fn open(&mut self, effects: Vec<Effect>) -> (SlotId, Vec<Queued>, Attempt) {
-        let [Effect::ReadCode { signer, batch, .. }] = effects.as_slice() else { panic!("{effects:?}") };
-        let effects = self.tell(Event::CodeRead { signer: *signer, batch: *batch, with_code: Vec::new() });
+        let [Effect::ReadCode { signer, batch, .. }] = effects.as_slice() else {
+            panic!("{effects:?}")
+        };
+        let effects = self.tell(Event::CodeRead {
+            signer: *signer,
+            batch: *batch,
+            with_code: Vec::new(),
+        });
         self.commit(effects)
     }
 
     fn commit(&mut self, effects: Vec<Effect>) -> (SlotId, Vec<Queued>, Attempt) {
-        let Some(Effect::OpenSlot { id, payments, fees, .. }) = effects.last() else { panic!("{effects:?}") };
+        let Some(Effect::OpenSlot {
+            id, payments, fees, ..
+        }) = effects.last()
+        else {
+            panic!("{effects:?}")
+        };
         let attempt = self.attempt(AttemptKind::Batch, *fees);
-        let sent = self.tell(Event::SlotOpened { id: *id, attempt: attempt.clone() });
-        assert!(matches!(&sent[..], [Effect::Broadcast { attempt: sent, .. }] if *sent == attempt), "{sent:?}");
+        let sent = self.tell(Event::SlotOpened {
+            id: *id,
+            attempt: attempt.clone(),
+        });
+        assert!(
+            matches!(&sent[..], [Effect::Broadcast { attempt: sent, .. }] if *sent == attempt),
+            "{sent:?}"
+        );
         (*id, payments.clone(), attempt)
     }
 
     fn mined(&self, attempt: &Attempt, succeeded: bool, settled: &[Queued]) -> Mined {
-        let used = B256::from(alloy_primitives::keccak256("AuthorizationUsed(address,bytes32)"));
-        let moved = B256::from(alloy_primitives::keccak256("Transfer(address,address,uint256)"));
+        let used = B256::from(alloy_primitives::keccak256(
+            "AuthorizationUsed(address,bytes32)",
+        ));
+        let moved = B256::from(alloy_primitives::keccak256(
+            "Transfer(address,address,uint256)",
+        ));
         let mut logs = Vec::new();
         for Queued { payment, .. } in settled {
             let address = payment.asset;
             let payer = payment.key.payer.into_word();
             let index = logs.len() as u64;
-            logs.push(Log { address, topics: vec![used, payer, payment.key.nonce.0], data: Bytes::new(), index });
+            logs.push(Log {
+                address,
+                topics: vec![used, payer, payment.key.nonce.0],
+                data: Bytes::new(),
+                index,
+            });
             let data = Bytes::from(payment.value.0.to_be_bytes_vec());
             let topics = vec![moved, payer, payment.payee.into_word()];
-            logs.push(Log { address, topics, data, index: index + 1 });
+            logs.push(Log {
+                address,
+                topics,
+                data,
+                index: index + 1,
+            });
         }
         Mined {
             transaction: attempt.hash,
-            block: BlockRef { number: self.block, hash: B256::repeat_byte(self.block as u8) },
+            block: BlockRef {
+                number: self.block,
+                hash: B256::repeat_byte(self.block as u8),
+            },
             succeeded,
             gas_used: 100_001,
             cost: Wei::from(1_000_003),
@@ -156,8 +225,16 @@ fn an_idle_lane_sends_at_once_and_a_busy_one_gathers_company() {
     let effects = bench.tell(Event::Accepted(payments(1)));
     let (id, batch, _) = bench.open(effects);
     assert_eq!((id, batch.len()), (slot(7), 1));
-    assert!(bench.tell(Event::Accepted(vec![payment(10, 3_600)])).is_empty());
-    assert!(bench.tell(Event::Accepted(vec![payment(11, 3_600)])).is_empty());
+    assert!(
+        bench
+            .tell(Event::Accepted(vec![payment(10, 3_600)]))
+            .is_empty()
+    );
+    assert!(
+        bench
+            .tell(Event::Accepted(vec![payment(11, 3_600)]))
+            .is_empty()
+    );
     bench.now += 200;
     let effects = bench.tell(Event::Tick);
     let (id, batch, _) = bench.open(effects);
@@ -169,7 +246,9 @@ fn a_full_batch_does_not_linger_and_no_lane_exceeds_its_depth() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(1)));
     bench.open(effects);
-    let effects = bench.tell(Event::Accepted((10..460).map(|number| payment(number, 3_600)).collect()));
+    let effects = bench.tell(Event::Accepted(
+        (10..460).map(|number| payment(number, 3_600)).collect(),
+    ));
     let (_, batch, _) = bench.open(effects);
     assert_eq!(batch.len(), 200);
     bench.now += 1_000;
@@ -191,10 +270,25 @@ fn an_echo_of_a_known_payment_is_not_queued_again() {
 fn a_payer_with_code_fails_and_his_neighbours_go_on() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(3)));
-    let [Effect::ReadCode { signer, batch, payers }] = &effects[..] else { panic!("{effects:?}") };
+    let [
+        Effect::ReadCode {
+            signer,
+            batch,
+            payers,
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
     let hostile = payers[1].0;
-    let effects = bench.tell(Event::CodeRead { signer: *signer, batch: *batch, with_code: vec![hostile] });
-    let Some(Effect::ResolveAccepted(failed)) = effects.first() else { panic!("{effects:?}") };
+    let effects = bench.tell(Event::CodeRead {
+        signer: *signer,
+        batch: *batch,
+        with_code: vec![hostile],
+    });
+    let Some(Effect::ResolveAccepted(failed)) = effects.first() else {
+        panic!("{effects:?}")
+    };
     assert_eq!(failed[0].0, hostile);
     let (_, batch, _) = bench.commit(effects.clone());
     assert_eq!(batch.len(), 2);
@@ -204,10 +298,26 @@ fn a_payer_with_code_fails_and_his_neighbours_go_on() {
 fn a_withdrawn_payment_leaves_its_forming_batch() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(2)));
-    let [Effect::ReadCode { signer, batch, payers }] = &effects[..] else { panic!("{effects:?}") };
+    let [
+        Effect::ReadCode {
+            signer,
+            batch,
+            payers,
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
     let withdrawn = payers[0].0;
-    bench.tell(Event::CodeRead { signer: *signer, batch: *batch, with_code: Vec::new() });
-    let effects = bench.tell(Event::PaymentsMoved { id: slot(7), moved: vec![withdrawn] });
+    bench.tell(Event::CodeRead {
+        signer: *signer,
+        batch: *batch,
+        with_code: Vec::new(),
+    });
+    let effects = bench.tell(Event::PaymentsMoved {
+        id: slot(7),
+        moved: vec![withdrawn],
+    });
     let (id, batch, _) = bench.commit(effects);
     assert_eq!((id, batch.len()), (slot(7), 1));
     assert_ne!(batch[0].id, withdrawn);
@@ -218,14 +328,19 @@ fn settled_payments_share_gas_and_cost_to_the_unit() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(3)));
     let (id, batch, attempt) = bench.open(effects);
-    assert!(matches!(&bench.seal(vec![attempt.hash])[..], [Effect::FindReceipts(_)]));
+    assert!(matches!(
+        &bench.seal(vec![attempt.hash])[..],
+        [Effect::FindReceipts(_)]
+    ));
     let mined = bench.mined(&attempt, true, &batch);
     let resolutions = bench.found(id, mined);
     let receipts = resolutions.iter().map(|(_, resolution)| match resolution {
         Resolution::Resolved(SettlementState::Settled(receipt)) => *receipt,
         other => panic!("{other:?}"),
     });
-    let (gas, cost) = receipts.fold((0, U256::ZERO), |(gas, cost), r| (gas + r.gas_used, cost + r.cost.0));
+    let (gas, cost) = receipts.fold((0, U256::ZERO), |(gas, cost), r| {
+        (gas + r.gas_used, cost + r.cost.0)
+    });
     assert_eq!((gas, cost), (100_001, U256::from(1_000_003)));
     bench.tell(Event::SlotClosed { id });
     assert!(bench.core.is_idle());
@@ -238,9 +353,14 @@ fn a_payment_without_its_events_is_never_settled() {
     let (id, batch, attempt) = bench.open(effects);
     let mined = bench.mined(&attempt, true, &batch[..1]);
     let effects = bench.tell(Event::Found { id, mined });
-    let [Effect::Investigate { payments, .. }] = &effects[..] else { panic!("{effects:?}") };
+    let [Effect::Investigate { payments, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
     assert_eq!(payments.len(), 1);
-    let findings = vec![(payments[0].id, Finding::WouldRevert(Reason::InsufficientBalance))];
+    let findings = vec![(
+        payments[0].id,
+        Finding::WouldRevert(Reason::InsufficientBalance),
+    )];
     let effects = bench.tell(Event::Investigated { id, findings });
     let resolutions = closing(&effects);
     assert!(resolutions.iter().any(|(_, resolution)| matches!(
@@ -270,7 +390,12 @@ fn a_batch_that_reverts_whole_is_halved_until_the_culprit_is_alone() {
         } else {
             closing(&after)
         };
-        let ours = |(_, resolution): &&(_, _)| matches!(resolution, Resolution::Resolved(SettlementState::Settled(_)));
+        let ours = |(_, resolution): &&(_, _)| {
+            matches!(
+                resolution,
+                Resolution::Resolved(SettlementState::Settled(_))
+            )
+        };
         settled += resolutions.iter().filter(ours).count();
         effects = bench.tell(Event::SlotClosed { id });
     }
@@ -286,11 +411,20 @@ fn a_third_try_travels_alone_and_a_fourth_is_not_made() {
     let id = unlucky.id;
     let effects = bench.tell(Event::Accepted(vec![unlucky, payment(2, 3_600)]));
     let (slot, batch, attempt) = bench.open(effects);
-    assert_eq!(batch.iter().map(|queued| queued.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(
+        batch.iter().map(|queued| queued.id).collect::<Vec<_>>(),
+        [id]
+    );
     let mined = bench.mined(&attempt, true, &[]);
     bench.tell(Event::Found { id: slot, mined });
-    let effects = bench.tell(Event::Investigated { id: slot, findings: vec![(id, Finding::WouldSettle)] });
-    assert!(matches!(closing(&effects)[..], [(_, Resolution::Resolved(SettlementState::Failed { .. }))]));
+    let effects = bench.tell(Event::Investigated {
+        id: slot,
+        findings: vec![(id, Finding::WouldSettle)],
+    });
+    assert!(matches!(
+        closing(&effects)[..],
+        [(_, Resolution::Resolved(SettlementState::Failed { .. }))]
+    ));
 }
 
 #[test]
@@ -298,7 +432,11 @@ fn a_stalled_slot_is_sent_again_outbid_and_parked_with_rising_fees() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(1)));
     let (id, _, first) = bench.open(effects);
-    bench.tell(Event::Sent { id, hash: first.hash, outcome: Sent::Accepted });
+    bench.tell(Event::Sent {
+        id,
+        hash: first.hash,
+        outcome: Sent::Accepted,
+    });
     let mut attempts = vec![first];
     let mut acted_at = Vec::new();
     while bench.now < 20 * INTERVAL {
@@ -311,7 +449,11 @@ fn a_stalled_slot_is_sent_again_outbid_and_parked_with_rising_fees() {
                     attempts.push(attempt.clone());
                     let hash = attempt.hash;
                     bench.tell(Event::AttemptAdded { id, attempt });
-                    bench.tell(Event::Sent { id, hash, outcome: Sent::Accepted });
+                    bench.tell(Event::Sent {
+                        id,
+                        hash,
+                        outcome: Sent::Accepted,
+                    });
                 }
                 Effect::Broadcast { attempt, .. } => assert_eq!(Some(&attempt), attempts.last()),
                 Effect::FindReceipts(_) => {}
@@ -328,21 +470,45 @@ fn a_stalled_slot_is_sent_again_outbid_and_parked_with_rising_fees() {
 fn a_recovered_slot_is_looked_up_before_its_bytes_are_sent_again() {
     let mut bench = Bench::new();
     bench.seal(Vec::new());
-    let fees = Fees { max_fee_per_gas: 20, max_priority_fee_per_gas: 2 };
+    let fees = Fees {
+        max_fee_per_gas: 20,
+        max_priority_fee_per_gas: 2,
+    };
     let attempt = bench.attempt(AttemptKind::Batch, fees);
     let recovered = |payments| RecoveredLane {
         fence: fence(),
         next_nonce: AccountNonce(8),
-        slots: vec![RecoveredSlot { id: slot(7), attempts: vec![attempt.clone()], payments }],
+        slots: vec![RecoveredSlot {
+            id: slot(7),
+            attempts: vec![attempt.clone()],
+            payments,
+        }],
     };
     let effects = bench.tell(Event::LaneClaimed(recovered(payments(2))));
-    assert!(matches!(&effects[..], [Effect::FindReceipts(lookups)] if lookups[0].1 == [attempt.hash]));
-    let effects = bench.tell(Event::NotFound { id: slot(7), sealed_nonce: AccountNonce(7) });
+    assert!(
+        matches!(&effects[..], [Effect::FindReceipts(lookups)] if lookups[0].1 == [attempt.hash])
+    );
+    let effects = bench.tell(Event::NotFound {
+        id: slot(7),
+        sealed_nonce: AccountNonce(7),
+    });
     assert!(matches!(&effects[..], [Effect::Broadcast { attempt: sent, .. }] if *sent == attempt));
     // With nothing left to settle in time, a no-op takes the nonce instead.
     bench.tell(Event::LaneClaimed(recovered(vec![payment(5, 1)])));
-    let effects = bench.tell(Event::NotFound { id: slot(7), sealed_nonce: AccountNonce(7) });
-    assert!(matches!(&effects[..], [Effect::AddAttempt { kind: AttemptKind::NoOp, .. }]), "{effects:?}");
+    let effects = bench.tell(Event::NotFound {
+        id: slot(7),
+        sealed_nonce: AccountNonce(7),
+    });
+    assert!(
+        matches!(
+            &effects[..],
+            [Effect::AddAttempt {
+                kind: AttemptKind::NoOp,
+                ..
+            }]
+        ),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -350,19 +516,39 @@ fn a_nonce_that_somebody_else_used_freezes_the_lane() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(1)));
     let (id, _, attempt) = bench.open(effects);
-    let effects = bench.tell(Event::Sent { id, hash: attempt.hash, outcome: Sent::NonceTooLow });
+    let effects = bench.tell(Event::Sent {
+        id,
+        hash: attempt.hash,
+        outcome: Sent::NonceTooLow,
+    });
     assert!(matches!(&effects[..], [Effect::FindReceipts(_)]));
-    let missing = Event::NotFound { id, sealed_nonce: AccountNonce(8) };
-    assert!(bench.tell(missing.clone()).is_empty(), "one look is not enough");
-    assert!(matches!(&bench.tell(missing)[..], [Effect::LaneFrozen { .. }]));
-    assert!(bench.tell(Event::Accepted(vec![payment(9, 3_600)])).is_empty(), "nothing more is signed");
+    let missing = Event::NotFound {
+        id,
+        sealed_nonce: AccountNonce(8),
+    };
+    assert!(
+        bench.tell(missing.clone()).is_empty(),
+        "one look is not enough"
+    );
+    assert!(matches!(
+        &bench.tell(missing)[..],
+        [Effect::LaneFrozen { .. }]
+    ));
+    assert!(
+        bench
+            .tell(Event::Accepted(vec![payment(9, 3_600)]))
+            .is_empty(),
+        "nothing more is signed"
+    );
 }
 
 #[test]
 fn a_payment_past_its_cutoff_expires_without_a_transaction() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(vec![payment(1, 2)]));
-    assert!(matches!(&effects[..], [Effect::ResolveAccepted(ended)] if ended[0].1 == SettlementState::Expired));
+    assert!(
+        matches!(&effects[..], [Effect::ResolveAccepted(ended)] if ended[0].1 == SettlementState::Expired)
+    );
 }
 
 #[test]
@@ -370,12 +556,29 @@ fn a_lost_lane_is_read_again_and_forgets_what_it_thought() {
     let mut bench = Bench::with_lane();
     let batch = payments(2);
     let effects = bench.tell(Event::Accepted(batch.clone()));
-    let [Effect::ReadCode { signer, batch: number, .. }] = &effects[..] else { panic!("{effects:?}") };
-    bench.tell(Event::CodeRead { signer: *signer, batch: *number, with_code: Vec::new() });
+    let [
+        Effect::ReadCode {
+            signer,
+            batch: number,
+            ..
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    bench.tell(Event::CodeRead {
+        signer: *signer,
+        batch: *number,
+        with_code: Vec::new(),
+    });
     let effects = bench.tell(Event::LaneLost { signer: *signer });
     assert!(matches!(&effects[..], [Effect::ReclaimLane { .. }]));
     // The ledger had committed nothing: the payments are announced again and get the same nonce.
-    bench.tell(Event::LaneClaimed(RecoveredLane { fence: fence(), next_nonce: AccountNonce(7), slots: Vec::new() }));
+    bench.tell(Event::LaneClaimed(RecoveredLane {
+        fence: fence(),
+        next_nonce: AccountNonce(7),
+        slots: Vec::new(),
+    }));
     let effects = bench.tell(Event::Accepted(batch));
     let (id, _, _) = bench.open(effects);
     assert_eq!(id, slot(7));
