@@ -122,7 +122,7 @@ async fn domain_error(node: &Nodes, asset: &Asset) -> Result<Option<String>, Nod
         Err(CallError::Node(error)) => return Err(error),
     };
     let expected = Domain::new(asset).separator();
-    Ok((found != expected.as_slice()).then(|| {
+    Ok((found.as_ref() != expected.as_slice()).then(|| {
         format!(
             "its EIP-712 domain is not name {:?}, version {:?}: DOMAIN_SEPARATOR() is {found}, these give {expected}",
             asset.name, asset.version
