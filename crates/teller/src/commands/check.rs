@@ -1,0 +1,160 @@
+//! `teller check`: does the configuration fit the chain? Asks every endpoint itself, past all failover.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use alloy_primitives::Address;
+use teller_chain::{CallError, NodeConfig, NodeError, Nodes};
+use teller_domain::{Asset, Wei};
+use teller_schemes::eip3009::{self, Domain};
+
+use super::Failure;
+use super::decimal;
+use crate::config::{Config, Network};
+use crate::telemetry;
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Gas that a signer should be able to pay for: some hundred full batches at a fee of 0.01 gwei.
+const COMFORTABLE_WEI: u64 = 16_000_000 * 10_000_000 * 100;
+/// EIP-7702: an account with this prefix in its code acts by another contract's code.
+const DELEGATION_PREFIX: &[u8] = &[0xef, 0x01, 0x00];
+
+/// Prints one line for each thing looked at.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    telemetry::start_logs(&config.log);
+    let mut report = Report::default();
+    report.fine("the configuration is complete");
+    for network in &config.networks {
+        for (index, url) in network.rpc.iter().enumerate() {
+            let name = format!("{} rpc[{index}]", network.id);
+            let alone = NodeConfig {
+                chain: network.id,
+                rpc: vec![url.expose().to_owned()],
+                request_timeout: ANSWER_WITHIN,
+            };
+            let outcome = match Nodes::connect(alone) {
+                Ok(node) => endpoint(&mut report, &name, &node, network).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                report.wrong(format!("{name}: {error}"));
+            }
+        }
+    }
+    if report.wrong == 0 {
+        println!("all fine");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        println!("{} wrong", report.wrong);
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    wrong: usize,
+}
+
+impl Report {
+    fn fine(&self, line: impl AsRef<str>) {
+        println!("  ok     {}", line.as_ref());
+    }
+
+    fn doubtful(&self, line: impl AsRef<str>) {
+        println!("  watch  {}", line.as_ref());
+    }
+
+    fn wrong(&mut self, line: impl AsRef<str>) {
+        self.wrong += 1;
+        println!("  WRONG  {}", line.as_ref());
+    }
+}
+
+async fn endpoint(
+    report: &mut Report,
+    name: &str,
+    node: &Nodes,
+    network: &Network,
+) -> Result<(), NodeError> {
+    let id = node.chain_id().await?;
+    if id != network.id.0 {
+        report.wrong(format!("{name}: is chain {id}, not {}", network.id.0));
+        return Ok(());
+    }
+    report.fine(format!("{name}: chain id {id}"));
+    if node.code(network.multicall3).await?.is_empty() {
+        report.wrong(format!(
+            "{name}: no code at multicall3 {}",
+            network.multicall3
+        ));
+    } else {
+        report.fine(format!("{name}: Multicall3 at {}", network.multicall3));
+    }
+    for asset in &network.assets {
+        match domain_error(node, asset).await? {
+            None => report.fine(format!(
+                "{name}: {} {} version {}",
+                asset.name, asset.address, asset.version
+            )),
+            Some(error) => report.wrong(format!("{name}: asset {}: {error}", asset.address)),
+        }
+    }
+    for signer in &network.signers {
+        account(report, name, node, signer.address).await?;
+    }
+    Ok(())
+}
+
+/// What is wrong with an asset's EIP-712 domain, if anything is.
+async fn domain_error(node: &Nodes, asset: &Asset) -> Result<Option<String>, NodeError> {
+    if node.code(asset.address).await?.is_empty() {
+        return Ok(Some("no code at this address".to_owned()));
+    }
+    let block = node.head().await?.number;
+    let called = node
+        .call(asset.address, eip3009::domain_separator_call(), block)
+        .await;
+    let found = match called {
+        Ok(found) if found.len() == 32 => found,
+        Ok(_) | Err(CallError::Reverted(_)) => {
+            return Ok(Some("has no DOMAIN_SEPARATOR()".to_owned()));
+        }
+        Err(CallError::Node(error)) => return Err(error),
+    };
+    let expected = Domain::new(asset).separator();
+    Ok((found.as_ref() != expected.as_slice()).then(|| {
+        format!(
+            "its EIP-712 domain is not name {:?}, version {:?}: DOMAIN_SEPARATOR() is {found}, these give {expected}",
+            asset.name, asset.version
+        )
+    }))
+}
+
+async fn account(
+    report: &mut Report,
+    name: &str,
+    node: &Nodes,
+    signer: Address,
+) -> Result<(), NodeError> {
+    let code = node.code(signer).await?;
+    if code.starts_with(DELEGATION_PREFIX) {
+        report.wrong(format!(
+            "{name}: signer {signer} is delegated (EIP-7702): nodes take one transaction of such an account at a time"
+        ));
+    } else if !code.is_empty() {
+        report.wrong(format!("{name}: signer {signer} is a contract"));
+    }
+    let balance = node.balance(signer).await?;
+    let line = format!(
+        "{name}: signer {signer} has {} ETH for gas",
+        decimal(&balance.to_string(), 18)
+    );
+    if balance == Wei::ZERO {
+        report.wrong(format!("{name}: signer {signer} has no gas"));
+    } else if balance < Wei::from(COMFORTABLE_WEI) {
+        report.doubtful(format!("{line}, which is little"));
+    } else {
+        report.fine(line);
+    }
+    Ok(())
+}

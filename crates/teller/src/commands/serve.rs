@@ -1,0 +1,33 @@
+//! `teller serve`.
+
+use std::process::ExitCode;
+
+use super::{Failure, stop_requested, stop_requested_again};
+use crate::config::{Config, Role};
+use crate::{telemetry, wiring};
+
+/// Serves until a signal comes or something that cannot be done without has ended.
+pub async fn run(config: &Config, role: Role) -> Result<ExitCode, Failure> {
+    if let Some(why_not) = config.refuse_role(role) {
+        return Err(Failure::text(why_not));
+    }
+    telemetry::start_logs(&config.log);
+    telemetry::start_metrics(config.server.metrics, role.name())
+        .map_err(|error| Failure::new("metrics did not start", error))?;
+    let mut teller = wiring::start(config, role).await?;
+    println!("{}", ready_line(&teller));
+    let signal = tokio::select! {
+        signal = stop_requested() => signal?,
+        failure = teller.failed() => return Err(failure),
+    };
+    tracing::info!(signal, deadline = ?config.server.shutdown, "draining");
+    Ok(stop_requested_again(teller.drain(config.server.shutdown)).await)
+}
+
+/// What says that requests are taken, and where.
+pub fn ready_line(teller: &wiring::Teller) -> String {
+    match teller.rest() {
+        Some(rest) => format!("teller is ready: REST at http://{rest}"),
+        None => "teller is ready: it settles, and takes no requests".to_owned(),
+    }
+}

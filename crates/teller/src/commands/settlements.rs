@@ -1,0 +1,280 @@
+//! `teller settlements`: the ledger, for people and scripts. Opens it for reading only.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use teller_domain::{Settlement, SettlementState, TenantId, UnixMillis, known_assets};
+use teller_store::SettlementQuery;
+
+use super::{Failure, read_config};
+use crate::cli::{LedgerArgs, ListArgs, SettlementsCommand};
+use crate::config::Secret;
+use crate::wiring;
+
+/// Lists or shows.
+pub async fn run(command: SettlementsCommand) -> Result<ExitCode, Failure> {
+    match command {
+        SettlementsCommand::List(args) => list(args).await,
+        SettlementsCommand::Show { id, ledger } => {
+            let book = Book::open(&ledger).await?;
+            let found = book.ledger.settlement(id).await;
+            match found.map_err(|error| Failure::new("the ledger did not answer", error))? {
+                Some(settlement) => {
+                    println!(
+                        "{}",
+                        if ledger.json {
+                            json_line(&settlement)
+                        } else {
+                            book.page(&settlement)
+                        }
+                    );
+                    Ok(ExitCode::SUCCESS)
+                }
+                None => Err(Failure::text(format!("the ledger has no settlement {id}"))),
+            }
+        }
+    }
+}
+
+async fn list(args: ListArgs) -> Result<ExitCode, Failure> {
+    let book = Book::open(&args.ledger).await?;
+    let query = SettlementQuery {
+        tenant: args.tenant.as_deref().map(TenantId::new),
+        chain: args.network,
+        state: args.state,
+        payer: args.payer,
+        nonce: args.nonce,
+        transaction: args.transaction,
+        before: args.before,
+        limit: args.limit,
+    };
+    let page = book
+        .ledger
+        .list(&query)
+        .await
+        .map_err(|error| Failure::new("the ledger did not answer", error))?;
+    for settlement in &page.settlements {
+        let line = if args.ledger.json {
+            json_line(settlement)
+        } else {
+            book.line(settlement)
+        };
+        println!("{line}");
+    }
+    if let (true, false, Some(last)) = (page.more, args.ledger.json, page.settlements.last()) {
+        println!("older ones follow: --before {}", last.id);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A ledger and the names of what is in it.
+struct Book {
+    ledger: std::sync::Arc<dyn teller_store::Ledger>,
+    assets: BTreeMap<(teller_domain::ChainId, alloy_primitives::Address), (String, u8)>,
+}
+
+impl Book {
+    async fn open(args: &LedgerArgs) -> Result<Self, Failure> {
+        let (url, configured) = match &args.ledger {
+            Some(url) => (Secret::new(url.as_str()), Vec::new()),
+            None => {
+                let config = read_config(&args.config)?;
+                let assets = config
+                    .networks
+                    .into_iter()
+                    .flat_map(|network| network.assets);
+                (config.ledger.url, assets.collect())
+            }
+        };
+        let known = [8453, 84532]
+            .into_iter()
+            .flat_map(|id| known_assets(teller_domain::ChainId(id)));
+        Ok(Self {
+            ledger: wiring::open_ledger_to_read(&url).await?,
+            assets: known
+                .chain(configured)
+                .map(|asset| ((asset.chain, asset.address), (asset.name, asset.decimals)))
+                .collect(),
+        })
+    }
+
+    fn value(&self, settlement: &Settlement) -> String {
+        let payment = &settlement.payment;
+        match self.assets.get(&(payment.key.chain, payment.asset)) {
+            Some((name, decimals)) => {
+                format!("{} {name}", decimal(&payment.value.to_string(), *decimals))
+            }
+            None => format!("{} of {}", payment.value, payment.asset),
+        }
+    }
+
+    fn line(&self, settlement: &Settlement) -> String {
+        let payment = &settlement.payment;
+        format!(
+            "{}  {}  {:<18} {:>16}  {} -> {}  {}",
+            settlement.id,
+            moment(settlement.accepted_at),
+            settlement.state.kind().as_str(),
+            self.value(settlement),
+            payment.key.payer,
+            payment.payee,
+            outcome(&settlement.state),
+        )
+    }
+
+    fn page(&self, settlement: &Settlement) -> String {
+        let payment = &settlement.payment;
+        let mut page = String::new();
+        let mut row = |name: &str, text: String| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(page, "{name:<12} {text}");
+        };
+        row("id", settlement.id.to_string());
+        row("tenant", settlement.tenant.to_string());
+        row("state", settlement.state.kind().to_string());
+        row("outcome", outcome(&settlement.state));
+        row("network", payment.key.chain.to_string());
+        row("value", self.value(settlement));
+        row("payer", payment.key.payer.to_string());
+        row("payee", payment.payee.to_string());
+        row("nonce", payment.key.nonce.0.to_string());
+        row("accepted", moment(settlement.accepted_at));
+        row("changed", moment(settlement.updated_at));
+        row("tries", settlement.tries.to_string());
+        if let SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) =
+            &settlement.state
+        {
+            row("transaction", receipt.transaction.to_string());
+            row(
+                "block",
+                format!("{} {}", receipt.block.number, receipt.block.hash),
+            );
+            row("log index", receipt.log_index.to_string());
+            row("level", receipt.level.as_str().to_owned());
+            row("gas", receipt.gas_used.to_string());
+            row("cost", format!("{} wei", receipt.cost));
+        }
+        page.trim_end().to_owned()
+    }
+}
+
+fn outcome(state: &SettlementState) -> String {
+    match state {
+        SettlementState::Accepted => "waits for a transaction".to_owned(),
+        SettlementState::Assigned { transaction, .. } => format!("in {transaction}"),
+        SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+            receipt.transaction.to_string()
+        }
+        SettlementState::Failed { .. } | SettlementState::Expired | SettlementState::Withdrawn => {
+            state
+                .refusal()
+                .map_or_else(String::new, |refusal| refusal.to_string())
+        }
+    }
+}
+
+fn json_line(settlement: &Settlement) -> String {
+    let payment = &settlement.payment;
+    let mut object = json!({
+        "id": settlement.id,
+        "tenant": settlement.tenant,
+        "state": settlement.state.kind(),
+        "x402Version": settlement.version.number(),
+        "network": payment.key.chain,
+        "asset": payment.asset,
+        "payer": payment.key.payer,
+        "payTo": payment.payee,
+        "amount": payment.value,
+        "nonce": payment.key.nonce,
+        "tries": settlement.tries,
+        "acceptedAt": settlement.accepted_at.0,
+        "updatedAt": settlement.updated_at.0,
+    });
+    let outcome = match &settlement.state {
+        SettlementState::Accepted => json!({}),
+        SettlementState::Assigned { transaction, .. } => json!({ "transaction": transaction }),
+        SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+            json!({ "transaction": receipt.transaction, "receipt": receipt })
+        }
+        SettlementState::Failed {
+            refusal,
+            transaction,
+        } => json!({
+            "errorReason": refusal.reason.as_str(),
+            "errorMessage": refusal.detail,
+            "transaction": transaction,
+        }),
+        SettlementState::Expired | SettlementState::Withdrawn => json!({
+            "errorReason": settlement.state.refusal().map(|refusal| refusal.reason.as_str()),
+        }),
+    };
+    if let (Value::Object(object), Value::Object(outcome)) = (&mut object, outcome) {
+        object.extend(outcome);
+    }
+    object.to_string()
+}
+
+/// `1234567` with 6 decimals is `1.234567`; zeros behind the second decimal are left out.
+pub fn decimal(digits: &str, decimals: u8) -> String {
+    let decimals = usize::from(decimals);
+    if decimals == 0 {
+        return digits.to_owned();
+    }
+    let padded = format!("{digits:0>width$}", width = decimals + 1);
+    let (whole, fraction) = padded.split_at(padded.len() - decimals);
+    let mut fraction = fraction.to_owned();
+    while fraction.len() > 2 && fraction.ends_with('0') {
+        fraction.pop();
+    }
+    format!("{whole}.{fraction}")
+}
+
+/// `2026-01-31T12:00:00Z`, by the civil-from-days algorithm: no dependency for one line.
+fn moment(at: UnixMillis) -> String {
+    let seconds = at.0 / 1_000;
+    let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (
+        second_of_day / 3_600,
+        second_of_day / 60 % 60,
+        second_of_day % 60,
+    );
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_read_as_people_write_them() {
+        assert_eq!(decimal("10000", 6), "0.01");
+        assert_eq!(decimal("1234567", 6), "1.234567");
+        assert_eq!(decimal("1000000", 6), "1.00");
+        assert_eq!(decimal("7", 0), "7");
+    }
+
+    #[test]
+    fn moments_read_as_utc() {
+        assert_eq!(moment(UnixMillis(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(
+            moment(UnixMillis(1_709_210_096_789)),
+            "2024-02-29T12:34:56Z"
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! Every key with its default and its range.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use alloy_primitives::Address;
+use teller_domain::invariants::TRANSACTION_GAS_CAP;
+use teller_domain::{Asset, ChainId, Level, TenantId, known_assets, known_network};
+
+use super::reader::Section;
+use super::{
+    ApiKey, Auth, Config, FeeBounds, Ledger, Log, LogFormat, MULTICALL3, Network, Policy,
+    Reservations, Server, SignerKey, parse_sha256,
+};
+
+const ADDRESS: &str = "an address (0x and 40 hexadecimal digits)";
+const SOCKET: &str = "an IP address and a port, like 127.0.0.1:8402";
+const WEI_PER_GWEI: u128 = 1_000_000_000;
+
+pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
+    let server = root.section("server", server);
+    let ledger = root.section("ledger", |section| Ledger {
+        url: section.maybe_secret("url", "sqlite://teller.db"),
+        max_connections: narrow(section.number("max_connections", 16, 2..=500)),
+    });
+    let reservations = root.section("reservations", |section| Reservations {
+        url: section.maybe_secret("url", "memory://"),
+        balance_hold: seconds(section.number("balance_hold_seconds", 60, 5..=3_600)),
+    });
+    let networks = root.sections("networks", network);
+    let policy = root.section("policy", |section| Policy {
+        denied: section.list("denied", ADDRESS),
+    });
+    let log = root.section("log", |section| Log {
+        format: section.choice(
+            "format",
+            [("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],
+            LogFormat::Pretty,
+        ),
+        level: section
+            .parsed(
+                "level",
+                "a log filter, like info or info,teller_settle=debug",
+                |text| {
+                    tracing_subscriber::EnvFilter::try_new(text)
+                        .is_ok()
+                        .then(|| text.to_owned())
+                },
+            )
+            .unwrap_or_else(|| "info".to_owned()),
+    });
+    Some(Config {
+        server: server?,
+        ledger,
+        reservations,
+        networks,
+        policy,
+        log,
+    })
+}
+
+fn server(section: &mut Section<'_>) -> Option<Server> {
+    let mut socket = |key, port| {
+        section
+            .text(key, SOCKET)
+            .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    };
+    let rest = socket("rest", 8402);
+    let grpc = socket("grpc", 8403);
+    let metrics = socket("metrics", 9402);
+    let open = section.choice("auth", [("keys", false), ("open", true)], false);
+    let open_to_the_world = section.flag("open_to_the_world", false);
+    let keys = section.sections("keys", api_key);
+    let exposed = [("rest", rest), ("grpc", grpc)]
+        .into_iter()
+        .find(|(_, address)| !address.ip().is_loopback());
+    if let (true, false, Some((key, address))) = (open, open_to_the_world, exposed) {
+        section.problem(
+            None,
+            format!(
+                "`server.{key}` is {address}, which others can reach, and `server.auth` is \"open\": \
+                 anybody could spend your gas. Use keys, bind to 127.0.0.1, or say \
+                 server.open_to_the_world = true"
+            ),
+        );
+    }
+    Some(Server {
+        rest,
+        grpc,
+        metrics,
+        auth: if open { Auth::Open } else { Auth::Keys(keys) },
+        max_in_flight: wide(section.number("max_in_flight", 8_192, 1..=1_000_000)),
+        settle_wait: seconds(section.number("settle_wait_seconds", 25, 1..=25)),
+        shutdown: seconds(section.number("shutdown_seconds", 30, 1..=300)),
+    })
+}
+
+fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
+    const TENANT: &str = "a name of 1 to 64 letters, digits, dots, dashes or underscores";
+    let tenant = if section.has("tenant") {
+        section.parsed("tenant", TENANT, parse_tenant)
+    } else {
+        section.required::<String>("tenant", TENANT);
+        None
+    };
+    let hash = section.maybe_secret("sha256", "");
+    let sha256 = parse_sha256(hash.expose());
+    if sha256.is_none() {
+        section.problem(
+            None,
+            "`sha256` must be the SHA-256 of the key in 64 hexadecimal digits, never the key; \
+             `teller key new TENANT` makes both",
+        );
+    }
+    let requests_per_second = section
+        .optional_number("requests_per_second", 1..=1_000_000)
+        .map(narrow);
+    let burst = section.optional_number("burst", 1..=1_000_000).map(narrow);
+    let max_settles_in_flight = section
+        .optional_number("max_settles_in_flight", 1..=1_000_000)
+        .map(wide);
+    let lenient = section.flag("lenient", false);
+    let settle_wait = section
+        .optional_number("settle_wait_seconds", 1..=25)
+        .map(seconds);
+    Some(ApiKey {
+        tenant: tenant?,
+        sha256: sha256?,
+        requests_per_second,
+        burst,
+        max_settles_in_flight,
+        lenient,
+        settle_wait,
+    })
+}
+
+/// Tenant names are metric labels and log fields, so they stay short and plain.
+pub fn parse_tenant(text: &str) -> Option<TenantId> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    ((1..=64).contains(&text.len()) && text.bytes().all(plain)).then(|| TenantId::new(text))
+}
+
+fn network(section: &mut Section<'_>) -> Option<Network> {
+    let id: Option<ChainId> = section.required("id", "a CAIP-2 id, like eip155:84532");
+    let rpc = section.maybe_secrets("rpc", "at least one http://, https://, ws:// or wss:// URL");
+    let signers = signers(section);
+    let settled_at = section.choice(
+        "settled_at",
+        [
+            ("included", Level::Included),
+            ("safe", Level::Safe),
+            ("finalized", Level::Finalized),
+        ],
+        Level::Included,
+    );
+    let known = id.and_then(known_network);
+    let interval = section.optional_number("block_interval_ms", 100..=60_000);
+    if let (Some(id), None, None) = (id, known, interval) {
+        section.problem(
+            None,
+            format!("{id} is not a network that teller knows: `block_interval_ms` is needed"),
+        );
+    }
+    let interval = interval.or(known.map(|known| known.block_interval_ms));
+    let depth = section.number("depth", 2, 1..=8);
+    let max_batch_items = section.number("max_batch_items", 200, 1..=279);
+    let max_batch_gas = section.number("max_batch_gas", 16_000_000, 200_000..=TRANSACTION_GAS_CAP);
+    let linger = section.number("linger_ms", 250, 0..=10_000);
+    let fees = fees(section);
+    let multicall3 = section.text("multicall3", ADDRESS).unwrap_or(MULTICALL3);
+    let own = section.sections("assets", |section| asset(section, id));
+    let assets = assets(section, id, own);
+    Some(Network {
+        id: id?,
+        rpc,
+        signers,
+        settled_at,
+        block_interval: Duration::from_millis(interval?),
+        depth: wide(depth),
+        max_batch_items: wide(max_batch_items),
+        max_batch_gas,
+        linger: Duration::from_millis(linger),
+        fees,
+        multicall3,
+        assets,
+    })
+}
+
+fn signers(section: &mut Section<'_>) -> Vec<SignerKey> {
+    let keys = section.secrets(
+        "signers",
+        "at least one private key, as env:NAME or file:PATH",
+    );
+    let mut signers = Vec::new();
+    for (index, key) in keys.iter().enumerate() {
+        match SignerKey::parse(key.expose()) {
+            Some(signer) => signers.push(signer),
+            None => section.problem(
+                None,
+                format!(
+                    "`signers[{index}]` names something that is no private key (64 hexadecimal digits)"
+                ),
+            ),
+        }
+    }
+    signers
+}
+
+fn fees(section: &mut Section<'_>) -> FeeBounds {
+    const MAX_TIP: u64 = 1_000_000_000_000;
+    let floor = section.number("tip_floor_wei", 1_000_000, 0..=MAX_TIP);
+    let cap = section.number("tip_cap_wei", 2_000_000_000, 0..=MAX_TIP);
+    if floor > cap {
+        section.problem(
+            None,
+            format!("`tip_floor_wei` is {floor}, more than `tip_cap_wei`, which is {cap}"),
+        );
+    }
+    FeeBounds {
+        tip_floor: floor.into(),
+        tip_cap: cap.into(),
+        max_fee: section
+            .optional_number("max_fee_per_gas_gwei", 1..=1_000_000)
+            .map(|gwei| u128::from(gwei) * WEI_PER_GWEI),
+    }
+}
+
+fn asset(section: &mut Section<'_>, chain: Option<ChainId>) -> Option<Asset> {
+    let address: Option<Address> = section.required("address", ADDRESS);
+    let name: Option<String> = section.required("name", "the token's EIP-712 domain name");
+    let version: Option<String> = section.required("version", "the token's EIP-712 version");
+    let decimals = section.number("decimals", 6, 0..=36);
+    Some(Asset {
+        chain: chain?,
+        address: address?,
+        name: name?,
+        version: version?,
+        decimals: u8::try_from(decimals).ok()?,
+    })
+}
+
+/// The configured assets, and the known ones that no configured one replaces.
+fn assets(section: &Section<'_>, id: Option<ChainId>, own: Vec<Asset>) -> Vec<Asset> {
+    let Some(id) = id else {
+        return own;
+    };
+    let mut assets: Vec<Asset> = known_assets(id)
+        .filter(|known| own.iter().all(|asset| asset.address != known.address))
+        .collect();
+    assets.extend(own);
+    if assets.is_empty() {
+        section.problem(
+            None,
+            format!("{id} has no asset that teller knows: `assets` is needed"),
+        );
+    }
+    assets
+}
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+/// Ranges are checked where numbers are read; these conversions cannot lose anything inside them.
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn wide(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,125 @@
+//! What must hold between keys that are each fine alone.
+
+use std::collections::BTreeSet;
+
+use super::reader::Problem;
+use super::{Auth, Config, Role};
+
+/// The rules that a configuration breaks, whatever it is used for.
+pub(super) fn broken(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut problem = |message: String| {
+        problems.push(Problem {
+            origin: None,
+            message,
+        });
+    };
+    if config.networks.is_empty() {
+        problem("`networks` is missing: at least one [[networks]] is needed".to_owned());
+    }
+    let server = &config.server;
+    let listeners = [
+        ("rest", server.rest),
+        ("grpc", server.grpc),
+        ("metrics", server.metrics),
+    ];
+    for (index, (key, address)) in listeners.iter().enumerate() {
+        for (other, taken) in listeners.iter().take(index) {
+            if address == taken && address.port() != 0 {
+                problem(format!(
+                    "`server.{key}` and `server.{other}` are both {address}"
+                ));
+            }
+        }
+    }
+    if let Auth::Keys(keys) = &server.auth {
+        let mut seen = BTreeSet::new();
+        for key in keys.iter().filter(|key| !seen.insert(key.sha256)) {
+            problem(format!(
+                "a key of tenant {} stands twice in `server.keys`",
+                key.tenant
+            ));
+        }
+    }
+    let mut ids = BTreeSet::new();
+    for network in &config.networks {
+        let id = network.id;
+        if !ids.insert(id) {
+            problem(format!("network {id} stands twice in `networks`"));
+        }
+        let mut signers = BTreeSet::new();
+        for signer in &network.signers {
+            if !signers.insert(signer.address) {
+                problem(format!(
+                    "signer {} stands twice in network {id}",
+                    signer.address
+                ));
+            }
+        }
+        let mut assets = BTreeSet::new();
+        for asset in &network.assets {
+            if !assets.insert(asset.address) {
+                problem(format!(
+                    "asset {} stands twice in network {id}",
+                    asset.address
+                ));
+            }
+        }
+        for url in &network.rpc {
+            let usable = url::Url::parse(url.expose())
+                .is_ok_and(|url| matches!(url.scheme(), "http" | "https" | "ws" | "wss"));
+            if !usable {
+                problem(format!(
+                    "an `rpc` of network {id} is no http://, https://, ws:// or wss:// URL"
+                ));
+            }
+        }
+    }
+    let ledger = config.ledger.url.expose();
+    if !(is_embedded_ledger(config)
+        || ledger.starts_with("postgres://")
+        || ledger.starts_with("postgresql://"))
+    {
+        problem("`ledger.url` must start with sqlite:// or postgres://".to_owned());
+    }
+    let reservations = config.reservations.url.expose();
+    if !(is_embedded_reservations(config)
+        || reservations.starts_with("redis://")
+        || reservations.starts_with("rediss://"))
+    {
+        problem("`reservations.url` must be memory:// or start with redis://".to_owned());
+    }
+    problems
+}
+
+fn is_embedded_ledger(config: &Config) -> bool {
+    config.ledger.url.expose().starts_with("sqlite:")
+}
+
+fn is_embedded_reservations(config: &Config) -> bool {
+    config.reservations.url.expose().starts_with("memory:")
+}
+
+impl Config {
+    /// Whether the ledger is a file of this machine.
+    pub fn has_embedded_ledger(&self) -> bool {
+        is_embedded_ledger(self)
+    }
+
+    /// What keeps a process of this role from serving with this configuration, if anything does.
+    pub fn refuse_role(&self, role: Role) -> Option<&'static str> {
+        let embedded = is_embedded_ledger(self) || is_embedded_reservations(self);
+        let takes_requests = role != Role::Settler;
+        match &self.server.auth {
+            _ if role != Role::All && embedded => Some(
+                "only --role all works with a SQLite ledger or memory:// reservations: two processes would not \
+                 see each other. Use postgres:// and redis://",
+            ),
+            Auth::Keys(keys) if keys.is_empty() && takes_requests => Some(
+                "`server.keys` is empty, so nobody could call. Add one (`teller key new TENANT` makes it), or say \
+                 server.auth = \"open\"",
+            ),
+            Auth::Keys(_) | Auth::Open => None,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+use super::*;
+
+const KEY: &str = "0x0000000000000000000000000000000000000000000000000000000000000001";
+const EXAMPLE: &str = include_str!("../../../../teller.example.toml");
+
+const SMALL: &str = r#"
+[server]
+auth = "open"
+[[networks]]
+id = "eip155:84532"
+rpc = ["http://127.0.0.1:8545"]
+signers = ["env:SIGNER"]
+"#;
+
+fn read(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+    let environment: Vec<(String, String)> = environment
+        .iter()
+        .chain(&[("SIGNER", KEY)])
+        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+        .collect();
+    let secrets = Secrets::new(environment.clone(), None);
+    from_text(text, "teller.toml", environment, &secrets).map_err(|error| error.to_string())
+}
+
+fn refusal(text: &str, environment: &[(&str, &str)]) -> String {
+    read(text, environment).expect_err("the configuration must be refused")
+}
+
+#[test]
+fn a_small_configuration_is_enough_for_a_known_network() {
+    let config = read(SMALL, &[]).unwrap();
+    let network = &config.networks[0];
+    assert_eq!(network.id, ChainId(84532));
+    assert_eq!(network.assets.len(), 1);
+    assert_eq!(network.assets[0].name, "USDC");
+    assert_eq!(network.block_interval, Duration::from_secs(2));
+    assert_eq!((network.depth, network.max_batch_items), (2, 200));
+    assert_eq!(config.server.rest, "127.0.0.1:8402".parse().unwrap());
+    assert_eq!(config.ledger.url.expose(), "sqlite://teller.db");
+}
+
+#[test]
+fn the_example_reads_and_shows_every_key() {
+    let keys = [("TELLER_SIGNER_0", KEY)];
+    read(EXAMPLE, &keys).unwrap();
+    // With every commented-out key in place as well, nothing is unknown.
+    let uncommented: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("#") {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    read(&uncommented, &keys).unwrap();
+    for key in include_str!("read.rs").split('"').skip(1).step_by(2) {
+        let is_key = !key.is_empty()
+            && key
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'3');
+        assert!(
+            !is_key || EXAMPLE.contains(key),
+            "teller.example.toml lacks {key}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_one() {
+    let text = SMALL.replace("auth =", "auht =");
+    let message = refusal(&text, &[]);
+    assert!(
+        message.contains("teller.toml:3:1: unknown key `server.auht`; did you mean `server.auth`?"),
+        "{message}"
+    );
+    let message = refusal(SMALL, &[("TELLER__NETWORKS__0__SIGNER", "env:SIGNER")]);
+    assert!(
+        message.contains("TELLER__NETWORKS__0__SIGNER: unknown key `networks[0].signer`; did you mean `networks[0].signers`?"),
+        "{message}"
+    );
+    let message = refusal(&format!("{SMALL}\n[zzz]\n"), &[]);
+    assert!(message.contains("known here: server, ledger"), "{message}");
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = SMALL
+        .replace(
+            "auth = \"open\"",
+            "auth = \"open\"\nmax_in_flight = 0\nrest = \"localhost\"",
+        )
+        .replace("eip155:84532", "base");
+    let message = refusal(&text, &[]);
+    for part in [
+        "`server.max_in_flight` must be a whole number from 1 to 1000000, not 0",
+        "`server.rest` must be an IP address and a port, like 127.0.0.1:8402, not \"localhost\"",
+        "`networks[0].id` must be a CAIP-2 id, like eip155:84532, not \"base\"",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_every_kind_of_key() {
+    let config = read(
+        SMALL,
+        &[
+            ("TELLER__SERVER__REST", "127.0.0.1:1"),
+            ("TELLER__LEDGER__URL", "sqlite://other.db"),
+            ("TELLER__NETWORKS__0__RPC", "http://a:1, ws://b:2"),
+            ("TELLER__NETWORKS__0__DEPTH", "8"),
+            ("TELLER__SERVER__OPEN_TO_THE_WORLD", "true"),
+            ("TELLER__NETWORKS__1__ID", "eip155:8453"),
+            ("TELLER__NETWORKS__1__RPC__0", "http://c:3"),
+            ("TELLER__NETWORKS__1__SIGNERS", "env:SIGNER"),
+            ("TELLER_ANVIL", "is not a key"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.server.rest.port(), 1);
+    assert_eq!(config.ledger.url.expose(), "sqlite://other.db");
+    assert_eq!(config.networks[0].rpc[1].expose(), "ws://b:2");
+    assert_eq!(config.networks[0].depth, 8);
+    assert_eq!(config.networks[1].id, ChainId(8453));
+    assert_eq!(config.networks[1].rpc[0].expose(), "http://c:3");
+}
+
+#[test]
+fn a_variable_that_fits_nowhere_is_refused() {
+    let message = refusal(SMALL, &[("TELLER__NETWORKS__7__DEPTH", "8")]);
+    assert!(
+        message
+            .contains("TELLER__NETWORKS__7__DEPTH: index 7 leaves a gap: the list has 1 entries"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_literal_key_is_refused_and_not_repeated() {
+    let message = refusal(&SMALL.replace("env:SIGNER", KEY), &[]);
+    assert!(message.contains("holds a literal key"), "{message}");
+    assert!(!message.contains(KEY), "{message}");
+}
+
+#[test]
+fn secrets_come_from_variables_and_files_and_never_print() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
+    let text = SMALL.replace("env:SIGNER", &format!("file:{}", file.path().display()));
+    let config = read(
+        &text,
+        &[
+            ("TELLER__LEDGER__URL", "env:DB"),
+            ("DB", "postgres://me:hunter2@h/db"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.ledger.url.expose(), "postgres://me:hunter2@h/db");
+    let printed = format!("{config:?}");
+    assert!(
+        !printed.contains("hunter2") && !printed.contains("000000000001"),
+        "{printed}"
+    );
+    let message = refusal(&SMALL.replace("env:SIGNER", "env:NOBODY"), &[]);
+    assert!(
+        message.contains("the environment variable NOBODY is not set"),
+        "{message}"
+    );
+    let message = refusal(&SMALL.replace("env:SIGNER", "devnet:0"), &[]);
+    assert!(message.contains("only `teller dev`"), "{message}");
+}
+
+#[test]
+fn open_mode_stays_on_loopback_unless_said() {
+    let exposed = [("TELLER__SERVER__REST", "0.0.0.0:8402")];
+    assert!(refusal(SMALL, &exposed).contains("open_to_the_world"));
+    let said = [exposed[0], ("TELLER__SERVER__OPEN_TO_THE_WORLD", "true")];
+    assert!(read(SMALL, &said).is_ok());
+}
+
+#[test]
+fn roles_other_than_all_need_shared_stores() {
+    let config = read(SMALL, &[]).unwrap();
+    assert_eq!(config.refuse_role(Role::All), None);
+    assert!(config.refuse_role(Role::Api).is_some());
+    let shared = [
+        ("TELLER__LEDGER__URL", "postgres://h/db"),
+        ("TELLER__RESERVATIONS__URL", "redis://h"),
+    ];
+    let config = read(SMALL, &shared).unwrap();
+    assert_eq!(config.refuse_role(Role::Settler), None);
+    let config = read(&SMALL.replace("auth = \"open\"", ""), &[]).unwrap();
+    assert!(
+        config
+            .refuse_role(Role::All)
+            .is_some_and(|text| text.contains("server.keys"))
+    );
+}
+
+#[test]
+fn an_api_key_in_place_of_its_hash_is_refused_and_not_repeated() {
+    let text = format!("{SMALL}\n[[server.keys]]\ntenant = \"shop\"\nsha256 = \"teller_abc\"\n");
+    let message = refusal(&text, &[]);
+    assert!(message.contains("never the key"), "{message}");
+    assert!(!message.contains("teller_abc"), "{message}");
+}
+
+#[test]
+fn an_unknown_network_needs_its_interval_and_an_asset() {
+    let message = refusal(&SMALL.replace("84532", "7"), &[]);
+    assert!(
+        message.contains("`block_interval_ms` is needed"),
+        "{message}"
+    );
+    assert!(message.contains("`assets` is needed"), "{message}");
+}
+
+#[test]
+fn what_stands_twice_is_refused() {
+    let message = refusal(
+        SMALL,
+        &[
+            ("TELLER__NETWORKS__0__SIGNERS", "env:SIGNER,env:SIGNER"),
+            ("TELLER__SERVER__GRPC", "127.0.0.1:8402"),
+        ],
+    );
+    assert!(
+        message.contains("stands twice in network eip155:84532"),
+        "{message}"
+    );
+    assert!(
+        message.contains("`server.grpc` and `server.rest` are both"),
+        "{message}"
+    );
+}

@@ -1,0 +1,217 @@
+//! `/metrics`: every metric's unit, description and buckets, in one place. The code that measures names a metric only.
+
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+
+/// From a verify out of warm caches to a settle at its longest wait.
+const REQUEST_SECONDS: &[f64] = &[
+    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0,
+    13.0, 25.0, 60.0,
+];
+const ITEMS: &[f64] = &[
+    1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 200.0, 279.0, 500.0,
+];
+/// Around what a payment costs batched and alone (DESIGN section 9).
+const GAS: &[f64] = &[
+    30_000.0,
+    36_000.0,
+    40_000.0,
+    44_000.0,
+    48_000.0,
+    52_000.0,
+    56_000.0,
+    60_000.0,
+    70_000.0,
+    85_000.0,
+    100_000.0,
+    150_000.0,
+    300_000.0,
+    1_000_000.0,
+];
+/// From an idle testnet to mainnet in a storm.
+const WEI: &[f64] = &[
+    1e9, 1e10, 5e10, 1e11, 2e11, 5e11, 1e12, 2e12, 5e12, 1e13, 1e14, 1e15, 1e16,
+];
+
+/// Why metrics could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The address is taken, or a recorder is there already.
+    #[error("metrics cannot be served at {address}: {source}")]
+    Start {
+        /// `server.metrics`.
+        address: SocketAddr,
+        /// Why.
+        source: BuildError,
+    },
+}
+
+/// Serves `/metrics` at this address from now on.
+///
+/// # Errors
+/// When the address is taken.
+pub fn start_metrics(address: SocketAddr, role: &'static str) -> Result<(), TelemetryError> {
+    let full = |name: &str| Matcher::Full(name.to_owned());
+    let buckets = [
+        (
+            Matcher::Suffix("_duration_seconds".to_owned()),
+            REQUEST_SECONDS,
+        ),
+        (full("teller_inspect_items"), ITEMS),
+        (full("teller_store_group_size"), ITEMS),
+        (full("teller_batch_size"), ITEMS),
+        (full("teller_gas_per_payment"), GAS),
+        (full("teller_cost_per_payment_wei"), WEI),
+    ];
+    let builder = buckets.into_iter().try_fold(
+        PrometheusBuilder::new().with_http_listener(address),
+        |builder, (matcher, values)| builder.set_buckets_for_metric(matcher, values),
+    );
+    builder
+        .and_then(PrometheusBuilder::install)
+        .map_err(|source| TelemetryError::Start { address, source })?;
+    describe_requests();
+    describe_nodes_and_stores();
+    describe_settlement();
+    describe_lanes();
+    describe_process(role);
+    Ok(())
+}
+
+fn describe_requests() {
+    describe_counter!(
+        "teller_requests_total",
+        "Requests answered, by endpoint, transport and outcome"
+    );
+    describe_histogram!(
+        "teller_request_duration_seconds",
+        Unit::Seconds,
+        "From the first byte of a request to its answer"
+    );
+    describe_histogram!(
+        "teller_verify_duration_seconds",
+        Unit::Seconds,
+        "Time in each stage of verification"
+    );
+    describe_counter!(
+        "teller_verifications_total",
+        "Payments checked, by outcome and by the reason of a refusal"
+    );
+    describe_histogram!(
+        "teller_inspect_items",
+        Unit::Count,
+        "Payments whose chain state was read in one node call"
+    );
+    describe_counter!(
+        "teller_reservation_conflicts_total",
+        "Reservations refused, by reason"
+    );
+}
+
+fn describe_nodes_and_stores() {
+    describe_counter!(
+        "teller_node_calls_total",
+        "JSON-RPC calls to nodes, by method; every element of a batch counts"
+    );
+    describe_counter!(
+        "teller_node_errors_total",
+        "Node calls without a usable answer, by kind"
+    );
+    describe_histogram!(
+        "teller_node_call_duration_seconds",
+        Unit::Seconds,
+        "How long nodes take to answer, by method"
+    );
+    describe_gauge!(
+        "teller_node_endpoint_healthy",
+        "1 while an endpoint is used, 0 while it is avoided; endpoints are numbered as configured"
+    );
+    describe_histogram!(
+        "teller_store_group_size",
+        Unit::Count,
+        "Writes that shared one commit"
+    );
+}
+
+fn describe_settlement() {
+    describe_counter!(
+        "teller_payments_total",
+        "Accepted payments by outcome: settled, settled_externally, failed, expired, withdrawn, requeued"
+    );
+    describe_counter!(
+        "teller_settled_value_total",
+        "Value settled, in the asset's atomic units"
+    );
+    describe_histogram!(
+        "teller_settle_duration_seconds",
+        Unit::Seconds,
+        "From the acceptance of a payment to each stage"
+    );
+    describe_histogram!(
+        "teller_batch_size",
+        Unit::Count,
+        "Payments in a settled transaction"
+    );
+    describe_histogram!(
+        "teller_gas_per_payment",
+        "A settled transaction's gas, divided by its payments"
+    );
+    describe_histogram!(
+        "teller_cost_per_payment_wei",
+        "A settled transaction's whole cost in wei, divided by its payments"
+    );
+    describe_counter!(
+        "teller_attempts_total",
+        "Transactions handed to nodes: first, replacement, noop, rebroadcast"
+    );
+    describe_counter!(
+        "teller_reorgs_total",
+        "Times that the chain took back a block"
+    );
+    describe_counter!(
+        "teller_invariant_violations_total",
+        "Times that something happened that must not; any increase is a defect"
+    );
+}
+
+fn describe_lanes() {
+    describe_gauge!(
+        "teller_queue_depth",
+        Unit::Count,
+        "Accepted payments without a slot"
+    );
+    describe_gauge!("teller_lane_depth", Unit::Count, "Open slots of a signer");
+    describe_gauge!(
+        "teller_lane_frozen",
+        "1 while a signer sends nothing because somebody else used its key"
+    );
+    describe_gauge!(
+        "teller_oldest_open_slot_age_seconds",
+        Unit::Seconds,
+        "Age of the oldest slot without a mined transaction"
+    );
+    describe_gauge!(
+        "teller_signer_balance_wei",
+        "What a signer has left for gas, in wei"
+    );
+}
+
+fn describe_process(role: &'static str) {
+    describe_gauge!(
+        "teller_build_info",
+        "Always 1; the labels say which teller this is"
+    );
+    describe_gauge!(
+        "process_start_time_seconds",
+        Unit::Seconds,
+        "When the process started, in seconds since 1970"
+    );
+    gauge!("teller_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => role).set(1.0);
+    let started = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64());
+    gauge!("process_start_time_seconds").set(started);
+}
