@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+pragma solidity ^0.8.24;
+
+/// Everything verification wants to know about many payments at one block, in one `eth_call`. Never
+/// deployed: a state override puts this code at an address.
+///
+/// Each item is read and simulated in frames of their own that always revert and hand their findings out as
+/// revert data. So no item sees what another one did, not even in warmed storage, and one that reverts,
+/// burns its gas or answers with a bomb spoils its own result alone. Whoever calls must bring gas: with
+/// `items * (gasPerItem + 500k)` no item can fail the call, whatever it does; a good one takes about 100k.
+/// When an item cannot be given what it is entitled to the whole call fails with NotEnoughGas, because
+/// starving the later items would make good payments look bad.
+contract PaymentLens {
+    struct Item {
+        address token;
+        address payer;
+        address payee;
+        bytes32 nonce;
+        /// Calldata to simulate against the token; empty skips the simulation.
+        bytes call;
+    }
+
+    struct State {
+        uint256 codeSize;
+        bool balanceRead;
+        uint256 balance;
+        uint256 payeeBalance;
+        /// 0 unused, 1 used, 2 unreadable.
+        uint8 authorization;
+        /// True when the simulated call succeeded.
+        bool simulated;
+        uint256 gasUsed;
+        /// At most 256 bytes of what the simulated call reverted with.
+        bytes revertData;
+    }
+
+    /// The call came without the gas that every item is entitled to.
+    error NotEnoughGas();
+
+    uint8 private constant UNREADABLE = 2;
+    uint256 private constant READ_GAS = 100_000;
+    uint256 private constant FRAME_GAS = 30_000;
+    uint256 private constant MAX_REVERT_DATA = 256;
+    uint256 private constant READ_ANSWER = 160;
+
+    function inspect(Item[] calldata items, uint256 gasPerItem)
+        external
+        returns (uint256 blockNumber, uint256 blockTimestamp, State[] memory states)
+    {
+        blockNumber = block.number;
+        blockTimestamp = block.timestamp;
+        states = new State[](items.length);
+        for (uint256 i = 0; i < items.length; ++i) {
+            _read(items[i], states[i]);
+            if (items[i].call.length != 0) {
+                _simulate(items[i], gasPerItem, states[i]);
+            }
+        }
+    }
+
+    /// The code sizes of accounts, for the look at payers when a batch is formed.
+    function codeSizes(address[] calldata accounts)
+        external
+        view
+        returns (uint256 blockNumber, uint256[] memory sizes)
+    {
+        blockNumber = block.number;
+        sizes = new uint256[](accounts.length);
+        for (uint256 i = 0; i < accounts.length; ++i) {
+            sizes[i] = accounts[i].code.length;
+        }
+    }
+
+    // ---- the frames: external so that they can be reverted, and they always are ----
+
+    function readFrame(address token, address payer, address payee, bytes32 nonce) external view {
+        uint256 codeSize = payer.code.length;
+        uint256 authorization = UNREADABLE;
+        bool balanceRead;
+        uint256 balance;
+        uint256 payeeBalance;
+        if (token.code.length != 0) {
+            bool ok;
+            (balanceRead, balance) = _ask(token, abi.encodeWithSignature("balanceOf(address)", payer));
+            (, payeeBalance) = _ask(token, abi.encodeWithSignature("balanceOf(address)", payee));
+            (ok, authorization) =
+                _ask(token, abi.encodeWithSignature("authorizationState(address,bytes32)", payer, nonce));
+            if (!ok || authorization > 1) authorization = UNREADABLE;
+        }
+        bytes memory answer = abi.encode(codeSize, balanceRead, balance, payeeBalance, authorization);
+        assembly {
+            revert(add(answer, 0x20), mload(answer))
+        }
+    }
+
+    /// Reverts with one word of success, one of gas used, then up to 256 bytes of revert data.
+    function simulateFrame(address token, bytes calldata call, uint256 gasLimit) external {
+        if (token.code.length == 0) {
+            assembly {
+                mstore(0, 0)
+                mstore(0x20, 0)
+                revert(0, 0x40)
+            }
+        }
+        _requireGas(gasLimit);
+        assembly {
+            let input := mload(0x40)
+            calldatacopy(input, call.offset, call.length)
+            let before := gas()
+            let ok := call(gasLimit, token, 0, input, call.length, 0, 0)
+            let spent := sub(before, gas())
+            let size := 0
+            if iszero(ok) {
+                size := returndatasize()
+                if gt(size, MAX_REVERT_DATA) { size := MAX_REVERT_DATA }
+            }
+            mstore(input, ok)
+            mstore(add(input, 0x20), spent)
+            returndatacopy(add(input, 0x40), 0, size)
+            revert(input, add(0x40, size))
+        }
+    }
+
+    // ---- inside ----
+
+    function _read(Item calldata item, State memory state) private {
+        uint256 budget = 3 * READ_GAS + 2 * FRAME_GAS;
+        _requireGas(budget);
+        bytes memory answer = _frame(
+            abi.encodeCall(this.readFrame, (item.token, item.payer, item.payee, item.nonce)), budget, READ_ANSWER
+        );
+        if (answer.length != READ_ANSWER) {
+            state.codeSize = item.payer.code.length;
+            state.authorization = UNREADABLE;
+            return;
+        }
+        (state.codeSize, state.balanceRead, state.balance, state.payeeBalance, state.authorization) =
+            abi.decode(answer, (uint256, bool, uint256, uint256, uint8));
+    }
+
+    function _simulate(Item calldata item, uint256 gasPerItem, State memory state) private {
+        // What the frame needs to be able to pass on gasPerItem in full, and to copy the calldata.
+        uint256 budget = gasPerItem + gasPerItem / 32 + FRAME_GAS + 4 * item.call.length;
+        _requireGas(budget);
+        bytes memory answer = _frame(
+            abi.encodeCall(this.simulateFrame, (item.token, item.call, gasPerItem)), budget, 64 + MAX_REVERT_DATA
+        );
+        if (answer.length < 64) revert NotEnoughGas();
+        uint256 size = answer.length - 64;
+        bool ok;
+        uint256 spent;
+        assembly {
+            ok := mload(add(answer, 0x20))
+            spent := mload(add(answer, 0x40))
+        }
+        state.simulated = ok;
+        state.gasUsed = spent;
+        // The findings become the revert data in place: its length goes over the second word.
+        bytes memory data;
+        assembly {
+            data := add(answer, 0x40)
+            mstore(data, size)
+        }
+        state.revertData = data;
+    }
+
+    /// Calls a frame of this contract and copies at most `cap` bytes of what it reverted with.
+    function _frame(bytes memory input, uint256 gasLimit, uint256 cap) private returns (bytes memory answer) {
+        answer = new bytes(cap);
+        assembly {
+            pop(call(gasLimit, address(), 0, add(input, 0x20), mload(input), 0, 0))
+            let size := returndatasize()
+            if gt(size, cap) { size := cap }
+            returndatacopy(add(answer, 0x20), 0, size)
+            mstore(answer, size)
+        }
+    }
+
+    /// One word from a view function, or nothing; more than a word is never copied.
+    function _ask(address token, bytes memory input) private view returns (bool ok, uint256 word) {
+        assembly {
+            ok := staticcall(READ_GAS, token, add(input, 0x20), mload(input), 0, 0x20)
+            ok := and(ok, gt(returndatasize(), 0x1f))
+            if ok { word := mload(0) }
+        }
+    }
+
+    /// A call is given at most 63/64 of what is left.
+    function _requireGas(uint256 amount) private view {
+        if (gasleft() - gasleft() / 64 < amount) revert NotEnoughGas();
+    }
+}
