@@ -26,6 +26,7 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
     let reservations = root.section("reservations", |section| Reservations {
         url: section.maybe_secret("url", "memory://"),
         balance_hold: seconds(section.number("balance_hold_seconds", 60, 5..=3_600)),
+        recovery: seconds(section.number("recovery_seconds", 300, 0..=86_400)),
     });
     let networks = root.sections("networks", network);
     let policy = root.section("policy", |section| Policy {
