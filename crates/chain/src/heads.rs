@@ -113,10 +113,11 @@ pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
         nodes,
         pace,
         headers: VecDeque::with_capacity(KEPT_HEADERS),
+        head,
         events: events.clone(),
         interval_ms: Arc::clone(&interval_ms),
     };
-    tokio::spawn(watcher.run(head));
+    tokio::spawn(watcher.run());
     HeadHandle {
         head: receiver,
         events,
@@ -133,17 +134,18 @@ struct Watcher {
     pace: Pace,
     /// Contiguous, oldest first.
     headers: VecDeque<Arc<Block>>,
+    head: watch::Sender<Option<Head>>,
     events: broadcast::Sender<HeadEvent>,
     interval_ms: Arc<AtomicU64>,
 }
 
 impl Watcher {
-    async fn run(mut self, head: watch::Sender<Option<Head>>) {
+    async fn run(mut self) {
         loop {
             let pause = self.pace.pause(Instant::now());
             tokio::select! {
                 () = sleep(pause) => {}
-                () = head.closed() => return,
+                () = self.head.closed() => return,
             }
             let asked = Instant::now();
             let before = self.tip();
@@ -152,18 +154,11 @@ impl Watcher {
                 Err(error) => Err(error),
             };
             let after = self.tip();
-            if before != after
-                && let Some(block) = self.headers.back()
-            {
-                let blocks = block.number.saturating_sub(before.map_or(0, |tip| tip.0));
+            if let (Some((number, _)), true) = (after, before != after) {
+                let blocks = number.saturating_sub(before.map_or(0, |tip| tip.0));
                 self.pace.found(asked, blocks.max(1));
                 self.interval_ms
                     .store(millis(self.pace.interval()), Ordering::Relaxed);
-                let block = Arc::clone(block);
-                head.send_replace(Some(Head {
-                    block,
-                    seen_at: Instant::now(),
-                }));
             }
             match result {
                 Ok(()) if before == after => self.pace.nothing_new(asked),
@@ -266,7 +261,12 @@ impl Watcher {
             self.headers.pop_front();
         }
         self.headers.push_back(Arc::clone(&block));
-        // No receiver is no error: the head is watched as well.
+        // The head first: whoever hears of a block finds a head that is not behind it.
+        self.head.send_replace(Some(Head {
+            block: Arc::clone(&block),
+            seen_at: Instant::now(),
+        }));
+        // No receiver is no error.
         let _ = self.events.send(HeadEvent::Sealed(block));
     }
 }

@@ -150,7 +150,6 @@ fn transaction(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloy_consensus::transaction::SignerRecoverable;
     use alloy_consensus::{Transaction, TxEnvelope};
     use alloy_eips::eip2718::Decodable2718;
 
@@ -177,7 +176,13 @@ mod tests {
             .unwrap();
         let decoded = TxEnvelope::decode_2718(&mut batch.raw.as_ref()).unwrap();
         assert_eq!(*decoded.tx_hash(), batch.hash);
-        assert_eq!(decoded.recover_signer().unwrap(), signer.address());
+        let signature = teller_domain::EcdsaSignature {
+            r: decoded.signature().r().into(),
+            s: decoded.signature().s().into(),
+            v: 27 + u8::from(decoded.signature().v()),
+        };
+        let recovered = teller_schemes::recover(decoded.signature_hash(), &signature);
+        assert_eq!(recovered, Some(signer.address()));
         assert_eq!(
             (
                 decoded.chain_id(),

@@ -1,0 +1,320 @@
+//! Against a real anvil: the head is followed, reads fail over, sends are told apart, inspections travel together.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::time::Duration;
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use serde_json::json;
+use teller_chain::{
+    AuthorizationState, FeePolicy, HeadEvent, InspectItem, InspectLimits, Inspector, LocalSigner,
+    NodeConfig, NodeError, Nodes, SendOutcome, Simulation, watch_heads,
+};
+use teller_devnet::contracts::{NAME, TEST_DOLLAR, VERSION};
+use teller_devnet::{Devnet, DevnetConfig, Mining};
+use teller_domain::{
+    AccountNonce, Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId,
+    Payment, UnixSeconds,
+};
+use teller_schemes::eip3009;
+use tokio::time::{Instant, sleep, timeout};
+
+const CHAIN: ChainId = ChainId(84532);
+
+async fn devnet(mining: Mining) -> Devnet {
+    Devnet::start(DevnetConfig {
+        mining,
+        payers: 3,
+        ..DevnetConfig::default()
+    })
+    .await
+    .unwrap()
+}
+
+fn nodes(rpc: &[&str]) -> Nodes {
+    Nodes::connect(NodeConfig {
+        chain: CHAIN,
+        rpc: rpc.iter().map(|url| (*url).to_owned()).collect(),
+        request_timeout: Duration::from_secs(5),
+    })
+    .unwrap()
+}
+
+fn signer(devnet: &Devnet) -> LocalSigner {
+    LocalSigner::from_hex(&devnet.info().signers[0].to_string()).unwrap()
+}
+
+fn item(payer: B256, payee: Address, value: u64) -> InspectItem {
+    let asset = Asset {
+        chain: CHAIN,
+        address: TEST_DOLLAR,
+        name: NAME.to_owned(),
+        version: VERSION.to_owned(),
+        decimals: 6,
+    };
+    let from = LocalSigner::from_hex(&payer.to_string()).unwrap().address();
+    let mut payment = Payment {
+        key: AuthorizationKey {
+            chain: CHAIN,
+            authority: TEST_DOLLAR,
+            payer: from,
+            nonce: AuthorizationNonce(B256::random()),
+        },
+        asset: TEST_DOLLAR,
+        payee,
+        value: AssetAmount::from(value),
+        valid_after: UnixSeconds(0),
+        valid_before: UnixSeconds(u64::MAX),
+        authorization: Authorization::Eip3009 {
+            signature: teller_schemes::sign(B256::ZERO, &payer.0).unwrap(),
+        },
+    };
+    let digest = eip3009::Domain::new(&asset).digest(&payment);
+    let signature = teller_schemes::sign(digest, &payer.0).unwrap();
+    payment.authorization = Authorization::Eip3009 { signature };
+    InspectItem {
+        token: TEST_DOLLAR,
+        payer: from,
+        payee,
+        nonce: payment.key.nonce.0,
+        call: eip3009::transfer_call(&payment),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_is_followed_closely_and_without_gaps() {
+    let devnet = devnet(Mining::Interval(Duration::from_secs(1))).await;
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+    let heads = watch_heads(nodes(&[devnet.rpc_url()]), Duration::from_secs(1));
+    let mut events = heads.subscribe();
+    let mut seen = Vec::new();
+    // The first ones teach the rhythm.
+    while seen.len() < 12 {
+        if let HeadEvent::Sealed(block) = events.recv().await.unwrap() {
+            seen.push((block.number, Instant::now()));
+        }
+    }
+    let calls = metrics.render();
+    // A look at every other millisecond tells when a block really came.
+    let spy = nodes(&[devnet.rpc_url()]);
+    let mut lags = Vec::new();
+    for _ in 0..3 {
+        let before = spy.head().await.unwrap().number;
+        let mut watched = heads.watch();
+        let real = tokio::spawn({
+            let spy = spy.clone();
+            async move {
+                while spy.head().await.unwrap().number == before {
+                    sleep(Duration::from_millis(2)).await;
+                }
+                Instant::now()
+            }
+        });
+        let found = watched.wait_for(|head| head.as_ref().is_some_and(|h| h.block.number > before));
+        let found = found.await.unwrap().as_ref().unwrap().seen_at;
+        lags.push(found.saturating_duration_since(real.await.unwrap()));
+    }
+    for pair in seen.windows(2) {
+        assert_eq!(pair[0].0 + 1, pair[1].0);
+    }
+    println!(
+        "lags {lags:?}\n{}",
+        calls
+            .lines()
+            .filter(|l| l.contains("calls_total"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    let lag = lags.iter().sum::<Duration>() / 3;
+    assert!(lag < Duration::from_millis(100), "{lag:?}");
+    let head = heads.latest().unwrap();
+    assert!(head.chain_time() >= head.block.timestamp);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skipped_blocks_and_a_reorg_are_delivered_in_order() {
+    let devnet = devnet(Mining::Manual).await;
+    let heads = watch_heads(nodes(&[devnet.rpc_url()]), Duration::from_millis(200));
+    let first = heads.first(Duration::from_secs(5)).await.unwrap();
+    let mut events = heads.subscribe();
+    let snapshot = devnet.rpc("evm_snapshot", json!([])).await.unwrap();
+    devnet.rpc("anvil_mine", json!(["0x96"])).await.unwrap();
+    let start = first.block.number;
+    for number in start + 1..=start + 150 {
+        match timeout(Duration::from_secs(5), events.recv()).await {
+            Ok(Ok(HeadEvent::Sealed(block))) => assert_eq!(block.number, number),
+            other => panic!("{other:?}"),
+        }
+    }
+    devnet.rpc("evm_revert", json!([snapshot])).await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    devnet
+        .rpc("anvil_mine", json!(["0x5", "0x7"]))
+        .await
+        .unwrap();
+    let mut expected = start + 1;
+    loop {
+        match timeout(Duration::from_secs(5), events.recv()).await {
+            Ok(Ok(HeadEvent::Reorg { from })) => {
+                assert!(from <= start + 1);
+                expected = from;
+            }
+            Ok(Ok(HeadEvent::Sealed(block))) => {
+                assert_eq!(block.number, expected);
+                expected += 1;
+                if block.number == start + 5 {
+                    break;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(
+        heads.latest().map(|head| head.block.number),
+        Some(start + 5)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_fail_over_and_errors_hold_no_url() {
+    let devnet = devnet(Mining::Instant).await;
+    let ws = devnet.rpc_url().replace("http", "ws");
+    let nodes_ = nodes(&["http://127.0.0.1:1/SECRET", &ws]);
+    assert_eq!(nodes_.chain_id().await, Ok(84532));
+    assert_ne!(nodes_.genesis_hash().await, Ok(B256::ZERO));
+    for _ in 0..5 {
+        nodes_.head().await.unwrap();
+    }
+    // A negative fact needs a second witness, and there is only one.
+    assert!(nodes_.transactions_known(&[B256::random()]).await.is_err());
+    let alone = nodes(&[devnet.rpc_url()]);
+    assert_eq!(
+        alone.transactions_known(&[B256::random()]).await,
+        Ok(vec![false])
+    );
+
+    let dead = nodes(&["http://127.0.0.1:1/SECRET"]);
+    let error = dead.chain_id().await.unwrap_err();
+    assert_eq!(error, NodeError::Refused);
+    assert!(!format!("{error} {error:?} {dead:?}").contains("SECRET"));
+    assert!(
+        matches!(dead.send(&Bytes::new()).await, SendOutcome::Unknown(text) if !text.contains("SECRET"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outcomes_of_a_send_are_told_apart() {
+    let devnet = devnet(Mining::Manual).await;
+    let nodes = nodes(&[devnet.rpc_url(), devnet.rpc_url()]);
+    let signer = signer(&devnet);
+    let head = nodes.head().await.unwrap();
+    let nonce = nodes
+        .account_nonce(signer.address(), head.number)
+        .await
+        .unwrap();
+    let policy = FeePolicy::default();
+    let fees = policy.initial(head.base_fee, nodes.tip().await.unwrap());
+
+    let noop = signer.sign_noop(CHAIN, nonce, fees).unwrap();
+    assert_eq!(nodes.send(&noop.raw).await, SendOutcome::Accepted);
+    assert_eq!(nodes.send(&noop.raw).await, SendOutcome::AlreadyKnown);
+    assert_eq!(nodes.transactions_known(&[noop.hash]).await, Ok(vec![true]));
+    let mut other = fees;
+    other.max_priority_fee_per_gas += 1;
+    let other = signer.sign_noop(CHAIN, nonce, other).unwrap();
+    assert_eq!(nodes.send(&other.raw).await, SendOutcome::Underpriced);
+    let bumped = policy.replacement(fees, head.base_fee, 0).unwrap();
+    let bumped = signer.sign_noop(CHAIN, nonce, bumped).unwrap();
+    assert_eq!(nodes.send(&bumped.raw).await, SendOutcome::Accepted);
+
+    let huge = signer.sign_batch(
+        CHAIN,
+        nonce.next(),
+        Address::ZERO,
+        Bytes::new(),
+        20_000_000,
+        fees,
+    );
+    assert_eq!(
+        nodes.send(&huge.unwrap().raw).await,
+        SendOutcome::GasTooHigh
+    );
+    let poor = LocalSigner::from_hex(&B256::random().to_string()).unwrap();
+    let poor = poor.sign_noop(CHAIN, AccountNonce(0), fees).unwrap();
+    assert_eq!(nodes.send(&poor.raw).await, SendOutcome::InsufficientFunds);
+
+    devnet.rpc("evm_mine", json!([])).await.unwrap();
+    assert_eq!(nodes.send(&other.raw).await, SendOutcome::NonceTooLow);
+    let receipts = nodes.receipts(&[noop.hash, bumped.hash]).await.unwrap();
+    assert!(receipts[0].is_none());
+    let receipt = receipts[1].as_ref().unwrap();
+    assert!(receipt.succeeded && receipt.gas_used == 21_000 && receipt.cost.0 > U256::ZERO);
+    assert_eq!(
+        nodes
+            .account_nonce(signer.address(), receipt.block.number)
+            .await,
+        Ok(nonce.next())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inspections_travel_together_and_tell_good_from_bad() {
+    let devnet = devnet(Mining::Interval(Duration::from_secs(1))).await;
+    let nodes = nodes(&[devnet.rpc_url()]);
+    let heads = watch_heads(nodes.clone(), Duration::from_secs(1));
+    let inspector = Inspector::spawn(nodes, heads, InspectLimits::default());
+    let payers = &devnet.info().payers;
+    let payee = Address::repeat_byte(0x55);
+
+    let good = inspector
+        .inspect(item(payers[0], payee, 10_000))
+        .await
+        .unwrap();
+    assert_eq!(good.balance, Some(AssetAmount::from(1_000_000_000)));
+    assert_eq!(
+        (good.code_size, good.authorization),
+        (0, AuthorizationState::Unused)
+    );
+    assert!(matches!(good.simulation, Simulation::Succeeded { gas_used } if gas_used < 100_000));
+
+    let broke = item(payers[0], payee, 2_000_000_000);
+    let broke = inspector.inspect(broke).await.unwrap();
+    let Simulation::Reverted(data) = broke.simulation else {
+        panic!()
+    };
+    assert_eq!(
+        eip3009::classify_revert(&data),
+        Some(teller_domain::Reason::InsufficientBalance)
+    );
+    let mut nowhere = item(payers[0], payee, 1);
+    nowhere.token = Address::repeat_byte(9);
+    let nowhere = inspector.inspect(nowhere).await.unwrap();
+    assert_eq!(
+        (nowhere.balance, nowhere.authorization),
+        (None, AuthorizationState::Unreadable)
+    );
+    let (_, sizes) = inspector.code_sizes(&[TEST_DOLLAR, payee]).await.unwrap();
+    assert!(sizes[0] > 0 && sizes[1] == 0);
+
+    let items: Vec<_> = (0..1_000)
+        .map(|n| item(payers[n % 3], Address::from_word(B256::random()), 1_000))
+        .collect();
+    let started = Instant::now();
+    let tasks: Vec<_> = items
+        .into_iter()
+        .map(|item| {
+            let inspector = inspector.clone();
+            tokio::spawn(async move { inspector.inspect(item).await })
+        })
+        .collect();
+    for task in tasks {
+        let inspection = task.await.unwrap().unwrap();
+        assert!(
+            matches!(inspection.simulation, Simulation::Succeeded { .. }),
+            "{inspection:?}"
+        );
+    }
+    println!("1,000 inspections in {:?}", started.elapsed());
+}

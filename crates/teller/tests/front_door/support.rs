@@ -1,0 +1,353 @@
+//! A real teller on a real chain, and buyers who sign.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use alloy_primitives::{Address, B256, U256, hex, keccak256};
+use alloy_sol_types::{SolCall, sol};
+use serde_json::{Value, json};
+use teller_devnet::{Devnet, DevnetConfig, Mining};
+use teller_domain::{
+    Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, EcdsaSignature, Payment,
+    UnixSeconds,
+};
+use teller_schemes::{eip3009, sign};
+
+sol! {
+    function balanceOf(address account) external view returns (uint256);
+}
+
+pub const CHAIN: ChainId = ChainId(84532);
+
+/// The chain that a test runs on.
+pub struct Chain {
+    pub devnet: Devnet,
+    pub asset: Asset,
+    domain: eip3009::Domain,
+}
+
+impl Chain {
+    pub async fn start(block_time: Duration) -> Self {
+        let config = DevnetConfig { mining: Mining::Interval(block_time), payers: 40, ..DevnetConfig::default() };
+        let devnet = Devnet::start(config).await.unwrap();
+        let info = &devnet.info().asset;
+        let asset = Asset {
+            chain: CHAIN,
+            address: info.address,
+            name: info.name.clone(),
+            version: info.version.clone(),
+            decimals: info.decimals,
+        };
+        Self { domain: eip3009::Domain::new(&asset), asset, devnet }
+    }
+
+    pub fn payer(&self, index: usize) -> Buyer {
+        Buyer::new(self.devnet.info().payers[index])
+    }
+
+    pub async fn balance(&self, holder: Address) -> U256 {
+        let data = hex::encode_prefixed(balanceOfCall { account: holder }.abi_encode());
+        let answer = self
+            .devnet
+            .rpc("eth_call", json!([{"to": self.asset.address, "data": data}, "latest"]))
+            .await
+            .unwrap();
+        answer.as_str().unwrap().parse().unwrap()
+    }
+
+    /// (payer, nonce, transaction) of every authorization that was used.
+    pub async fn used_authorizations(&self) -> Vec<(Address, B256, String)> {
+        let topic = keccak256("AuthorizationUsed(address,bytes32)");
+        let filter = json!([{"address": self.asset.address, "topics": [topic], "fromBlock": "0x0", "toBlock": "latest"}]);
+        let logs = self.devnet.rpc("eth_getLogs", filter).await.unwrap();
+        logs.as_array()
+            .unwrap()
+            .iter()
+            .map(|log| {
+                let topic = |index: usize| log["topics"][index].as_str().unwrap().parse::<B256>().unwrap();
+                let transaction = log["transactionHash"].as_str().unwrap().to_owned();
+                (Address::from_word(topic(1)), topic(2), transaction)
+            })
+            .collect()
+    }
+}
+
+/// Somebody who signs.
+#[derive(Clone, Copy)]
+pub struct Buyer {
+    key: B256,
+    pub address: Address,
+}
+
+impl Buyer {
+    pub fn new(key: B256) -> Self {
+        let signer = alloy_signer_local::PrivateKeySigner::from_bytes(&key).unwrap();
+        Self { key, address: signer.address() }
+    }
+
+    /// A payment with a nonce of this number, valid for ten minutes.
+    pub fn pay(&self, chain: &Chain, payee: Address, value: u64, number: u64) -> Payment {
+        self.pay_until(chain, payee, value, number, now() + 600)
+    }
+
+    pub fn pay_until(&self, chain: &Chain, payee: Address, value: u64, number: u64, valid_before: u64) -> Payment {
+        let mut payment = Payment {
+            key: AuthorizationKey {
+                chain: CHAIN,
+                authority: chain.asset.address,
+                payer: self.address,
+                nonce: AuthorizationNonce(keccak256(number.to_be_bytes())),
+            },
+            asset: chain.asset.address,
+            payee,
+            value: AssetAmount::from(value),
+            valid_after: UnixSeconds(0),
+            valid_before: UnixSeconds(valid_before),
+            authorization: Authorization::Eip3009 { signature: EcdsaSignature { r: B256::ZERO, s: B256::ZERO, v: 27 } },
+        };
+        let signature = sign(chain.domain.digest(&payment), &self.key.0).unwrap();
+        payment.authorization = Authorization::Eip3009 { signature };
+        payment
+    }
+}
+
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The request body of x402 v2 for a payment that its seller wants exactly so.
+pub fn body(chain: &Chain, payment: &Payment) -> Value {
+    let Authorization::Eip3009 { signature } = payment.authorization;
+    let requirements = json!({
+        "scheme": "exact", "network": CHAIN.to_string(), "amount": payment.value.to_string(),
+        "asset": payment.asset, "payTo": payment.payee, "maxTimeoutSeconds": 60,
+        "extra": {"name": chain.asset.name, "version": chain.asset.version},
+    });
+    json!({
+        "x402Version": 2,
+        "paymentPayload": {
+            "x402Version": 2,
+            "accepted": requirements,
+            "payload": {
+                "signature": hex::encode_prefixed(signature.to_bytes()),
+                "authorization": {
+                    "from": payment.key.payer, "to": payment.payee, "value": payment.value.to_string(),
+                    "validAfter": payment.valid_after.0.to_string(), "validBefore": payment.valid_before.0.to_string(),
+                    "nonce": payment.key.nonce.0,
+                },
+            },
+        },
+        "paymentRequirements": requirements,
+    })
+}
+
+/// What a teller is started with.
+pub struct Setup {
+    pub rpc: String,
+    pub ledger: String,
+    pub reservations: String,
+    pub depth: u8,
+    pub keys: Vec<(&'static str, &'static str)>,
+}
+
+/// A running `teller serve`.
+pub struct Teller {
+    child: Child,
+    pub url: String,
+    pub http: reqwest::Client,
+    ports: [u16; 3],
+    directory: Arc<tempfile::TempDir>,
+}
+
+impl Teller {
+    /// A teller with everything embedded.
+    pub async fn embedded(chain: &Chain) -> Self {
+        Self::embedded_at(chain, chain.devnet.rpc_url()).await
+    }
+
+    /// The same, talking to the chain through `rpc`.
+    pub async fn embedded_at(chain: &Chain, rpc: &str) -> Self {
+        let setup = Setup {
+            rpc: rpc.to_owned(),
+            ledger: "sqlite://teller.db".to_owned(),
+            reservations: "memory://".to_owned(),
+            depth: 8,
+            keys: Vec::new(),
+        };
+        Self::start(chain, setup).await
+    }
+
+    pub async fn start(chain: &Chain, setup: Setup) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ports = [free_port(), free_port(), free_port()];
+        let auth = if setup.keys.is_empty() { "open" } else { "keys" };
+        let mut config = format!(
+            r#"
+[server]
+rest = "127.0.0.1:{}"
+grpc = "127.0.0.1:{}"
+metrics = "127.0.0.1:{}"
+auth = "{auth}"
+[ledger]
+url = "{}"
+[reservations]
+url = "{}"
+[[networks]]
+id = "{CHAIN}"
+rpc = ["{}"]
+signers = ["env:TELLER_SIGNER_0"]
+depth = {}
+block_interval_ms = 1000
+"#,
+            ports[0], ports[1], ports[2], setup.ledger, setup.reservations, setup.rpc, setup.depth
+        );
+        for (tenant, key) in &setup.keys {
+            use sha2::Digest;
+            let hash = hex::encode(sha2::Sha256::digest(key.as_bytes()));
+            config.push_str(&format!("[[server.keys]]\ntenant = \"{tenant}\"\nsha256 = \"{hash}\"\n"));
+        }
+        std::fs::write(directory.path().join("teller.toml"), config).unwrap();
+        std::fs::write(directory.path().join("signer"), hex::encode_prefixed(chain.devnet.info().signers[0])).unwrap();
+        let directory = Arc::new(directory);
+        let child = spawn(directory.path().to_path_buf());
+        let http = client();
+        let url = format!("http://127.0.0.1:{}", ports[0]);
+        let mut teller = Self { child, url, http, ports, directory };
+        teller.ready().await;
+        teller
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same ledger and ports.
+    pub async fn restart(&mut self) {
+        self.child = spawn(self.directory.path().to_path_buf());
+        self.ready().await;
+    }
+
+    /// SIGTERM; answers the exit status.
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+
+    pub fn metrics_url(&self) -> String {
+        format!("http://127.0.0.1:{}/metrics", self.ports[2])
+    }
+
+    async fn ready(&mut self) {
+        let stdout = self.child.stdout.take().unwrap();
+        let lines = tokio::task::spawn_blocking(move || {
+            let mut reader = BufReader::new(stdout);
+            let mut line = String::new();
+            while reader.read_line(&mut line).unwrap() > 0 {
+                if line.contains("teller is ready") {
+                    // Whatever else it prints must have a reader, or it would block.
+                    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+                    return true;
+                }
+                line.clear();
+            }
+            false
+        });
+        let ready = tokio::time::timeout(Duration::from_secs(30), lines).await;
+        assert!(ready.is_ok_and(|ready| ready.unwrap()), "teller did not become ready: {}", self.log());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.try_post(path, body, &[]).await.unwrap()
+    }
+
+    pub async fn try_post(
+        &self,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, Value), reqwest::Error> {
+        let mut request = self.http.post(format!("{}{path}", self.url)).json(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await?;
+        Ok((answer.status().as_u16(), answer.json().await?))
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// Every settlement, page by page.
+    pub async fn settlements(&self) -> Vec<Value> {
+        let mut all: Vec<Value> = Vec::new();
+        loop {
+            let before = all.last().map(|last| format!("&before={}", last["id"].as_str().unwrap())).unwrap_or_default();
+            let (status, page) = self.get(&format!("/settlements?limit=200{before}")).await;
+            assert_eq!(status, 200, "{page}");
+            let rows = page["settlements"].as_array().unwrap();
+            all.extend(rows.iter().cloned());
+            if rows.is_empty() || !page["more"].as_bool().unwrap() {
+                return all;
+            }
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("teller's log:\n{}", self.log());
+        }
+    }
+}
+
+fn spawn(directory: PathBuf) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
+    let signer = std::fs::read_to_string(directory.join("signer")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_teller"))
+        .args(["serve", "--config", "teller.toml"])
+        .current_dir(&directory)
+        .env("TELLER_SIGNER_0", signer)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+pub fn client() -> reqwest::Client {
+    // A second installation is refused, which is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(Duration::from_secs(40)).build().unwrap()
+}
+
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A database of its own for one test.
+pub async fn fresh_postgres(server: &str) -> String {
+    use sqlx::Executor;
+    let name = format!("front_door_{}_{}", std::process::id(), free_port());
+    let pool = sqlx::PgPool::connect(server).await.unwrap();
+    pool.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+    let mut url = url::Url::parse(server).unwrap();
+    url.set_path(&name);
+    teller_store::migrate(url.as_str()).await.unwrap();
+    url.to_string()
+}
