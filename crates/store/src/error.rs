@@ -47,6 +47,9 @@ pub enum StoreError {
     /// The URL names no store that teller knows, or the database lacks migrations.
     #[error("{0}")]
     Configuration(String),
+    /// A number that the columns of the ledger cannot hold. Nothing was written.
+    #[error("{0} is larger than the ledger can hold")]
+    OutOfRange(&'static str),
     /// Reservations were lost and are being loaded again; nothing may be granted yet.
     #[error("reservations are being recovered")]
     Recovering,
@@ -62,7 +65,36 @@ impl StoreError {
             | Self::GenesisMismatch { .. }
             | Self::Locked
             | Self::Corrupt(_)
+            | Self::OutOfRange(_)
             | Self::Configuration(_) => false,
         }
+    }
+
+    /// Could not be reached, or may or may not have done it.
+    pub(crate) fn unavailable(store: &'static str, cause: impl Into<String>) -> Self {
+        Self::Unavailable {
+            store,
+            cause: cause.into(),
+        }
+    }
+
+    /// What a driver's error means for the ledger. Only texts that can hold no URL and no secret are passed on.
+    pub(crate) fn of_ledger(error: sqlx::Error) -> Self {
+        let cause = match error {
+            sqlx::Error::Database(error) => error.message().to_owned(),
+            sqlx::Error::Io(error) => error.kind().to_string(),
+            sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
+            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => "it was closed".to_owned(),
+            sqlx::Error::Tls(_) => "the TLS handshake failed".to_owned(),
+            sqlx::Error::RowNotFound
+            | sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::TypeNotFound { .. } => {
+                return Self::Corrupt("a row of another shape".to_owned());
+            }
+            _ => "its driver failed".to_owned(),
+        };
+        Self::unavailable("ledger", cause)
     }
 }

@@ -5,12 +5,24 @@
 //! them. Nothing here talks to a chain, and no transaction is held open across a call to a node.
 
 mod error;
+mod group;
+mod holds;
 mod ledger;
+mod listing;
+mod memory;
+mod migrations;
 mod reservations;
+mod resolving;
+mod rows;
+mod sqlite;
+mod stores;
 
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
     AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, Ledger, NewSettlement,
     NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure,
 };
+pub use memory::MemoryReservations;
 pub use reservations::{HoldPurpose, Reservations, ReserveOutcome, ReserveRequest};
+pub use sqlite::SqliteLedger;
+pub use stores::{LedgerUrl, ReservationsUrl, Stores, migrate, open_ledger, open_ledger_read_only};

@@ -1,0 +1,80 @@
+//! The numbered migrations, embedded: the binary has no files beside it. Forward only.
+
+use std::borrow::Cow;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::SqlitePool;
+use sqlx::{Acquire, Row, SqlSafeStr, SqliteConnection};
+
+use crate::{StoreError, StoreResult};
+
+const SQLITE: [(i64, &str, &str); 1] = [(
+    1,
+    "ledger",
+    include_str!("../../../migrations/sqlite/0001_ledger.sql"),
+)];
+
+fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migrations = migrations
+        .iter()
+        .map(|(version, name, sql)| {
+            Migration::new(
+                *version,
+                Cow::Borrowed(*name),
+                MigrationType::Simple,
+                sql.into_sql_str(),
+                false,
+            )
+        })
+        .collect();
+    Migrator::with_migrations(migrations)
+}
+
+fn newest(migrations: &[(i64, &str, &str)]) -> i64 {
+    migrations
+        .iter()
+        .map(|(version, _, _)| *version)
+        .max()
+        .unwrap_or(0)
+}
+
+fn failed(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            StoreError::of_ledger(error)
+        }
+        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
+            StoreError::Configuration("the ledger was written by a newer teller".to_owned())
+        }
+        other => StoreError::Configuration(format!("the ledger cannot be migrated: {other}")),
+    }
+}
+
+/// Runs what is pending.
+pub(crate) async fn sqlite(connection: &mut SqliteConnection) -> StoreResult<()> {
+    let connection = connection.acquire().await.map_err(StoreError::of_ledger)?;
+    migrator(&SQLITE)
+        .run_direct(None, connection, false)
+        .await
+        .map_err(failed)
+}
+
+/// Refuses a file whose tables are not those that this teller reads.
+pub(crate) async fn expect_sqlite(readers: &SqlitePool) -> StoreResult<()> {
+    let applied =
+        sqlx::query("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+            .fetch_one(readers)
+            .await
+            .and_then(|row| row.try_get::<i64, _>(0));
+    match applied {
+        Ok(version) if version == newest(&SQLITE) => Ok(()),
+        Ok(_) => Err(StoreError::Configuration(
+            "the ledger file was written by another version of teller; `teller serve` brings older ones up to date"
+                .to_owned(),
+        )),
+        Err(sqlx::Error::Database(_)) => Err(StoreError::Configuration(
+            "the file is no ledger of teller".to_owned(),
+        )),
+        Err(error) => Err(StoreError::of_ledger(error)),
+    }
+}

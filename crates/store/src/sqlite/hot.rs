@@ -1,0 +1,327 @@
+//! The grouped calls of the hot path: one statement for a whole group, by `json_each`.
+
+use std::collections::{HashMap, HashSet};
+
+use alloy_primitives::hex;
+use serde_json::{Value, json};
+use sqlx::{Row, SqliteConnection};
+use teller_domain::{AuthorizationKey, ProcessId, RequestId, Settlement, SettlementId, UnixMillis};
+use uuid::Uuid;
+
+use super::writer::Grouped;
+use crate::rows::{
+    Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
+};
+use crate::{AcceptOutcome, ClaimOutcome, NewSettlement, StoreError, StoreResult};
+
+/// The database's clock, as a subquery named `clock` with the column `ms`.
+macro_rules! clock {
+    () => {
+        "(SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS ms) AS clock"
+    };
+}
+pub(super) use clock;
+
+/// See [`crate::Ledger::accept`].
+pub(super) struct Accepts;
+
+impl Grouped for Accepts {
+    type Request = NewSettlement;
+    type Answer = AcceptOutcome;
+    const NAME: &'static str = "accept";
+
+    async fn run(
+        connection: &mut SqliteConnection,
+        requests: &[NewSettlement],
+    ) -> StoreResult<Vec<AcceptOutcome>> {
+        let rows = requests
+            .iter()
+            .map(columns)
+            .collect::<StoreResult<Vec<Value>>>()?;
+        let inserted = sqlx::query(concat!(
+            "INSERT INTO settlements (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, ",
+            "valid_after, valid_before, authorization_kind, signature, digest, state, tries, accepted_at, updated_at) ",
+            "SELECT unhex(value->>0), value->>1, value->>2, value->>3, unhex(value->>4), unhex(value->>5), ",
+            "unhex(value->>6), unhex(value->>7), unhex(value->>8), value->>9, value->>10, value->>11, value->>12, ",
+            "unhex(value->>13), unhex(value->>14), 'accepted', 0, ms, ms FROM ", clock!(), ", json_each(?1) WHERE true ",
+            "ON CONFLICT (id) DO NOTHING ",
+            "ON CONFLICT (payer, nonce, chain_id, authority) DO UPDATE SET id = excluded.id, tenant = excluded.tenant, ",
+            "version = excluded.version, asset = excluded.asset, payee = excluded.payee, value = excluded.value, ",
+            "valid_after = excluded.valid_after, valid_before = excluded.valid_before, ",
+            "authorization_kind = excluded.authorization_kind, signature = excluded.signature, ",
+            "digest = excluded.digest, state = 'accepted', accepted_at = excluded.accepted_at, ",
+            "updated_at = excluded.updated_at WHERE state = 'withdrawn' ",
+            "RETURNING id, accepted_at",
+        ))
+        .bind(Value::from(rows).to_string())
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(StoreError::of_ledger)?;
+        let mut new = HashMap::with_capacity(inserted.len());
+        for row in &inserted {
+            let mut columns = Columns::of(row);
+            let id = SettlementId(columns.take()?);
+            new.insert(id, UnixMillis(unsigned(columns.take()?)?));
+        }
+        let known: Vec<AuthorizationKey> = requests
+            .iter()
+            .filter(|request| !new.contains_key(&request.id))
+            .map(|request| request.payment.key)
+            .collect();
+        let known = find(connection, &known).await?;
+        requests
+            .iter()
+            // Removed, so that an id that came twice in one group is accepted once.
+            .map(|request| match new.remove(&request.id) {
+                Some(at) => Ok(AcceptOutcome::Accepted(accepted(request, at))),
+                None => known
+                    .get(&request.payment.key)
+                    .cloned()
+                    .map(AcceptOutcome::Exists)
+                    .ok_or_else(|| StoreError::Conflict {
+                        row: format!("settlement {}", request.id),
+                        expected: "new",
+                    }),
+            })
+            .collect()
+    }
+}
+
+fn columns(new: &NewSettlement) -> StoreResult<Value> {
+    let payment = &new.payment;
+    let (kind, signature) = authorization_columns(&payment.authorization);
+    Ok(json!([
+        hex::encode(new.id.0),
+        new.tenant.as_str(),
+        new.version.number(),
+        signed(payment.key.chain.0, "a chain id")?,
+        hex::encode(payment.key.authority),
+        hex::encode(payment.key.payer),
+        hex::encode(payment.key.nonce.0),
+        hex::encode(payment.asset),
+        hex::encode(payment.payee),
+        payment.value.to_string(),
+        payment.valid_after.0.to_string(),
+        payment.valid_before.0.to_string(),
+        kind,
+        hex::encode(signature),
+        hex::encode(payment.digest().0),
+    ]))
+}
+
+/// See [`crate::Ledger::find`].
+pub(super) async fn find(
+    connection: &mut SqliteConnection,
+    keys: &[AuthorizationKey],
+) -> StoreResult<HashMap<AuthorizationKey, Settlement>> {
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    // What the columns cannot hold is not in the ledger either.
+    let rows: Vec<Value> = keys
+        .iter()
+        .filter_map(|key| {
+            let chain = signed(key.chain.0, "a chain id").ok()?;
+            Some(json!([
+                hex::encode(key.payer),
+                hex::encode(key.nonce.0),
+                chain,
+                hex::encode(key.authority),
+            ]))
+        })
+        .collect();
+    let rows = sqlx::query(concat!(
+        "SELECT ", settlement_columns!(""), " FROM json_each(?1) AS j CROSS JOIN settlements AS s ",
+        "ON s.payer = unhex(j.value->>0) AND s.nonce = unhex(j.value->>1) AND s.chain_id = j.value->>2 ",
+        "AND s.authority = unhex(j.value->>3)",
+    ))
+    .bind(Value::from(rows).to_string())
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    rows.iter()
+        .map(|row| {
+            let found = settlement(&mut Columns::of(row))?;
+            Ok((found.payment.key, found))
+        })
+        .collect()
+}
+
+/// A request for the delivery of a success.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) id: SettlementId,
+    pub(super) request: RequestId,
+    pub(super) process: ProcessId,
+}
+
+/// See [`crate::Ledger::claim_delivery`].
+pub(super) struct Claims;
+
+impl Grouped for Claims {
+    type Request = Claim;
+    type Answer = ClaimOutcome;
+    const NAME: &'static str = "claim";
+
+    async fn run(
+        connection: &mut SqliteConnection,
+        requests: &[Claim],
+    ) -> StoreResult<Vec<ClaimOutcome>> {
+        // One request of each settlement goes first; whoever comes behind one that got it did not get it.
+        let mut owners: HashMap<SettlementId, RequestId> = HashMap::new();
+        let mut outcomes: HashMap<(SettlementId, RequestId), ClaimOutcome> = HashMap::new();
+        let mut open: Vec<&Claim> = requests.iter().collect();
+        while !open.is_empty() {
+            let mut asked = HashSet::new();
+            let (round, behind): (Vec<&Claim>, Vec<&Claim>) =
+                open.into_iter().partition(|claim| asked.insert(claim.id));
+            let claimed = claim_round(connection, &round).await?;
+            for claim in round {
+                let outcome = if claimed.contains(&claim.id) {
+                    owners.insert(claim.id, claim.request);
+                    ClaimOutcome::Claimed
+                } else {
+                    ClaimOutcome::Taken
+                };
+                outcomes.insert((claim.id, claim.request), outcome);
+            }
+            open = behind
+                .into_iter()
+                .filter(|claim| {
+                    if let Some(owner) = owners.get(&claim.id)
+                        && *owner != claim.request
+                    {
+                        outcomes.insert((claim.id, claim.request), ClaimOutcome::Taken);
+                    }
+                    !outcomes.contains_key(&(claim.id, claim.request))
+                })
+                .collect();
+        }
+        Ok(requests
+            .iter()
+            .map(|claim| {
+                outcomes
+                    .get(&(claim.id, claim.request))
+                    .copied()
+                    .unwrap_or(ClaimOutcome::Taken)
+            })
+            .collect())
+    }
+}
+
+/// Distinct settlements; answers those that were claimed.
+async fn claim_round(
+    connection: &mut SqliteConnection,
+    claims: &[&Claim],
+) -> StoreResult<HashSet<SettlementId>> {
+    let rows: Vec<Value> = claims
+        .iter()
+        .map(|claim| {
+            json!([
+                hex::encode(claim.id.0),
+                hex::encode(claim.request.0),
+                hex::encode(claim.process.0)
+            ])
+        })
+        .collect();
+    let claimed = sqlx::query(concat!(
+        "UPDATE settlements SET delivery_request = unhex(j.value->>1), ",
+        "delivery_process = CASE WHEN delivered_at IS NULL THEN unhex(j.value->>2) ELSE delivery_process END ",
+        "FROM json_each(?1) AS j, ", clock!(), " ",
+        "WHERE settlements.id = unhex(j.value->>0) AND state IN ('settled', 'settled_externally') AND ",
+        "(delivery_request IS NULL OR delivery_request = unhex(j.value->>1) OR (delivered_at IS NULL AND ",
+        "delivery_process NOT IN (SELECT id FROM processes WHERE lease_until > ms))) ",
+        "RETURNING settlements.id",
+    ))
+    .bind(Value::from(rows).to_string())
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let claimed = claimed
+        .iter()
+        .map(|row| Columns::of(row).take().map(SettlementId))
+        .collect::<StoreResult<HashSet<_>>>()?;
+    if claimed.len() < claims.len() {
+        let ids: Vec<SettlementId> = claims
+            .iter()
+            .map(|claim| claim.id)
+            .filter(|id| !claimed.contains(id))
+            .collect();
+        expect_settled(connection, &ids).await?;
+    }
+    Ok(claimed)
+}
+
+async fn expect_settled(
+    connection: &mut SqliteConnection,
+    ids: &[SettlementId],
+) -> StoreResult<()> {
+    let rows = sqlx::query(
+        "SELECT id FROM settlements WHERE id IN (SELECT unhex(value) FROM json_each(?1)) \
+         AND state IN ('settled', 'settled_externally')",
+    )
+    .bind(ids_json(ids))
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let settled: HashSet<Uuid> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    match ids.iter().find(|id| !settled.contains(&id.0)) {
+        Some(id) => Err(StoreError::Conflict {
+            row: format!("settlement {id}"),
+            expected: "settled",
+        }),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn ids_json(ids: &[SettlementId]) -> String {
+    let ids: Vec<Value> = ids.iter().map(|id| hex::encode(id.0).into()).collect();
+    Value::from(ids).to_string()
+}
+
+/// A delivery that reached the transport.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Confirm {
+    pub(super) id: SettlementId,
+    pub(super) request: RequestId,
+}
+
+/// See [`crate::Ledger::confirm_delivery`].
+pub(super) struct Confirms;
+
+impl Grouped for Confirms {
+    type Request = Confirm;
+    type Answer = ();
+    const NAME: &'static str = "confirm";
+
+    async fn run(connection: &mut SqliteConnection, requests: &[Confirm]) -> StoreResult<Vec<()>> {
+        let rows: Vec<Value> = requests
+            .iter()
+            .map(|confirm| json!([hex::encode(confirm.id.0), hex::encode(confirm.request.0)]))
+            .collect();
+        let confirmed = sqlx::query(concat!(
+            "UPDATE settlements SET delivered_at = coalesce(delivered_at, ms) FROM json_each(?1) AS j, ", clock!(), " ",
+            "WHERE settlements.id = unhex(j.value->>0) AND delivery_request = unhex(j.value->>1) ",
+            "RETURNING settlements.id",
+        ))
+        .bind(Value::from(rows).to_string())
+        .fetch_all(connection)
+        .await
+        .map_err(StoreError::of_ledger)?;
+        let confirmed: HashSet<Uuid> = confirmed
+            .iter()
+            .filter_map(|row| row.try_get(0).ok())
+            .collect();
+        // An error sends the group through one by one, where it is the one that was asked.
+        match requests
+            .iter()
+            .find(|confirm| !confirmed.contains(&confirm.id.0))
+        {
+            Some(confirm) => Err(StoreError::Conflict {
+                row: format!("settlement {}", confirm.id),
+                expected: "claimed by this request",
+            }),
+            None => Ok(requests.iter().map(|_| ()).collect()),
+        }
+    }
+}
