@@ -36,11 +36,19 @@ impl Chain {
     pub fn connect(network: &Network) -> Result<Self, Failure> {
         let config = NodeConfig {
             chain: network.id,
-            rpc: network.rpc.iter().map(|url| url.expose().to_owned()).collect(),
+            rpc: network
+                .rpc
+                .iter()
+                .map(|url| url.expose().to_owned())
+                .collect(),
             request_timeout: REQUEST_TIMEOUT,
         };
-        let nodes = Nodes::connect(config)
-            .map_err(|error| Failure::new(&format!("the nodes of {} cannot be used", network.id), error))?;
+        let nodes = Nodes::connect(config).map_err(|error| {
+            Failure::new(
+                &format!("the nodes of {} cannot be used", network.id),
+                error,
+            )
+        })?;
         let heads = watch_heads(nodes.clone(), network.block_interval);
         let inspector = Inspector::spawn(nodes.clone(), heads.clone(), InspectLimits::default());
         Ok(Self {
@@ -58,8 +66,12 @@ impl Chain {
 
     /// What verify demands of a payment's validity beyond now, in seconds: max(6 s, two block intervals).
     pub fn margin_seconds(&self) -> u64 {
-        let two_blocks = (self.network.block_interval * 2).as_millis().div_ceil(1_000);
-        u64::try_from(two_blocks).unwrap_or(u64::MAX).max(LEAST_MARGIN_SECONDS)
+        let two_blocks = (self.network.block_interval * 2)
+            .as_millis()
+            .div_ceil(1_000);
+        u64::try_from(two_blocks)
+            .unwrap_or(u64::MAX)
+            .max(LEAST_MARGIN_SECONDS)
     }
 
     /// What the engine needs of it.
@@ -105,7 +117,11 @@ impl Chain {
     pub fn freshness(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let heads = self.heads.clone();
         let bound = (self.network.block_interval * STALE_INTERVALS).max(STALE_AT_LEAST);
-        move || heads.latest().is_some_and(|head| head.seen_at.elapsed() < bound)
+        move || {
+            heads
+                .latest()
+                .is_some_and(|head| head.seen_at.elapsed() < bound)
+        }
     }
 }
 

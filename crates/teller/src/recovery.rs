@@ -31,7 +31,9 @@ pub async fn reservations(stores: Stores, balance_hold: Duration, wait: Duration
         if let Err(StoreError::Recovering) = stores.reservations.ping().await {
             match recover(&stores, balance_hold, wait).await {
                 Ok(holds) => tracing::info!(holds, "reservations are complete again"),
-                Err(error) => tracing::warn!(%error, "reservations could not be loaded; trying again"),
+                Err(error) => {
+                    tracing::warn!(%error, "reservations could not be loaded; trying again")
+                }
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -46,13 +48,22 @@ async fn recover(stores: &Stores, balance_hold: Duration, wait: Duration) -> Sto
     // A ledger without a single payment is a new one, and new reservations have lost nothing.
     let new = stores.ledger.list(&anything).await?.settlements.is_empty();
     if !new {
-        tracing::warn!(?wait, "reservations were lost: verify is closed until lost holds have run out");
+        tracing::warn!(
+            ?wait,
+            "reservations were lost: verify is closed until lost holds have run out"
+        );
     }
     let now = stores.ledger.now().await?;
     let load = |settlements: Vec<Settlement>| {
-        settlements.iter().map(|settlement| hold(settlement, now, balance_hold)).collect()
+        settlements
+            .iter()
+            .map(|settlement| hold(settlement, now, balance_hold))
+            .collect()
     };
-    stores.reservations.restore(load(stores.ledger.unresolved_settlements().await?)).await?;
+    stores
+        .reservations
+        .restore(load(stores.ledger.unresolved_settlements().await?))
+        .await?;
     if !new {
         tokio::time::sleep(wait).await;
     }

@@ -66,7 +66,10 @@ impl Teller {
         if tokio::time::timeout(deadline, doors).await.is_err() {
             tracing::warn!("requests were cut off at the deadline");
         }
-        if tokio::time::timeout(deadline, self.engine.shutdown()).await.is_err() {
+        if tokio::time::timeout(deadline, self.engine.shutdown())
+            .await
+            .is_err()
+        {
             tracing::warn!("lanes were not handed over in time; their leases will run out");
         }
         self.chores.abort_all();
@@ -78,20 +81,33 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
     let takes_requests = role != Role::Settler;
     // First of all, because a taken port is the commonest mistake.
     let listeners = match takes_requests {
-        true => Some((listen(config.server.rest).await?, listen(config.server.grpc).await?)),
+        true => Some((
+            listen(config.server.rest).await?,
+            listen(config.server.grpc).await?,
+        )),
         false => None,
     };
     let stores = open_stores(config).await?;
     let process = ProcessId::fresh();
-    let chains: Vec<Chain> = config.networks.iter().map(Chain::connect).collect::<Result<_, _>>()?;
+    let chains: Vec<Chain> = config
+        .networks
+        .iter()
+        .map(Chain::connect)
+        .collect::<Result<_, _>>()?;
 
     let (engine, settler) = match role {
         Role::All | Role::Settler => Engine::start(
-            chains.iter().map(Chain::engine_parts).collect::<Result<_, _>>()?,
+            chains
+                .iter()
+                .map(Chain::engine_parts)
+                .collect::<Result<_, _>>()?,
             Arc::clone(&stores.ledger),
             Arc::clone(&stores.reservations),
             process,
-            Timings { lease: LEASE, poll: POLL },
+            Timings {
+                lease: LEASE,
+                poll: POLL,
+            },
         ),
         Role::Api => Engine::remote(Arc::clone(&stores.ledger), process, POLL),
     };
@@ -101,7 +117,11 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
     let mut chores = JoinSet::new();
     // Engines say so themselves.
     if role == Role::Api {
-        chores.spawn(recovery::heartbeat(Arc::clone(&stores.ledger), process, LEASE));
+        chores.spawn(recovery::heartbeat(
+            Arc::clone(&stores.ledger),
+            process,
+            LEASE,
+        ));
     }
     chores.spawn(recovery::reservations(
         stores.clone(),
@@ -140,8 +160,10 @@ impl Teller {
             let _ = stop.wait_for(|stop| *stop).await;
         };
         let stop = || stopped(self.stop_doors.subscribe());
-        self.doors.spawn(serve_rest(rest, api.rest_router(), limits.clone(), stop()));
-        self.doors.spawn(serve_grpc(grpc, api.grpc_router(), limits, stop()));
+        self.doors
+            .spawn(serve_rest(rest, api.rest_router(), limits.clone(), stop()));
+        self.doors
+            .spawn(serve_grpc(grpc, api.grpc_router(), limits, stop()));
     }
 }
 
@@ -168,7 +190,11 @@ fn api(
             .iter()
             .map(|network| SupportedNetwork {
                 chain: network.id,
-                signers: network.signers.iter().map(|signer| signer.address).collect(),
+                signers: network
+                    .signers
+                    .iter()
+                    .map(|signer| signer.address)
+                    .collect(),
             })
             .collect(),
     };
@@ -213,9 +239,11 @@ fn auth(auth: &Auth) -> teller_api::Auth {
 fn lenient_tenants(auth: &Auth) -> Vec<TenantId> {
     match auth {
         Auth::Open => Vec::new(),
-        Auth::Keys(keys) => {
-            keys.iter().filter(|key| key.lenient).map(|key| key.tenant.clone()).collect()
-        }
+        Auth::Keys(keys) => keys
+            .iter()
+            .filter(|key| key.lenient)
+            .map(|key| key.tenant.clone())
+            .collect(),
     }
 }
 
