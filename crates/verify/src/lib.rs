@@ -1,9 +1,21 @@
 //! The one verification pipeline: policy, static checks, signature, chain state and simulation, reservation
 //! (DESIGN section 3.1). Cheap checks come first; nothing here sends a transaction.
 
-use alloy_primitives::Address;
-use teller_domain::{AuthorizationKey, PaymentDigest, PaymentRequest, Refusal, TenantId};
+mod checks;
+mod fresh;
+mod hold;
+mod meters;
+mod network;
+mod policy;
+mod verifier;
+
+use teller_domain::Refusal;
 use teller_store::StoreError;
+
+pub use hold::Hold;
+pub use network::{VerifyNetwork, margin_seconds};
+pub use policy::{Policy, TenantPolicy};
+pub use verifier::Verifier;
 
 /// What a check of a payment came to.
 #[derive(Debug)]
@@ -28,49 +40,4 @@ pub enum CheckError {
     /// A store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// The holds of a verified payment. Dropped before [`delivered`](Hold::delivered), a hold that this very request was
-/// granted is given back: an answer that reached nobody reserves nothing.
-#[derive(Debug)]
-pub struct Hold {
-    payer: Address,
-}
-
-impl Hold {
-    /// Whose money is held.
-    pub fn payer(&self) -> Address {
-        self.payer
-    }
-
-    /// The answer was handed to the transport: the hold stays.
-    pub fn delivered(self) {}
-}
-
-/// Verifies payments on all configured networks. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Verifier {}
-
-impl Verifier {
-    /// Checks a payment and reserves it for a later settle.
-    pub async fn verify(&self, _request: &PaymentRequest) -> Verdict {
-        Verdict::Unknown(CheckError::Store(StoreError::Recovering))
-    }
-
-    /// Checks whatever may have gone stale since verify, or all of it if there was none, and reserves as settling.
-    /// The holds of a valid verdict stay; dropping it gives nothing back once [`Hold::delivered`] was called, which the
-    /// caller does when the ledger has accepted the payment.
-    pub async fn check_for_settle(&self, _request: &PaymentRequest) -> Verdict {
-        Verdict::Unknown(CheckError::Store(StoreError::Recovering))
-    }
-
-    /// Gives a verified payment's holds back to its tenant; `false` if the tenant had none.
-    pub async fn release(
-        &self,
-        _tenant: &TenantId,
-        _key: AuthorizationKey,
-        _digest: PaymentDigest,
-    ) -> Result<bool, StoreError> {
-        Err(StoreError::Recovering)
-    }
 }

@@ -1,0 +1,86 @@
+//! A network as verification sees it.
+
+use std::time::Duration;
+
+use alloy_primitives::Address;
+use teller_chain::{HeadHandle, Inspector};
+use teller_domain::{Asset, ChainId};
+use teller_schemes::eip3009::Domain;
+
+use crate::meters::Meters;
+
+/// Every implementation of x402 demands this many seconds until `validBefore` (PROTOCOL section 3.2).
+const LEAST_MARGIN_SECONDS: u64 = 6;
+
+/// The time that must be left until an authorization expires: six seconds or two block intervals, whichever is longer.
+pub fn margin_seconds(block_interval: Duration) -> u64 {
+    let two = block_interval.saturating_mul(2);
+    let seconds = two.as_secs() + u64::from(two.subsec_nanos() > 0);
+    seconds.max(LEAST_MARGIN_SECONDS)
+}
+
+/// What verification needs of a network.
+#[derive(Debug, Clone)]
+pub struct VerifyNetwork {
+    /// The network.
+    pub chain: ChainId,
+    /// The assets that may be paid with.
+    pub assets: Vec<Asset>,
+    /// Teller's own signers, and whatever else must never be a party to a payment.
+    pub own_addresses: Vec<Address>,
+    /// Reads chain state.
+    pub inspector: Inspector,
+    /// Knows the chain's time.
+    pub heads: HeadHandle,
+    /// Seconds that must be left until `validBefore`: [`margin_seconds`].
+    pub margin_seconds: u64,
+}
+
+/// An asset with its EIP-712 domain worked out.
+#[derive(Debug)]
+pub(crate) struct KnownDomain {
+    pub(crate) asset: Asset,
+    pub(crate) domain: Domain,
+}
+
+/// A network that is ready to verify on.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) chain: ChainId,
+    pub(crate) assets: Vec<KnownDomain>,
+    pub(crate) own_addresses: Vec<Address>,
+    pub(crate) inspector: Inspector,
+    pub(crate) heads: HeadHandle,
+    pub(crate) margin_seconds: u64,
+    pub(crate) meters: Meters,
+}
+
+impl From<VerifyNetwork> for Network {
+    fn from(network: VerifyNetwork) -> Self {
+        let assets = network.assets.into_iter().map(|asset| KnownDomain {
+            domain: Domain::new(&asset),
+            asset,
+        });
+        Self {
+            chain: network.chain,
+            assets: assets.collect(),
+            own_addresses: network.own_addresses,
+            inspector: network.inspector,
+            heads: network.heads,
+            margin_seconds: network.margin_seconds,
+            meters: Meters::new(network.chain),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_margin_is_six_seconds_or_two_blocks() {
+        for (interval_ms, seconds) in [(200, 6), (2_000, 6), (3_000, 6), (3_100, 7), (12_000, 24)] {
+            assert_eq!(margin_seconds(Duration::from_millis(interval_ms)), seconds);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The pipeline.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use teller_chain::InspectItem;
+use teller_domain::{
+    AssetAmount, AuthorizationKey, PaymentDigest, PaymentRequest, Reason, Refusal, TenantId,
+    UnixMillis, UnixSeconds,
+};
+use teller_schemes::eip3009::transfer_call;
+use teller_store::{HoldPurpose, Reservations, ReserveOutcome, ReserveRequest, StoreError};
+use tokio::time::timeout;
+
+use crate::checks::{check_inspection, check_request, check_signature};
+use crate::fresh::{Fresh, Reading};
+use crate::hold::{GiveBack, Hold, wall_clock};
+use crate::meters::{Stage, count_elsewhere};
+use crate::network::Network;
+use crate::{CheckError, Policy, Verdict, VerifyNetwork};
+
+/// How long the chain's state may take to read.
+const READ_DEADLINE: Duration = Duration::from_secs(5);
+/// A nonce hold is never longer, however far `validBefore` is.
+const LONGEST_NONCE_HOLD_MS: u64 = 24 * 60 * 60 * 1000;
+
+struct Inner {
+    networks: Vec<Network>,
+    policy: Policy,
+    reservations: Arc<dyn Reservations>,
+    fresh: Fresh,
+}
+
+/// Verifies payments on all configured networks. Cheap to clone.
+#[derive(Clone)]
+pub struct Verifier(Arc<Inner>);
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let chains = self.0.networks.iter().map(|network| network.chain);
+        f.debug_list().entries(chains).finish()
+    }
+}
+
+/// Why there is no valid verdict.
+enum Stop {
+    Refused(Refusal),
+    Unknown(CheckError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Unknown(error.into())
+    }
+}
+
+impl Verifier {
+    /// A verifier of these networks.
+    pub fn new(
+        networks: Vec<VerifyNetwork>,
+        policy: Policy,
+        reservations: Arc<dyn Reservations>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            networks: networks.into_iter().map(Network::from).collect(),
+            policy,
+            reservations,
+            fresh: Fresh::default(),
+        }))
+    }
+
+    /// Checks a payment and reserves it for a later settle. Runs to its end or reserves nothing lasting: a hold that
+    /// was granted is given back when the verdict is dropped.
+    pub async fn verify(&self, request: &PaymentRequest) -> Verdict {
+        let lenient = self.0.policy.is_lenient(&request.tenant);
+        self.check(request, HoldPurpose::Verify { lenient }).await
+    }
+
+    /// Checks whatever may have gone stale since verify, or all of it if there was none, and reserves as settling.
+    /// The holds of a valid verdict stay; dropping it gives nothing back once [`Hold::delivered`] was called, which the
+    /// caller does when the ledger has accepted the payment.
+    pub async fn check_for_settle(&self, request: &PaymentRequest) -> Verdict {
+        self.check(request, HoldPurpose::Settle).await
+    }
+
+    /// Gives a verified payment's holds back to its tenant; `false` if the tenant had none.
+    ///
+    /// # Errors
+    /// When the store of reservations does not answer.
+    pub async fn release(
+        &self,
+        tenant: &TenantId,
+        key: AuthorizationKey,
+        digest: PaymentDigest,
+    ) -> Result<bool, StoreError> {
+        self.0
+            .reservations
+            .release(key, tenant, digest, wall_clock())
+            .await
+    }
+
+    async fn check(&self, request: &PaymentRequest, purpose: HoldPurpose) -> Verdict {
+        let chain = request.payment.key.chain;
+        let network = self.0.networks.iter().find(|known| known.chain == chain);
+        let Some(network) = network else {
+            let verdict = Verdict::Invalid(Refusal::new(
+                Reason::InvalidNetwork,
+                format!("{chain} is not served here"),
+            ));
+            count_elsewhere(&verdict);
+            return verdict;
+        };
+        let started = Instant::now();
+        let verdict = match self.0.run(network, request, purpose).await {
+            Ok(hold) => Verdict::Valid(hold),
+            Err(Stop::Refused(refusal)) => Verdict::Invalid(refusal),
+            Err(Stop::Unknown(error)) => {
+                tracing::debug!(%chain, %error, "a payment could not be checked");
+                Verdict::Unknown(error)
+            }
+        };
+        network.meters.stage(Stage::Total, started);
+        network.meters.verdict(&verdict);
+        verdict
+    }
+}
+
+impl Inner {
+    async fn run(
+        &self,
+        network: &Network,
+        request: &PaymentRequest,
+        purpose: HoldPurpose,
+    ) -> Result<Hold, Stop> {
+        let started = Instant::now();
+        let unknown = || {
+            Stop::Unknown(CheckError::Node {
+                chain: network.chain,
+            })
+        };
+        let head = network.heads.first(READ_DEADLINE).await;
+        let head = head.map_err(|_| unknown())?;
+        let now = head.chain_time();
+        let known = check_request(network, &self.policy, request, now)?;
+        let started = network.meters.stage(Stage::Checks, started);
+
+        let digest = request.payment.digest();
+        let fresh = match purpose {
+            HoldPurpose::Verify { .. } => None,
+            HoldPurpose::Settle => self.fresh.get(digest, head.block.number, started),
+        };
+        let (reading, started) = match fresh {
+            // The digest covers everything that was signed and the signature.
+            Some(reading) => (reading, started),
+            None => {
+                check_signature(known, &request.payment)?;
+                let started = network.meters.stage(Stage::Signature, started);
+                let reading = self.read(network, request).await?;
+                let started = network.meters.stage(Stage::Chain, started);
+                self.fresh.insert(digest, reading, started);
+                (reading, started)
+            }
+        };
+        let hold = self.reserve(request, purpose, digest, reading, now).await;
+        network.meters.stage(Stage::Reserve, started);
+        hold
+    }
+
+    /// The chain's state and a simulation of the very call that would settle the payment, at one block.
+    async fn read(&self, network: &Network, request: &PaymentRequest) -> Result<Reading, Stop> {
+        let payment = &request.payment;
+        let item = InspectItem {
+            token: payment.asset,
+            payer: payment.key.payer,
+            payee: payment.payee,
+            nonce: payment.key.nonce.0,
+            call: transfer_call(payment),
+        };
+        let inspection = match timeout(READ_DEADLINE, network.inspector.inspect(item)).await {
+            Ok(Ok(inspection)) => inspection,
+            Ok(Err(_)) | Err(_) => {
+                return Err(Stop::Unknown(CheckError::Node {
+                    chain: network.chain,
+                }));
+            }
+        };
+        let balance = check_inspection(payment, &inspection)?;
+        Ok(Reading {
+            balance,
+            block: inspection.block.number,
+        })
+    }
+
+    async fn reserve(
+        &self,
+        request: &PaymentRequest,
+        purpose: HoldPurpose,
+        digest: PaymentDigest,
+        reading: Reading,
+        chain_now: UnixSeconds,
+    ) -> Result<Hold, Stop> {
+        let payment = &request.payment;
+        let now = wall_clock();
+        let reserve = ReserveRequest {
+            key: payment.key,
+            asset: payment.asset,
+            value: payment.value,
+            tenant: request.tenant.clone(),
+            digest,
+            idempotency_key: request.idempotency_key.clone(),
+            purpose,
+            balance: reading.balance,
+            read_at_block: reading.block,
+            now,
+            nonce_hold_until: nonce_hold_until(payment.valid_before, chain_now, now),
+            balance_hold_until: self.balance_hold_until(request.max_timeout_seconds, now),
+        };
+        let payer = payment.key.payer;
+        match self.reservations.reserve(reserve).await? {
+            ReserveOutcome::Granted => Ok(Hold::granted(
+                payer,
+                GiveBack {
+                    reservations: Arc::clone(&self.reservations),
+                    key: payment.key,
+                    tenant: request.tenant.clone(),
+                    digest,
+                    purpose,
+                },
+            )),
+            ReserveOutcome::Renewed => Ok(Hold::renewed(payer)),
+            ReserveOutcome::AuthorizationHeld => Err(Stop::Refused(Refusal::new(
+                Reason::AuthorizationAlreadyReserved,
+                "the authorization is reserved by another request",
+            ))),
+            ReserveOutcome::InsufficientBalance { held } => Err(Stop::Refused(too_little(
+                reading.balance,
+                held,
+                payment.value,
+            ))),
+        }
+    }
+
+    fn balance_hold_until(&self, max_timeout_seconds: u64, now: UnixMillis) -> UnixMillis {
+        // A seller that names no time still gets the hold that its answer promises.
+        let asked = match max_timeout_seconds {
+            0 => self.policy.balance_hold_cap_seconds,
+            seconds => seconds.min(self.policy.balance_hold_cap_seconds),
+        };
+        UnixMillis(now.0.saturating_add(asked.saturating_mul(1000)))
+    }
+}
+
+/// `validBefore` is chain time; the hold ends when that much of it has passed on the clock of holds.
+fn nonce_hold_until(
+    valid_before: UnixSeconds,
+    chain_now: UnixSeconds,
+    now: UnixMillis,
+) -> UnixMillis {
+    let left = valid_before.0.saturating_sub(chain_now.0);
+    let left = left.saturating_mul(1000).min(LONGEST_NONCE_HOLD_MS);
+    UnixMillis(now.0.saturating_add(left))
+}
+
+fn too_little(balance: AssetAmount, held: AssetAmount, value: AssetAmount) -> Refusal {
+    Refusal::new(
+        Reason::InsufficientBalance,
+        format!("the payer has {balance}, of which {held} is reserved; the payment is {value}"),
+    )
+}
