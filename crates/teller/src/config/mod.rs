@@ -101,6 +101,8 @@ pub struct Reservations {
     pub url: Secret,
     /// How long a verified payment's value is held, at most.
     pub balance_hold: Duration,
+    /// How long verify stays closed after the store of reservations lost its data.
+    pub recovery: Duration,
 }
 
 /// `[[networks]]`

@@ -26,6 +26,7 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
     let reservations = root.section("reservations", |section| Reservations {
         url: section.maybe_secret("url", "memory://"),
         balance_hold: seconds(section.number("balance_hold_seconds", 60, 5..=3_600)),
+        recovery: seconds(section.number("recovery_seconds", 300, 0..=86_400)),
     });
     let networks = root.sections("networks", network);
     let policy = root.section("policy", |section| Policy {
@@ -108,8 +109,11 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
     if sha256.is_none() {
         section.problem(
             None,
-            "`sha256` must be the SHA-256 of the key in 64 hexadecimal digits, never the key; \
-             `teller key new TENANT` makes both",
+            format!(
+                "`{}` must be the SHA-256 of the key in 64 hexadecimal digits, never the key; \
+                 `teller key new TENANT` makes both",
+                section.name("sha256")
+            ),
         );
     }
     let requests_per_second = section
@@ -144,15 +148,7 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
     let id: Option<ChainId> = section.required("id", "a CAIP-2 id, like eip155:84532");
     let rpc = section.maybe_secrets("rpc", "at least one http://, https://, ws:// or wss:// URL");
     let signers = signers(section);
-    let settled_at = section.choice(
-        "settled_at",
-        [
-            ("included", Level::Included),
-            ("safe", Level::Safe),
-            ("finalized", Level::Finalized),
-        ],
-        Level::Included,
-    );
+    let settled_at = section.choice("settled_at", [("included", Level::Included)], Level::Included);
     let known = id.and_then(known_network);
     let interval = section.optional_number("block_interval_ms", 100..=60_000);
     if let (Some(id), None, None) = (id, known, interval) {
@@ -198,7 +194,8 @@ fn signers(section: &mut Section<'_>) -> Vec<SignerKey> {
             None => section.problem(
                 None,
                 format!(
-                    "`signers[{index}]` names something that is no private key (64 hexadecimal digits)"
+                    "`{}[{index}]` names something that is no private key (64 hexadecimal digits)",
+                    section.name("signers")
                 ),
             ),
         }
@@ -213,7 +210,10 @@ fn fees(section: &mut Section<'_>) -> FeeBounds {
     if floor > cap {
         section.problem(
             None,
-            format!("`tip_floor_wei` is {floor}, more than `tip_cap_wei`, which is {cap}"),
+            format!(
+                "`{}` is {floor}, more than `tip_cap_wei`, which is {cap}",
+                section.name("tip_floor_wei")
+            ),
         );
     }
     FeeBounds {

@@ -82,7 +82,8 @@ pub struct Section<'a> {
 }
 
 impl Section<'_> {
-    fn name(&self, key: &str) -> String {
+    /// The full name of a key of this section.
+    pub fn name(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
         } else {
