@@ -1,1 +1,25 @@
-//! teller-api
+//! The doors of teller: REST and gRPC over one service, and the translation between x402's wire format and the domain.
+//!
+//! What lives here: parsing, authentication, limits, the table from outcomes to statuses, delivery tracking. What must
+//! not: any judgement of a payment (that is `teller-verify`) and any settlement logic (that is `teller-settle`).
+
+mod answer;
+mod api;
+mod auth;
+mod delivery;
+mod grpc;
+mod limits;
+mod meters;
+pub mod proto;
+mod readiness;
+mod rest;
+mod serve;
+mod service;
+mod view;
+mod wire;
+
+pub use api::{Api, ApiConfig, Supported, SupportedNetwork};
+pub use auth::{ApiKey, Auth};
+pub use limits::TenantLimits;
+pub use readiness::Readiness;
+pub use serve::{ServeLimits, serve_grpc, serve_rest};

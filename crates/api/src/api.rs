@@ -1,0 +1,250 @@
+//! What the binary puts together: one service, behind two doors.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alloy_primitives::Address;
+use axum::Router;
+use axum::body::Bytes;
+use teller_domain::{ChainId, Scheme, v1_name};
+use teller_protocol::{SupportedKind, SupportedResponse};
+use teller_settle::Settler;
+use teller_store::Ledger;
+use teller_verify::Verifier;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::answer::{ApiError, Outcome};
+use crate::auth::{Auth, Gate};
+use crate::meters::{Endpoint, Meters, Throttle, Transport};
+use crate::readiness::Readiness;
+use crate::service::{Cause, Service};
+use crate::{grpc, rest};
+
+/// Bounds of the doors. The defaults are good for production.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Requests in progress at once, all tenants together; more are told 503.
+    pub max_concurrent_requests: usize,
+    /// Watch streams open at once.
+    pub max_watch_streams: usize,
+    /// How long a settle request waits for its outcome at most. Official clients give up at 30 s.
+    pub settle_wait: Duration,
+    /// How long settle requests may go on waiting after [`Api::begin_drain`].
+    pub drain_patience: Duration,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// How often a watch stream looks for changes that nobody announced.
+    pub watch_poll: Duration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            max_concurrent_requests: 10_000,
+            max_watch_streams: 256,
+            settle_wait: Duration::from_secs(25),
+            drain_patience: Duration::from_secs(5),
+            body_timeout: Duration::from_secs(10),
+            watch_poll: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What this teller can settle: the source of `/supported`.
+#[derive(Debug, Clone, Default)]
+pub struct Supported {
+    /// The networks, in the order of the configuration.
+    pub networks: Vec<SupportedNetwork>,
+}
+
+/// A network and who settles on it.
+#[derive(Debug, Clone)]
+pub struct SupportedNetwork {
+    /// The network.
+    pub chain: ChainId,
+    /// Addresses of its signers.
+    pub signers: Vec<Address>,
+}
+
+impl Supported {
+    pub(crate) fn response(&self) -> SupportedResponse {
+        let kind = |version: u8, network: String| SupportedKind {
+            x402_version: version,
+            scheme: Scheme::Exact.as_str().into(),
+            network,
+        };
+        let mut kinds = Vec::new();
+        let mut everywhere: Vec<Address> = Vec::new();
+        for network in &self.networks {
+            kinds.push(kind(2, network.chain.to_string()));
+            kinds.extend(v1_name(network.chain).map(|name| kind(1, name.to_owned())));
+            everywhere.extend(&network.signers);
+        }
+        everywhere.sort_unstable();
+        everywhere.dedup();
+        let texts = |signers: &[Address]| signers.iter().map(Address::to_string).collect();
+        let mut signers = BTreeMap::from([("eip155:*".to_owned(), texts(&everywhere))]);
+        let mut sets = self.networks.iter().map(|network| &network.signers);
+        let first = sets.next();
+        if sets.any(|set| Some(set) != first) {
+            for network in &self.networks {
+                signers.insert(network.chain.to_string(), texts(&network.signers));
+            }
+        }
+        SupportedResponse {
+            kinds,
+            extensions: Vec::new(),
+            signers,
+        }
+    }
+}
+
+/// The facilitator's API. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: ApiConfig,
+    pub(crate) service: Service,
+    pub(crate) gate: Gate,
+    pub(crate) readiness: Readiness,
+    pub(crate) supported: SupportedResponse,
+    pub(crate) supported_json: Bytes,
+    pub(crate) meters: Meters,
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) warnings: Throttle,
+}
+
+impl Api {
+    /// Puts the API together. Install the metrics recorder first: the handles are made here.
+    pub fn new(
+        config: ApiConfig,
+        verifier: Verifier,
+        settler: Settler,
+        ledger: Arc<dyn Ledger>,
+        supported: Supported,
+        auth: Auth,
+        readiness: Readiness,
+    ) -> Self {
+        let supported = supported.response();
+        let permits = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        let (drain, _) = watch::channel(false);
+        Self {
+            inner: Arc::new(Inner {
+                service: Service {
+                    verifier,
+                    settler,
+                    ledger,
+                    settle_wait: config.settle_wait,
+                    drain_patience: config.drain_patience,
+                    drain,
+                },
+                gate: Gate::new(auth, Instant::now()),
+                readiness,
+                supported_json: serde_json::to_vec(&supported).unwrap_or_default().into(),
+                supported,
+                meters: Meters::new(),
+                requests: permits(config.max_concurrent_requests),
+                watchers: permits(config.max_watch_streams),
+                warnings: Throttle::default(),
+                config,
+            }),
+        }
+    }
+
+    /// The REST door.
+    pub fn rest_router(&self) -> Router {
+        rest::router(self.clone())
+    }
+
+    /// The gRPC door: Facilitator, Settlements, health and reflection. Needs a tokio runtime around it.
+    pub fn grpc_router(&self) -> Router {
+        grpc::router(self.clone())
+    }
+
+    /// Shutdown has begun: settle requests that still wait are told what is known when
+    /// [`ApiConfig::drain_patience`] is over, watch streams end, `/readyz` and gRPC health say no.
+    pub fn begin_drain(&self) {
+        self.inner.service.drain.send_replace(true);
+    }
+
+    /// A place among the requests in progress.
+    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let places = self.inner.requests.clone();
+        places.try_acquire_owned().map_err(|_| ApiError::Overloaded)
+    }
+
+    /// Notes an answered request.
+    pub(crate) fn answered(
+        &self,
+        endpoint: Endpoint,
+        transport: Transport,
+        outcome: Outcome,
+        started: Instant,
+    ) {
+        let took = started.elapsed();
+        self.inner
+            .meters
+            .answered(endpoint, transport, outcome, took);
+        tracing::debug!(?endpoint, ?transport, ?outcome, ?took, "answered");
+    }
+
+    /// Logs why something could not be done, where it could not.
+    pub(crate) fn log(&self, what: &'static str, cause: Option<&Cause>) {
+        let Some(cause) = cause else { return };
+        match self.inner.warnings.allows(Instant::now()) {
+            true => tracing::warn!(what, %cause, "could not be done (told at most once a second)"),
+            false => tracing::debug!(what, %cause, "could not be done"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn supported_names_each_network_in_both_versions() {
+        let network = |id, signer| SupportedNetwork {
+            chain: ChainId(id),
+            signers: vec![Address::repeat_byte(signer)],
+        };
+        let one = Supported {
+            networks: vec![network(84532, 1)],
+        };
+        let json = serde_json::to_value(one.response()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "kinds": [
+                    {"x402Version": 2, "scheme": "exact", "network": "eip155:84532"},
+                    {"x402Version": 1, "scheme": "exact", "network": "base-sepolia"},
+                ],
+                "extensions": [],
+                "signers": {"eip155:*": ["0x0101010101010101010101010101010101010101"]},
+            })
+        );
+        // Arbitrum has no name in version 1; different signer sets are told apart.
+        let two = Supported {
+            networks: vec![network(84532, 1), network(42161, 2)],
+        };
+        let response = two.response();
+        assert_eq!(response.kinds.len(), 3);
+        assert_eq!(
+            response.signers.keys().collect::<Vec<_>>(),
+            ["eip155:*", "eip155:42161", "eip155:84532"]
+        );
+    }
+}

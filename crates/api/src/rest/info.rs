@@ -1,0 +1,72 @@
+//! What needs no key: capabilities, health, descriptions.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+
+use super::respond;
+use crate::api::Api;
+
+/// Kept by hand; a test compares its paths with the routes.
+pub(super) const OPENAPI: &str = include_str!("../../openapi.json");
+
+pub(super) async fn supported(State(api): State<Api>) -> Response {
+    respond::bytes(StatusCode::OK, api.inner.supported_json.clone())
+}
+
+pub(super) async fn health() -> Response {
+    respond::bytes(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#))
+}
+
+/// Whether every dependency answers, and which one does not.
+pub(super) async fn ready(State(api): State<Api>) -> Response {
+    let is_draining = api.inner.service.is_draining();
+    let dependencies = api.inner.readiness.check().await;
+    let is_ready = !is_draining && dependencies.iter().all(|dependency| dependency.ready);
+    let word = |ready: bool| if ready { "ok" } else { "unavailable" };
+    let states: Map<String, Value> = dependencies
+        .into_iter()
+        .map(|dependency| (dependency.name, word(dependency.ready).into()))
+        .collect();
+    let (status, text) = match (is_ready, is_draining) {
+        (true, _) => (StatusCode::OK, "ready"),
+        (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    respond::json(status, &json!({ "status": text, "dependencies": states }))
+}
+
+pub(super) async fn openapi() -> Response {
+    respond::bytes(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))
+}
+
+pub(super) async fn describe_verify() -> Response {
+    describe(
+        "/verify",
+        "POST an x402 payment to learn whether it is good; a good one is held for you.",
+    )
+}
+
+pub(super) async fn describe_settle() -> Response {
+    describe(
+        "/settle",
+        "POST an x402 payment to have it settled on chain; success is told once.",
+    )
+}
+
+fn describe(endpoint: &str, description: &str) -> Response {
+    let body = json!({
+        "endpoint": endpoint,
+        "method": "POST",
+        "description": description,
+        "body": {
+            "x402Version": "1 or 2",
+            "paymentPayload": "PaymentPayload",
+            "paymentRequirements": "PaymentRequirements",
+        },
+        "openapi": "/openapi.json",
+    });
+    respond::json(StatusCode::OK, &body)
+}

@@ -1,0 +1,197 @@
+//! `POST /verify`, `/settle` and `/release`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use teller_domain::IdempotencyKey;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{MAX_BODY_BYTES, respond};
+use crate::answer::{ApiError, Outcome, VerifyAnswer};
+use crate::api::Api;
+use crate::limits::Tenant;
+use crate::meters::{Endpoint, Transport};
+use crate::service::rejected_settle;
+use crate::wire;
+
+/// What a request needs to be answered: who asks, with which key, what, and a place among those in progress.
+struct Admitted {
+    tenant: Arc<Tenant>,
+    idempotency_key: Option<IdempotencyKey>,
+    body: Bytes,
+    _place: OwnedSemaphorePermit,
+}
+
+pub(super) async fn verify(State(api): State<Api>, request: Request) -> Response {
+    let started = Instant::now();
+    let (response, outcome) = match admit(&api, request, started).await {
+        Ok(admitted) => verify_admitted(&api, admitted).await,
+        Err(error) => (respond::error(&error), Outcome::Rejected),
+    };
+    api.answered(Endpoint::Verify, Transport::Rest, outcome, started);
+    response
+}
+
+async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
+    let asked = wire::read(
+        &admitted.body,
+        &admitted.tenant.id,
+        admitted.idempotency_key,
+    );
+    let (answer, is_malformed) = match asked {
+        Ok(asked) => {
+            let (answer, cause) = api.inner.service.verify(asked).await;
+            api.log("verify", cause.as_ref());
+            (answer, false)
+        }
+        Err(rejection) => (
+            VerifyAnswer::Invalid {
+                refusal: rejection.refusal,
+                payer: rejection.payer,
+            },
+            rejection.is_bad_request,
+        ),
+    };
+    let outcome = outcome(answer.outcome(), is_malformed);
+    (respond::verify(answer, is_malformed), outcome)
+}
+
+pub(super) async fn settle(State(api): State<Api>, request: Request) -> Response {
+    let started = Instant::now();
+    let (response, outcome) = match admit(&api, request, started).await {
+        Ok(admitted) => settle_admitted(&api, admitted).await,
+        Err(error) => (respond::error(&error), Outcome::Rejected),
+    };
+    api.answered(Endpoint::Settle, Transport::Rest, outcome, started);
+    response
+}
+
+async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
+    let tenant = &admitted.tenant;
+    let Ok(_settles) = tenant.take_settle() else {
+        return (respond::error(&ApiError::TooManySettles), Outcome::Rejected);
+    };
+    let asked = wire::read(&admitted.body, &tenant.id, admitted.idempotency_key);
+    let (answer, is_malformed) = match asked {
+        Ok(asked) => {
+            let (answer, cause) = api.inner.service.settle(asked, tenant).await;
+            api.log("settle", cause.as_ref());
+            (answer, false)
+        }
+        Err(rejection) => {
+            let is_malformed = rejection.is_bad_request;
+            (rejected_settle(rejection), is_malformed)
+        }
+    };
+    let outcome = outcome(answer.verdict.outcome(), is_malformed);
+    (respond::settle(answer, is_malformed), outcome)
+}
+
+fn outcome(outcome: Outcome, is_malformed: bool) -> Outcome {
+    match is_malformed {
+        true => Outcome::Rejected,
+        false => outcome,
+    }
+}
+
+/// The answer to `/release`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Released {
+    released: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+pub(super) async fn release(State(api): State<Api>, request: Request) -> Response {
+    let started = Instant::now();
+    let (response, outcome) = match admit(&api, request, started).await {
+        Ok(admitted) => release_admitted(&api, admitted).await,
+        Err(error) => (respond::error(&error), Outcome::Rejected),
+    };
+    api.answered(Endpoint::Release, Transport::Rest, outcome, started);
+    response
+}
+
+async fn release_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
+    let asked = match wire::read(&admitted.body, &admitted.tenant.id, None) {
+        Ok(asked) => asked,
+        Err(rejection) => {
+            let body = Released {
+                released: false,
+                reason: Some(rejection.refusal.reason.as_str()),
+                error: Some(rejection.refusal.detail),
+            };
+            return (
+                respond::json(StatusCode::BAD_REQUEST, &body),
+                Outcome::Rejected,
+            );
+        }
+    };
+    match api.inner.service.release(asked).await {
+        Ok(released) => {
+            let body = Released {
+                released,
+                reason: None,
+                error: None,
+            };
+            (respond::json(StatusCode::OK, &body), Outcome::Done)
+        }
+        Err(cause) => {
+            api.log("release", Some(&cause));
+            (
+                respond::error(&ApiError::ReservationsUnavailable),
+                Outcome::Unknown,
+            )
+        }
+    }
+}
+
+async fn admit(api: &Api, request: Request, now: Instant) -> Result<Admitted, ApiError> {
+    let (head, body) = request.into_parts();
+    let tenant = api.inner.gate.admit(&head.headers, now)?;
+    let place = api.place()?;
+    let idempotency_key = idempotency_key(&head.headers)?;
+    let read = tokio::time::timeout(api.inner.config.body_timeout, read_body(body));
+    let body = read.await.map_err(|_| ApiError::BodyTimeout)??;
+    Ok(Admitted {
+        tenant,
+        idempotency_key,
+        body,
+        _place: place,
+    })
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .map(Some)
+            .ok_or(ApiError::IdempotencyKey),
+        (Some(_), Some(_)) => Err(ApiError::IdempotencyKey),
+    }
+}
+
+/// The whole body, at most [`MAX_BODY_BYTES`] of it, whatever its length header says.
+async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(ApiError::BodyTooLarge);
+    }
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge),
+        Err(_) => Err(ApiError::BodyBroken),
+    }
+}

@@ -1,0 +1,87 @@
+//! `GET /settlements` and `/settlements/{id}`.
+
+use std::time::Instant;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+
+use super::respond;
+use crate::answer::{ApiError, Outcome};
+use crate::api::Api;
+use crate::meters::{Endpoint, Transport};
+use crate::view::{Filters, PageView, SettlementView};
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    filters: Result<Query<Filters>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let started = Instant::now();
+    let page = list_page(&api, filters, &headers, started).await;
+    finish(&api, started, page)
+}
+
+async fn list_page(
+    api: &Api,
+    filters: Result<Query<Filters>, QueryRejection>,
+    headers: &HeaderMap,
+    now: Instant,
+) -> Result<PageView, ApiError> {
+    let tenant = api.inner.gate.admit(headers, now)?;
+    let _place = api.place()?;
+    let Query(filters) =
+        filters.map_err(|_| ApiError::BadRequest("the query cannot be read".into()))?;
+    let page = api
+        .inner
+        .service
+        .settlements(&tenant.id, filters.query()?)
+        .await?;
+    Ok(PageView {
+        settlements: page.settlements.iter().map(SettlementView::from).collect(),
+        more: page.more,
+    })
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let started = Instant::now();
+    let view = show_one(&api, id, &headers, started).await;
+    finish(&api, started, view)
+}
+
+async fn show_one(
+    api: &Api,
+    id: Result<Path<String>, PathRejection>,
+    headers: &HeaderMap,
+    now: Instant,
+) -> Result<SettlementView, ApiError> {
+    let tenant = api.inner.gate.admit(headers, now)?;
+    let _place = api.place()?;
+    let Path(id) = id.map_err(|_| ApiError::NoSuchSettlement)?;
+    let settlement = api.inner.service.settlement(&tenant.id, &id).await?;
+    Ok(SettlementView::from(&settlement))
+}
+
+fn finish<T: serde::Serialize>(
+    api: &Api,
+    started: Instant,
+    found: Result<T, ApiError>,
+) -> Response {
+    let (response, outcome) = match found {
+        Ok(view) => (respond::json(StatusCode::OK, &view), Outcome::Done),
+        Err(error) => {
+            let outcome = match error {
+                ApiError::LedgerUnavailable => Outcome::Unknown,
+                _ => Outcome::Rejected,
+            };
+            (respond::error(&error), outcome)
+        }
+    };
+    api.answered(Endpoint::Settlements, Transport::Rest, outcome, started);
+    response
+}

@@ -1,0 +1,296 @@
+//! What both doors do: verify, settle, release, look up. The order of a settle (DESIGN section 3.2) is here.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use teller_domain::{PaymentRequest, Reason, Refusal, Settlement, SettlementId, TenantId};
+use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
+use teller_store::{Ledger, SettlementPage, SettlementQuery, StoreError};
+use teller_verify::{CheckError, Verdict, Verifier};
+use tokio::sync::watch;
+
+use crate::answer::{ApiError, SettleAnswer, SettleVerdict, VerifyAnswer};
+use crate::limits::Tenant;
+use crate::wire::{Asked, Rejection};
+
+pub(crate) struct Service {
+    pub(crate) verifier: Verifier,
+    pub(crate) settler: Settler,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) settle_wait: Duration,
+    pub(crate) drain_patience: Duration,
+    pub(crate) drain: watch::Sender<bool>,
+}
+
+/// Why something could not be done; logged, never returned.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cause {
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a task panicked")]
+    Panicked,
+}
+
+/// How far a settle came before it waits.
+enum Begun {
+    Waiting(Ticket),
+    Refused(Refusal),
+    /// Nothing was accepted.
+    NotBegun(Cause),
+    /// It may have been accepted.
+    Unclear,
+}
+
+impl Service {
+    /// Verifies a payment. It runs to its end even if the caller hangs up: what it then holds is given back.
+    pub(crate) async fn verify(&self, asked: Asked) -> (VerifyAnswer, Option<Cause>) {
+        let payer = Some(asked.request.payment.key.payer);
+        let verifier = self.verifier.clone();
+        let task = tokio::spawn(async move { verifier.verify(&asked.request).await });
+        let cause = match task.await {
+            Ok(Verdict::Valid(hold)) => return (VerifyAnswer::Valid { hold }, None),
+            Ok(Verdict::Invalid(refusal)) => {
+                return (VerifyAnswer::Invalid { refusal, payer }, None);
+            }
+            Ok(Verdict::Unknown(error)) => error.into(),
+            Err(_) => Cause::Panicked,
+        };
+        let refusal = Refusal::new(
+            Reason::UnexpectedVerifyError,
+            "the payment could not be checked; try again",
+        );
+        (VerifyAnswer::Invalid { refusal, payer }, Some(cause))
+    }
+
+    /// Settles a payment. Accepting runs to its end even if the caller hangs up; waiting ends with the caller, so that
+    /// a dead request does not claim the success that a living one waits for.
+    pub(crate) async fn settle(
+        &self,
+        asked: Asked,
+        tenant: &Tenant,
+    ) -> (SettleAnswer, Option<Cause>) {
+        let Asked { request, network } = asked;
+        let request = Arc::new(request);
+        let payer = Some(request.payment.key.payer);
+        let begun = {
+            let (verifier, settler) = (self.verifier.clone(), self.settler.clone());
+            let request = request.clone();
+            tokio::spawn(async move { begin(&verifier, &settler, &request).await })
+        };
+        let mut cause = None;
+        let (settlement, verdict) = match begun.await {
+            Ok(Begun::Waiting(ticket)) => {
+                let wait = self.wait_for(&request, tenant);
+                let answer = AssertUnwindSafe(self.outcome(&request, ticket, wait));
+                match answer.catch_unwind().await {
+                    Ok(answer) => told(answer),
+                    Err(_) => {
+                        cause = Some(Cause::Panicked);
+                        (None, SettleVerdict::Pending { transaction: None })
+                    }
+                }
+            }
+            Ok(Begun::Refused(refusal)) => (None, failed(refusal)),
+            Ok(Begun::NotBegun(error)) => {
+                cause = Some(error);
+                let refusal = Refusal::new(
+                    Reason::UnexpectedSettleError,
+                    "the payment could not be accepted; nothing was sent; try again",
+                );
+                (None, failed(refusal))
+            }
+            Ok(Begun::Unclear) => (None, SettleVerdict::Pending { transaction: None }),
+            Err(_) => {
+                cause = Some(Cause::Panicked);
+                (None, SettleVerdict::Pending { transaction: None })
+            }
+        };
+        let answer = SettleAnswer {
+            network,
+            payer,
+            settlement,
+            verdict,
+        };
+        (answer, cause)
+    }
+
+    fn wait_for(&self, request: &PaymentRequest, tenant: &Tenant) -> Duration {
+        let asked = Some(request.max_timeout_seconds)
+            .filter(|seconds| *seconds > 0)
+            .map(Duration::from_secs);
+        [asked, tenant.settle_wait]
+            .into_iter()
+            .flatten()
+            .fold(self.settle_wait, Duration::min)
+    }
+
+    /// The outcome, or what is known of it once the drain's patience is over.
+    async fn outcome(&self, request: &PaymentRequest, ticket: Ticket, wait: Duration) -> Answered {
+        tokio::select! {
+            answer = self.settler.outcome(request, ticket, wait) => return answer,
+            () = self.patience_over() => {}
+        }
+        match self.settler.known(request).await {
+            Ok(Known::Accepted(ticket)) => {
+                self.settler.outcome(request, ticket, Duration::ZERO).await
+            }
+            Ok(Known::New | Known::Refused(_)) | Err(_) => Answered::Pending {
+                settlement: None,
+                transaction: None,
+            },
+        }
+    }
+
+    async fn patience_over(&self) {
+        self.drained().await;
+        tokio::time::sleep(self.drain_patience).await;
+    }
+
+    /// Resolves when shutdown has begun.
+    pub(crate) async fn drained(&self) {
+        let mut drain = self.drain.subscribe();
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = drain.wait_for(|draining| *draining).await;
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
+    /// Gives back what a verify of this tenant holds.
+    pub(crate) async fn release(&self, asked: Asked) -> Result<bool, Cause> {
+        let request = asked.request;
+        let verifier = self.verifier.clone();
+        let task = tokio::spawn(async move {
+            let digest = request.payment.digest();
+            verifier
+                .release(&request.tenant, request.payment.key, digest)
+                .await
+        });
+        match task.await {
+            Ok(released) => Ok(released?),
+            Err(_) => Err(Cause::Panicked),
+        }
+    }
+
+    /// A tenant's settlement; somebody else's does not exist.
+    pub(crate) async fn settlement(
+        &self,
+        tenant: &TenantId,
+        id: &str,
+    ) -> Result<Settlement, ApiError> {
+        let id: SettlementId = id.parse().map_err(|_| ApiError::NoSuchSettlement)?;
+        let found = self.ledger.settlement(id).await.map_err(unavailable)?;
+        found
+            .filter(|settlement| settlement.tenant == *tenant)
+            .ok_or(ApiError::NoSuchSettlement)
+    }
+
+    /// A page of a tenant's settlements.
+    pub(crate) async fn settlements(
+        &self,
+        tenant: &TenantId,
+        query: SettlementQuery,
+    ) -> Result<SettlementPage, ApiError> {
+        let query = SettlementQuery {
+            tenant: Some(tenant.clone()),
+            ..query
+        };
+        self.ledger.list(&query).await.map_err(unavailable)
+    }
+}
+
+pub(crate) fn unavailable(error: StoreError) -> ApiError {
+    tracing::warn!(%error, "the ledger could not be read");
+    ApiError::LedgerUnavailable
+}
+
+/// Everything of a settle that must not stop half-way.
+async fn begin(verifier: &Verifier, settler: &Settler, request: &PaymentRequest) -> Begun {
+    match settler.known(request).await {
+        Ok(Known::New) => {}
+        Ok(Known::Accepted(ticket)) => return Begun::Waiting(ticket),
+        Ok(Known::Refused(refusal)) => return Begun::Refused(refusal),
+        Err(error) => return Begun::NotBegun(error.into()),
+    }
+    let hold = match verifier.check_for_settle(request).await {
+        Verdict::Valid(hold) => hold,
+        Verdict::Invalid(refusal) => return Begun::Refused(refusal),
+        Verdict::Unknown(error) => return Begun::NotBegun(error.into()),
+    };
+    match settler.accept(request).await {
+        Ok(Known::Accepted(ticket)) => {
+            hold.delivered();
+            Begun::Waiting(ticket)
+        }
+        Ok(Known::Refused(refusal)) => Begun::Refused(refusal),
+        Ok(Known::New) => {
+            tracing::error!("accept answered that the payment is new");
+            hold.delivered();
+            Begun::Unclear
+        }
+        Err(error) => Begun::NotBegun(error.into()),
+    }
+}
+
+fn failed(refusal: Refusal) -> SettleVerdict {
+    SettleVerdict::Failed {
+        refusal,
+        transaction: None,
+    }
+}
+
+fn told(answer: Answered) -> (Option<SettlementId>, SettleVerdict) {
+    match answer {
+        Answered::Settled {
+            settlement,
+            receipt,
+            delivery,
+        } => (
+            Some(settlement.id),
+            SettleVerdict::Settled {
+                transaction: receipt.transaction,
+                delivery,
+            },
+        ),
+        Answered::Duplicate {
+            settlement,
+            transaction,
+        } => (
+            Some(settlement.id),
+            SettleVerdict::Duplicate { transaction },
+        ),
+        Answered::Failed {
+            settlement,
+            refusal,
+            transaction,
+        } => (
+            Some(settlement.id),
+            SettleVerdict::Failed {
+                refusal,
+                transaction,
+            },
+        ),
+        Answered::Pending {
+            settlement,
+            transaction,
+        } => (
+            settlement.map(|settlement| settlement.id),
+            SettleVerdict::Pending { transaction },
+        ),
+    }
+}
+
+/// A settle request that was refused before anybody looked at the payment.
+pub(crate) fn rejected_settle(rejection: Rejection) -> SettleAnswer {
+    SettleAnswer {
+        network: rejection.network,
+        payer: rejection.payer,
+        settlement: None,
+        verdict: failed(rejection.refusal),
+    }
+}

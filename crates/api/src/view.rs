@@ -1,0 +1,195 @@
+//! A settlement as its seller sees it, and the filters of a listing. No signature leaves through here.
+
+use std::str::FromStr;
+
+use alloy_primitives::B256;
+use serde::{Deserialize, Serialize};
+use teller_domain::{ChainId, Receipt, Settlement, SettlementId, SettlementState, v1_chain};
+use teller_protocol::field;
+use teller_store::SettlementQuery;
+
+use crate::answer::ApiError;
+
+/// How many settlements a page holds when nobody says.
+const DEFAULT_LIMIT: u32 = 50;
+/// How many it holds at most.
+const MAX_LIMIT: u32 = 500;
+
+/// One settlement in JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SettlementView {
+    id: SettlementId,
+    state: &'static str,
+    x402_version: u8,
+    network: ChainId,
+    scheme: &'static str,
+    asset: String,
+    payer: String,
+    payee: String,
+    amount: String,
+    nonce: String,
+    valid_after: String,
+    valid_before: String,
+    transaction: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<ReceiptView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_message: Option<String>,
+    tries: u32,
+    accepted_at_ms: u64,
+    updated_at_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReceiptView {
+    transaction: B256,
+    block_number: u64,
+    block_hash: B256,
+    log_index: u64,
+    level: &'static str,
+    gas_used: u64,
+    cost_wei: String,
+}
+
+/// A page of settlements in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct PageView {
+    pub(crate) settlements: Vec<SettlementView>,
+    pub(crate) more: bool,
+}
+
+/// The newest attempt, or where it was settled or failed.
+pub(crate) fn transaction_of(state: &SettlementState) -> Option<B256> {
+    match state {
+        SettlementState::Assigned { transaction, .. } => Some(*transaction),
+        SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+            Some(receipt.transaction)
+        }
+        SettlementState::Failed { transaction, .. } => *transaction,
+        SettlementState::Accepted | SettlementState::Expired | SettlementState::Withdrawn => None,
+    }
+}
+
+/// The receipt, if there is one.
+pub(crate) fn receipt_of(state: &SettlementState) -> Option<&Receipt> {
+    match state {
+        SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+            Some(receipt)
+        }
+        _ => None,
+    }
+}
+
+impl From<&Settlement> for SettlementView {
+    fn from(settlement: &Settlement) -> Self {
+        let payment = &settlement.payment;
+        let refusal = settlement.state.refusal();
+        Self {
+            id: settlement.id,
+            state: settlement.state.kind().as_str(),
+            x402_version: settlement.version.number(),
+            network: payment.key.chain,
+            scheme: teller_domain::Scheme::Exact.as_str(),
+            asset: payment.asset.to_string(),
+            payer: payment.key.payer.to_string(),
+            payee: payment.payee.to_string(),
+            amount: payment.value.to_string(),
+            nonce: payment.key.nonce.0.to_string(),
+            valid_after: payment.valid_after.0.to_string(),
+            valid_before: payment.valid_before.0.to_string(),
+            transaction: transaction_of(&settlement.state)
+                .map(|hash| hash.to_string())
+                .unwrap_or_default(),
+            receipt: receipt_of(&settlement.state).map(|receipt| ReceiptView {
+                transaction: receipt.transaction,
+                block_number: receipt.block.number,
+                block_hash: receipt.block.hash,
+                log_index: receipt.log_index,
+                level: receipt.level.as_str(),
+                gas_used: receipt.gas_used,
+                cost_wei: receipt.cost.to_string(),
+            }),
+            error_reason: refusal.as_ref().map(|refusal| refusal.reason.as_str()),
+            error_message: refusal.map(|refusal| refusal.detail),
+            tries: settlement.tries,
+            accepted_at_ms: settlement.accepted_at.0,
+            updated_at_ms: settlement.updated_at.0,
+        }
+    }
+}
+
+/// The filters of a listing as texts; an empty one does not count.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Filters {
+    pub(crate) state: String,
+    pub(crate) network: String,
+    pub(crate) payer: String,
+    pub(crate) nonce: String,
+    pub(crate) transaction: String,
+    pub(crate) before: String,
+    pub(crate) limit: String,
+}
+
+impl Filters {
+    pub(crate) fn query(&self) -> Result<SettlementQuery, ApiError> {
+        let limit = given("limit", &self.limit, "must be 1 to 500", |text| {
+            let limit: u32 = text.parse().ok()?;
+            (1..=MAX_LIMIT).contains(&limit).then_some(limit)
+        })?;
+        Ok(SettlementQuery {
+            tenant: None,
+            chain: given(
+                "network",
+                &self.network,
+                "must be eip155:<chain id> or a network name",
+                |text| text.parse().ok().or_else(|| v1_chain(text)),
+            )?,
+            state: given("state", &self.state, "is no settlement state", parsed)?,
+            payer: given("payer", &self.payer, "must be an address", |text| {
+                field::address(text).ok()
+            })?,
+            nonce: given(
+                "nonce",
+                &self.nonce,
+                "must be 0x and 64 hex digits",
+                bytes32,
+            )?,
+            transaction: given(
+                "transaction",
+                &self.transaction,
+                "must be 0x and 64 hex digits",
+                bytes32,
+            )?,
+            before: given("before", &self.before, "must be a settlement's id", parsed)?,
+            limit: limit.unwrap_or(DEFAULT_LIMIT),
+        })
+    }
+}
+
+fn given<T>(
+    name: &str,
+    text: &str,
+    problem: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match read(text) {
+        Some(value) => Ok(Some(value)),
+        None => Err(ApiError::BadRequest(format!("{name} {problem}"))),
+    }
+}
+
+fn parsed<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+fn bytes32(text: &str) -> Option<B256> {
+    field::bytes32(text).ok()
+}

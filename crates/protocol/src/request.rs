@@ -1,0 +1,400 @@
+//! The body of `/verify` and `/settle` (PROTOCOL sections 1.2 to 1.4 and 3.1).
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+
+use crate::field::{self, FieldError};
+use crate::json::{self, Json, Object};
+
+/// The protocol version of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Networks are names, the amount is `maxAmountRequired`, scheme and network stand in the payload itself.
+    V1,
+    /// Networks are CAIP-2 ids, the payload carries what the buyer `accepted`.
+    V2,
+}
+
+/// A payment and what it is to satisfy, as a seller's server sends them.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// `paymentPayload.x402Version`
+    pub version: Version,
+    /// `paymentPayload`
+    pub payload: PaymentPayload,
+    /// `paymentRequirements`
+    pub requirements: PaymentRequirements,
+}
+
+/// What the buyer sent to the seller.
+#[derive(Debug, Clone)]
+pub struct PaymentPayload {
+    /// The scheme that the buyer chose.
+    pub scheme: String,
+    /// The network that the buyer chose.
+    pub network: String,
+    /// What the buyer signed.
+    pub payload: SchemePayload,
+}
+
+/// The payload of a scheme. Other kinds are refused by name before they get here.
+#[derive(Debug, Clone)]
+pub enum SchemePayload {
+    /// `exact` with EIP-3009.
+    Eip3009(Eip3009Payload),
+}
+
+/// A signed EIP-3009 authorization.
+#[derive(Clone)]
+pub struct Eip3009Payload {
+    /// `from`
+    pub from: Address,
+    /// `to`
+    pub to: Address,
+    /// `value`
+    pub value: U256,
+    /// `validAfter`, seconds since 1970
+    pub valid_after: U256,
+    /// `validBefore`, seconds since 1970
+    pub valid_before: U256,
+    /// `nonce`
+    pub nonce: B256,
+    /// The signature, of any length.
+    pub signature: Bytes,
+}
+
+/// Whoever holds the signature can move the money, so it is not printed.
+impl std::fmt::Debug for Eip3009Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Eip3009Payload")
+            .field("from", &self.from)
+            .field("to", &self.to)
+            .field("value", &self.value)
+            .field("nonce", &self.nonce)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the seller demands.
+#[derive(Debug, Clone)]
+pub struct PaymentRequirements {
+    /// `scheme`
+    pub scheme: String,
+    /// `network`: CAIP-2 in version 2, a name in version 1.
+    pub network: String,
+    /// `amount` in version 2, `maxAmountRequired` in version 1; atomic units.
+    pub amount: U256,
+    /// `asset`
+    pub asset: Address,
+    /// `payTo`
+    pub pay_to: Address,
+    /// `maxTimeoutSeconds`; 0 is allowed.
+    pub max_timeout_seconds: u64,
+    /// `extra`; empty if it is absent.
+    pub extra: Extra,
+}
+
+/// The known members of `extra`. An empty text counts as absent.
+#[derive(Debug, Clone, Default)]
+pub struct Extra {
+    /// EIP-712 name of the token.
+    pub name: Option<String>,
+    /// EIP-712 version of the token.
+    pub version: Option<String>,
+    /// How the seller wants the asset to move.
+    pub asset_transfer_method: Option<AssetTransferMethod>,
+}
+
+/// `extra.assetTransferMethod`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AssetTransferMethod {
+    /// `eip3009`, the default.
+    Eip3009,
+    /// `permit2`, `erc7710` or one that is not known.
+    Other,
+}
+
+/// What kind of "cannot read" it is: each has its own reason and some their own HTTP status (PROTOCOL section 2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Not JSON, or without `paymentPayload` and `paymentRequirements` as objects.
+    Body,
+    /// `x402Version` is neither 1 nor 2, or the two of them differ.
+    Version,
+    /// The scheme that the seller demands is not `exact`.
+    Scheme,
+    /// The buyer used another scheme than the seller demands.
+    SchemeMismatch,
+    /// A payload kind that is not served, or not the one that the seller demands.
+    PayloadKind,
+    /// `paymentPayload` is malformed.
+    Payload,
+    /// `paymentRequirements` is malformed.
+    Requirements,
+}
+
+/// A request that cannot be read, with as much of it as an answer needs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct ReadError {
+    /// What kind.
+    pub fault: Fault,
+    /// For people: names the field, never repeats its value.
+    pub detail: String,
+    /// The payer, if it could be read.
+    pub payer: Option<Address>,
+    /// The network as the request named it; `""` if it did not.
+    pub network: String,
+}
+
+/// A fault and its text, before the answer's context is known.
+struct Problem(Fault, String);
+
+type Found<T> = Result<T, Problem>;
+
+impl Request {
+    /// Reads a request body. Unknown members are ignored; `null` counts as absent.
+    pub fn read(body: &[u8]) -> Result<Self, ReadError> {
+        let bare = |detail: String| ReadError {
+            fault: Fault::Body,
+            detail,
+            payer: None,
+            network: String::new(),
+        };
+        let body = match json::parse(body).map_err(|error| bare(error.to_string()))? {
+            Json::Object(body) => body,
+            _ => return Err(bare("the body must be a JSON object".into())),
+        };
+        let member = |key: &str| match body.get(key) {
+            Some(Json::Object(object)) => Ok(object),
+            Some(_) => Err(bare(format!("{key} must be an object"))),
+            None => Err(bare(format!("{key} is missing"))),
+        };
+        let payload = member("paymentPayload")?;
+        let requirements = member("paymentRequirements")?;
+        read(&body, payload, requirements).map_err(|Problem(fault, detail)| ReadError {
+            fault,
+            detail,
+            payer: payer_of(payload),
+            network: network_of(payload, requirements),
+        })
+    }
+}
+
+fn read(body: &Object<'_>, payload: &Object<'_>, requirements: &Object<'_>) -> Found<Request> {
+    let version = read_version(body, payload)?;
+    let demanded = Fields::of(requirements, "paymentRequirements", Fault::Requirements);
+    let scheme = demanded.text("scheme")?;
+    if scheme != "exact" {
+        return Err(Problem(
+            Fault::Scheme,
+            "paymentRequirements.scheme is not supported; exact is".into(),
+        ));
+    }
+    let sent = Fields::of(payload, "paymentPayload", Fault::Payload);
+    let chosen = match version {
+        Version::V1 => sent.clone(),
+        Version::V2 => sent.object("accepted")?,
+    };
+    let chosen_scheme = chosen.text("scheme")?;
+    if chosen_scheme != scheme {
+        return Err(Problem(
+            Fault::SchemeMismatch,
+            format!("{} is not exact", chosen.path("scheme")),
+        ));
+    }
+    let chosen_network = chosen.text("network")?.to_owned();
+    let requirements = read_requirements(version, &demanded)?;
+    let payload = read_payload(&sent.object("payload")?, &requirements.extra)?;
+    Ok(Request {
+        version,
+        payload: PaymentPayload {
+            scheme: chosen_scheme.to_owned(),
+            network: chosen_network,
+            payload,
+        },
+        requirements,
+    })
+}
+
+fn read_version(body: &Object<'_>, payload: &Object<'_>) -> Found<Version> {
+    let wrong = |detail: &str| Problem(Fault::Version, detail.into());
+    let number = |json: &Json<'_>| match json {
+        Json::Number("1") => Some(Version::V1),
+        Json::Number("2") => Some(Version::V2),
+        _ => None,
+    };
+    let version = payload
+        .get("x402Version")
+        .and_then(number)
+        .ok_or_else(|| wrong("paymentPayload.x402Version must be 1 or 2"))?;
+    match body.get("x402Version") {
+        Some(declared) if number(declared) != Some(version) => {
+            Err(wrong("x402Version differs from paymentPayload.x402Version"))
+        }
+        _ => Ok(version),
+    }
+}
+
+fn read_requirements(version: Version, fields: &Fields<'_, '_>) -> Found<PaymentRequirements> {
+    let amount = match version {
+        Version::V1 => "maxAmountRequired",
+        Version::V2 => "amount",
+    };
+    Ok(PaymentRequirements {
+        scheme: fields.text("scheme")?.to_owned(),
+        network: fields.text("network")?.to_owned(),
+        amount: fields.number(amount, field::unsigned)?,
+        asset: fields.hex("asset", field::address)?,
+        pay_to: fields.hex("payTo", field::address)?,
+        max_timeout_seconds: fields.number("maxTimeoutSeconds", field::unsigned_64)?,
+        extra: match fields.optional_object("extra")? {
+            None => Extra::default(),
+            Some(extra) => Extra {
+                name: extra.optional_text("name")?,
+                version: extra.optional_text("version")?,
+                asset_transfer_method: extra.optional_text("assetTransferMethod")?.map(|method| {
+                    match method.as_str() {
+                        "eip3009" => AssetTransferMethod::Eip3009,
+                        _ => AssetTransferMethod::Other,
+                    }
+                }),
+            },
+        },
+    })
+}
+
+fn read_payload(fields: &Fields<'_, '_>, extra: &Extra) -> Found<SchemePayload> {
+    for kind in ["permit2Authorization", "delegationManager"] {
+        if fields.object.get(kind).is_some() {
+            return Err(Problem(
+                Fault::PayloadKind,
+                format!("{} is not supported; EIP-3009 is", fields.path(kind)),
+            ));
+        }
+    }
+    if extra.asset_transfer_method == Some(AssetTransferMethod::Other) {
+        return Err(Problem(
+            Fault::PayloadKind,
+            "paymentRequirements.extra.assetTransferMethod is not supported; eip3009 is".into(),
+        ));
+    }
+    let signed = fields.object("authorization")?;
+    Ok(SchemePayload::Eip3009(Eip3009Payload {
+        from: signed.hex("from", field::address)?,
+        to: signed.hex("to", field::address)?,
+        value: signed.number("value", field::unsigned)?,
+        valid_after: signed.number("validAfter", field::unsigned)?,
+        valid_before: signed.number("validBefore", field::unsigned)?,
+        nonce: signed.hex("nonce", field::bytes32)?,
+        signature: fields.hex("signature", field::signature)?,
+    }))
+}
+
+/// The payer of a payload that is otherwise unreadable.
+fn payer_of(payload: &Object<'_>) -> Option<Address> {
+    let Some(Json::Object(payload)) = payload.get("payload") else {
+        return None;
+    };
+    let signed = ["authorization", "permit2Authorization"]
+        .into_iter()
+        .find_map(|key| match payload.get(key) {
+            Some(Json::Object(signed)) => Some(signed),
+            _ => None,
+        })?;
+    match signed.get("from") {
+        Some(Json::String(from)) => field::address(from).ok(),
+        _ => None,
+    }
+}
+
+/// The network to echo: as the requirements name it, else as the payload does. Cut to 100 characters.
+fn network_of(payload: &Object<'_>, requirements: &Object<'_>) -> String {
+    let accepted = match payload.get("accepted") {
+        Some(Json::Object(accepted)) => accepted.get("network"),
+        _ => None,
+    };
+    [
+        requirements.get("network"),
+        accepted,
+        payload.get("network"),
+    ]
+    .into_iter()
+    .flatten()
+    .find_map(|network| match network {
+        Json::String(network) => Some(network.chars().take(100).collect()),
+        _ => None,
+    })
+    .unwrap_or_default()
+}
+
+/// An object with the path that leads to it and the fault of whatever is wrong inside.
+#[derive(Clone)]
+struct Fields<'o, 'a> {
+    object: &'o Object<'a>,
+    path: String,
+    fault: Fault,
+}
+
+impl<'o, 'a> Fields<'o, 'a> {
+    fn of(object: &'o Object<'a>, path: impl Into<String>, fault: Fault) -> Self {
+        Self {
+            object,
+            path: path.into(),
+            fault,
+        }
+    }
+
+    fn path(&self, key: &str) -> String {
+        format!("{}.{key}", self.path)
+    }
+
+    fn wrong(&self, key: &str, problem: &'static str) -> Problem {
+        Problem(
+            self.fault,
+            FieldError::new(self.path(key), problem).to_string(),
+        )
+    }
+
+    fn optional_object(&self, key: &str) -> Found<Option<Self>> {
+        match self.object.get(key) {
+            Some(Json::Object(object)) => Ok(Some(Self::of(object, self.path(key), self.fault))),
+            Some(_) => Err(self.wrong(key, "must be an object")),
+            None => Ok(None),
+        }
+    }
+
+    fn object(&self, key: &str) -> Found<Self> {
+        self.optional_object(key)?
+            .ok_or_else(|| self.wrong(key, "is missing"))
+    }
+
+    fn text(&self, key: &str) -> Found<&'o str> {
+        match self.object.get(key) {
+            Some(Json::String(text)) => Ok(text),
+            Some(_) => Err(self.wrong(key, "must be a string")),
+            None => Err(self.wrong(key, "is missing")),
+        }
+    }
+
+    fn optional_text(&self, key: &str) -> Found<Option<String>> {
+        match self.object.get(key) {
+            None => Ok(None),
+            Some(_) => Ok(Some(self.text(key)?.to_owned()).filter(|text| !text.is_empty())),
+        }
+    }
+
+    fn hex<T>(&self, key: &str, read: fn(&str) -> Result<T, &'static str>) -> Found<T> {
+        read(self.text(key)?).map_err(|problem| self.wrong(key, problem))
+    }
+
+    /// A number as a string of digits or as a JSON number.
+    fn number<T>(&self, key: &str, read: fn(&str) -> Result<T, &'static str>) -> Found<T> {
+        let text = match self.object.get(key) {
+            Some(Json::String(text)) => text.as_ref(),
+            Some(Json::Number(text)) => text,
+            Some(_) => return Err(self.wrong(key, "must be a number")),
+            None => return Err(self.wrong(key, "is missing")),
+        };
+        read(text).map_err(|problem| self.wrong(key, problem))
+    }
+}
