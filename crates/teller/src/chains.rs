@@ -1,4 +1,4 @@
-//! What is made of one configured network: its nodes, its heads, its coalesced reads, and what the engine gets of them.
+//! What is made of one configured network: its nodes, its heads, its coalesced reads, and what verification and the engine get of them.
 
 use std::time::Duration;
 
@@ -8,14 +8,13 @@ use teller_chain::{
 use teller_domain::ChainId;
 use teller_settle::NetworkParts;
 use teller_settle::core::{BatchLimits, CoreConfig};
+use teller_verify::{VerifyNetwork, margin_seconds};
 
 use crate::commands::Failure;
 use crate::config::Network;
 
 /// One call to one node.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Payments must be valid for this much longer, whatever the block interval (the official margin).
-const LEAST_MARGIN_SECONDS: u64 = 6;
 /// A chain is out of reach when its newest block was seen longer ago than this many intervals, and than `STALE_AT_LEAST`.
 const STALE_INTERVALS: u32 = 8;
 const STALE_AT_LEAST: Duration = Duration::from_secs(10);
@@ -23,12 +22,9 @@ const STALE_AT_LEAST: Duration = Duration::from_secs(10);
 /// A network that is watched.
 pub struct Chain {
     network: Network,
-    /// Its endpoints.
-    pub nodes: Nodes,
-    /// Its sealed blocks.
-    pub heads: HeadHandle,
-    /// Its coalesced reads.
-    pub inspector: Inspector,
+    nodes: Nodes,
+    heads: HeadHandle,
+    inspector: Inspector,
 }
 
 impl Chain {
@@ -64,14 +60,21 @@ impl Chain {
         self.network.id
     }
 
-    /// What verify demands of a payment's validity beyond now, in seconds: max(6 s, two block intervals).
-    pub fn margin_seconds(&self) -> u64 {
-        let two_blocks = (self.network.block_interval * 2)
-            .as_millis()
-            .div_ceil(1_000);
-        u64::try_from(two_blocks)
-            .unwrap_or(u64::MAX)
-            .max(LEAST_MARGIN_SECONDS)
+    /// What verification needs of it.
+    pub fn verify_parts(&self) -> VerifyNetwork {
+        let network = &self.network;
+        VerifyNetwork {
+            chain: network.id,
+            assets: network.assets.clone(),
+            own_addresses: network
+                .signers
+                .iter()
+                .map(|signer| signer.address)
+                .collect(),
+            inspector: self.inspector.clone(),
+            heads: self.heads.clone(),
+            margin_seconds: margin_seconds(network.block_interval),
+        }
     }
 
     /// What the engine needs of it.
@@ -93,7 +96,8 @@ impl Chain {
                     linger_ms: millis(network.linger),
                 },
                 block_interval_ms: millis(network.block_interval),
-                cutoff_seconds: self.margin_seconds() / 2,
+                // Half of what verify demands: what verified in its last moment can still be settled.
+                cutoff_seconds: margin_seconds(network.block_interval) / 2,
                 fees: FeePolicy {
                     tip_floor: network.fees.tip_floor,
                     tip_cap: network.fees.tip_cap,

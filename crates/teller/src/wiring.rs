@@ -9,10 +9,10 @@ use teller_api::{
     Api, ApiConfig, Readiness, ServeLimits, Supported, SupportedNetwork, TenantLimits, serve_grpc,
     serve_rest,
 };
-use teller_domain::{ProcessId, TenantId};
+use teller_domain::ProcessId;
 use teller_settle::{Engine, Settler, Timings};
 use teller_store::{Ledger, LedgerUrl, ReservationsUrl, Stores};
-use teller_verify::Verifier;
+use teller_verify::{Policy, TenantPolicy, Verifier};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -173,8 +173,35 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
         .map_err(|error| Failure::new(&format!("{address} cannot be listened on"), error))
 }
 
-fn verifier(_config: &Config, _chains: &[Chain], _stores: &Stores) -> Verifier {
-    Verifier {}
+fn verifier(config: &Config, chains: &[Chain], stores: &Stores) -> Verifier {
+    Verifier::new(
+        chains.iter().map(Chain::verify_parts).collect(),
+        policy(config),
+        Arc::clone(&stores.reservations),
+    )
+}
+
+fn policy(config: &Config) -> Policy {
+    let keys = match &config.server.auth {
+        Auth::Open => &[],
+        Auth::Keys(keys) => keys.as_slice(),
+    };
+    let tenants = keys.iter().map(|key| {
+        let policy = TenantPolicy {
+            lenient: key.lenient,
+            networks: key
+                .networks
+                .clone()
+                .map(|networks| networks.into_iter().collect()),
+            assets: None,
+        };
+        (key.tenant.clone(), policy)
+    });
+    Policy {
+        denied: config.policy.denied.iter().copied().collect(),
+        tenants: tenants.collect(),
+        balance_hold_cap_seconds: config.reservations.balance_hold.as_secs(),
+    }
 }
 
 fn api(
@@ -232,18 +259,6 @@ fn auth(auth: &Auth) -> teller_api::Auth {
                 })
                 .collect(),
         ),
-    }
-}
-
-/// Tenants whose identical verifies may be repeated.
-fn lenient_tenants(auth: &Auth) -> Vec<TenantId> {
-    match auth {
-        Auth::Open => Vec::new(),
-        Auth::Keys(keys) => keys
-            .iter()
-            .filter(|key| key.lenient)
-            .map(|key| key.tenant.clone())
-            .collect(),
     }
 }
 

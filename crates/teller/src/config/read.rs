@@ -14,6 +14,7 @@ use super::{
 };
 
 const ADDRESS: &str = "an address (0x and 40 hexadecimal digits)";
+const CAIP2: &str = "a CAIP-2 id, like eip155:84532";
 const SOCKET: &str = "an IP address and a port, like 127.0.0.1:8402";
 const WEI_PER_GWEI: u128 = 1_000_000_000;
 
@@ -124,6 +125,10 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
         .optional_number("max_settles_in_flight", 1..=1_000_000)
         .map(wide);
     let lenient = section.flag("lenient", false);
+    let networks = section
+        .has("networks")
+        .then(|| section.list("networks", CAIP2));
+    section.known("networks");
     let settle_wait = section
         .optional_number("settle_wait_seconds", 1..=25)
         .map(seconds);
@@ -134,6 +139,7 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
         burst,
         max_settles_in_flight,
         lenient,
+        networks,
         settle_wait,
     })
 }
@@ -145,10 +151,14 @@ pub fn parse_tenant(text: &str) -> Option<TenantId> {
 }
 
 fn network(section: &mut Section<'_>) -> Option<Network> {
-    let id: Option<ChainId> = section.required("id", "a CAIP-2 id, like eip155:84532");
+    let id: Option<ChainId> = section.required("id", CAIP2);
     let rpc = section.maybe_secrets("rpc", "at least one http://, https://, ws:// or wss:// URL");
     let signers = signers(section);
-    let settled_at = section.choice("settled_at", [("included", Level::Included)], Level::Included);
+    let settled_at = section.choice(
+        "settled_at",
+        [("included", Level::Included)],
+        Level::Included,
+    );
     let known = id.and_then(known_network);
     let interval = section.optional_number("block_interval_ms", 100..=60_000);
     if let (Some(id), None, None) = (id, known, interval) {

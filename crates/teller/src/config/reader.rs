@@ -296,6 +296,13 @@ impl Section<'_> {
         self.left.contains_key(key)
     }
 
+    /// Makes a key a known one without reading it.
+    pub fn known(&mut self, key: &'static str) {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+    }
+
     /// A text that must be there.
     pub fn required<T: FromStr>(&mut self, key: &'static str, expected: &str) -> Option<T> {
         if !self.has(key) {
