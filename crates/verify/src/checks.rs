@@ -455,7 +455,8 @@ mod tests {
             simulation: Simulation::Succeeded { gas_used: 60_000 },
         };
         assert_eq!(check_inspection(&payment, &found), Ok(payment.value));
-        let faults: [(Reason, fn(&mut Inspection)); 6] = [
+        type Spoil = fn(&mut Inspection);
+        let faults: [(Reason, Spoil); 6] = [
             (Reason::PayerHasCode, |f| f.code_size = 23),
             (Reason::AssetNotDeployed, |f| f.balance = None),
             (Reason::NonceAlreadyUsed, |f| {

@@ -1,0 +1,300 @@
+//! The whole pipeline on a real chain and real reservations.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::{Address, B256, U256};
+use serde_json::json;
+use teller_chain::{
+    FeePolicy, HeadHandle, InspectLimits, Inspector, LocalSigner, NodeConfig, Nodes, SendOutcome,
+    watch_heads,
+};
+use teller_devnet::{Devnet, DevnetConfig, Mining};
+use teller_domain::{
+    Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Eip712Name,
+    Payment, PaymentRequest, Reason, Scheme, TenantId, UnixSeconds, X402Version,
+};
+use teller_schemes::{eip3009, sign};
+use teller_store::{MemoryReservations, SqliteLedger};
+use teller_verify::{
+    CheckError, Policy, TenantPolicy, Verdict, Verifier, VerifyNetwork, margin_seconds,
+};
+use tokio::time::{Instant, sleep};
+
+const CHAIN: ChainId = ChainId(84532);
+
+struct World {
+    devnet: Devnet,
+    nodes: Nodes,
+    heads: HeadHandle,
+    verifier: Verifier,
+    _files: tempfile::TempDir,
+}
+
+impl World {
+    async fn start(mining: Mining, fund_payers: u64) -> Self {
+        let devnet = Devnet::start(DevnetConfig {
+            mining,
+            payers: 4,
+            fund_payers: U256::from(fund_payers),
+            ..DevnetConfig::default()
+        })
+        .await
+        .unwrap();
+        let nodes = nodes(devnet.rpc_url());
+        let heads = watch_heads(nodes.clone(), Duration::from_secs(1));
+        let files = tempfile::tempdir().unwrap();
+        let ledger = SqliteLedger::open(files.path().join("teller.db"))
+            .await
+            .unwrap();
+        let reservations = Arc::new(MemoryReservations::open(&ledger).await.unwrap());
+        let lenient = TenantPolicy {
+            lenient: true,
+            ..TenantPolicy::default()
+        };
+        let policy = Policy {
+            tenants: HashMap::from([(TenantId::new("lenient"), lenient)]),
+            ..Policy::default()
+        };
+        let network = VerifyNetwork {
+            chain: CHAIN,
+            assets: vec![asset(&devnet)],
+            own_addresses: Vec::new(),
+            inspector: Inspector::spawn(nodes.clone(), heads.clone(), InspectLimits::default()),
+            heads: heads.clone(),
+            margin_seconds: margin_seconds(Duration::from_secs(1)),
+        };
+        let verifier = Verifier::new(vec![network], policy, reservations);
+        Self {
+            devnet,
+            nodes,
+            heads,
+            verifier,
+            _files: files,
+        }
+    }
+
+    async fn request(&self, payer: usize, value: u64) -> PaymentRequest {
+        let head = self.heads.first(Duration::from_secs(5)).await.unwrap();
+        let secret = self.devnet.info().payers[payer];
+        let asset = asset(&self.devnet);
+        let payer = LocalSigner::from_hex(&secret.to_string())
+            .unwrap()
+            .address();
+        let payee = Address::repeat_byte(0x22);
+        let mut payment = Payment {
+            key: AuthorizationKey {
+                chain: CHAIN,
+                authority: asset.address,
+                payer,
+                nonce: AuthorizationNonce(B256::random()),
+            },
+            asset: asset.address,
+            payee,
+            value: AssetAmount::from(value),
+            valid_after: UnixSeconds(0),
+            valid_before: head.chain_time().plus(300),
+            authorization: Authorization::Eip3009 {
+                signature: sign(B256::ZERO, &secret.0).unwrap(),
+            },
+        };
+        let digest = eip3009::Domain::new(&asset).digest(&payment);
+        payment.authorization = Authorization::Eip3009 {
+            signature: sign(digest, &secret.0).unwrap(),
+        };
+        PaymentRequest {
+            tenant: TenantId::new("seller"),
+            version: X402Version::V2,
+            scheme: Scheme::Exact,
+            payment,
+            pay_to: payee,
+            amount: AssetAmount::from(value),
+            max_timeout_seconds: 60,
+            domain: Some(Eip712Name {
+                name: asset.name,
+                version: asset.version,
+            }),
+            idempotency_key: None,
+        }
+    }
+
+    /// Lets somebody settle a payment.
+    async fn settle(&self, payment: &Payment) {
+        let signer = self.devnet.info().signers[0].to_string();
+        let signer = LocalSigner::from_hex(&signer).unwrap();
+        let head = self.nodes.head().await.unwrap();
+        let nonce = self.nodes.account_nonce(signer.address(), head.number);
+        let fees = FeePolicy::default().initial(head.base_fee, 1_000_000);
+        let call = eip3009::transfer_call(payment);
+        let (asset, nonce) = (payment.asset, nonce.await.unwrap());
+        let attempt = signer.sign_batch(CHAIN, nonce, asset, call, 200_000, fees);
+        let attempt = attempt.unwrap();
+        assert_eq!(self.nodes.send(&attempt.raw).await, SendOutcome::Accepted);
+        let mut head = self.heads.watch();
+        let hash = attempt.hash;
+        head.wait_for(|head| {
+            head.as_ref()
+                .is_some_and(|head| head.block.transactions.contains(&hash))
+        })
+        .await
+        .unwrap();
+    }
+}
+
+fn nodes(url: &str) -> Nodes {
+    Nodes::connect(NodeConfig {
+        chain: CHAIN,
+        rpc: vec![url.to_owned()],
+        request_timeout: Duration::from_secs(5),
+    })
+    .unwrap()
+}
+
+fn asset(devnet: &Devnet) -> Asset {
+    let asset = &devnet.info().asset;
+    Asset {
+        chain: CHAIN,
+        address: asset.address,
+        name: asset.name.clone(),
+        version: asset.version.clone(),
+        decimals: asset.decimals,
+    }
+}
+
+/// `None` for a payment that is valid and stays held.
+fn reason(verdict: Verdict) -> Option<Reason> {
+    match verdict {
+        Verdict::Valid(hold) => {
+            hold.delivered();
+            None
+        }
+        Verdict::Invalid(refusal) => Some(refusal.reason),
+        Verdict::Unknown(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_payment_is_held_once_and_an_undelivered_one_not_at_all() {
+    let world = World::start(Mining::Instant, 1_000_000).await;
+    let verifier = &world.verifier;
+    let request = world.request(0, 10_000).await;
+
+    // Nobody heard the answer: the next one may have it.
+    let Verdict::Valid(hold) = verifier.verify(&request).await else {
+        panic!("a good payment was refused");
+    };
+    assert_eq!(hold.payer(), request.payment.key.payer);
+    drop(hold);
+    sleep(Duration::from_millis(100)).await;
+
+    assert_eq!(reason(verifier.verify(&request).await), None);
+    let held = Some(Reason::AuthorizationAlreadyReserved);
+    assert_eq!(reason(verifier.verify(&request).await), held);
+    let mut other = request.clone();
+    other.tenant = TenantId::new("other");
+    assert_eq!(reason(verifier.verify(&other).await), held);
+    assert_eq!(reason(verifier.check_for_settle(&other).await), held);
+
+    // What verify held, settle takes over; then nobody can give it back.
+    assert_eq!(reason(verifier.check_for_settle(&request).await), None);
+    let (key, digest) = (request.payment.key, request.payment.digest());
+    let released = verifier.release(&request.tenant, key, digest).await;
+    assert_eq!(released.ok(), Some(false));
+
+    let mut lenient = world.request(1, 10_000).await;
+    lenient.tenant = TenantId::new("lenient");
+    assert_eq!(reason(verifier.verify(&lenient).await), None);
+    let Verdict::Valid(renewed) = verifier.verify(&lenient).await else {
+        panic!("a lenient tenant may repeat itself");
+    };
+    // Dropping what was only renewed takes nothing from the one that was granted.
+    drop(renewed);
+    sleep(Duration::from_millis(100)).await;
+    let (key, digest) = (lenient.payment.key, lenient.payment.digest());
+    let released = verifier.release(&lenient.tenant, key, digest).await;
+    assert_eq!(released.ok(), Some(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_chain_says_is_told_by_name() {
+    let world = World::start(Mining::Instant, 1_000_000).await;
+    let verifier = &world.verifier;
+
+    let broke = world.request(0, 1_000_001).await;
+    let too_little = Some(Reason::InsufficientBalance);
+    assert_eq!(reason(verifier.verify(&broke).await), too_little);
+
+    // A million is there once, not twice.
+    let first = world.request(0, 600_000).await;
+    let second = world.request(0, 600_000).await;
+    assert_eq!(reason(verifier.verify(&first).await), None);
+    assert_eq!(reason(verifier.verify(&second).await), too_little);
+
+    let used = world.request(1, 10_000).await;
+    world.settle(&used.payment).await;
+    let nonce_used = Some(Reason::NonceAlreadyUsed);
+    assert_eq!(reason(verifier.verify(&used).await), nonce_used);
+    assert_eq!(reason(verifier.check_for_settle(&used).await), nonce_used);
+
+    let contract = world.request(2, 10_000).await;
+    let code = json!([
+        contract.payment.key.payer,
+        "0xef01000000000000000000000000000000000000000001"
+    ]);
+    world.devnet.rpc("anvil_setCode", code).await.unwrap();
+    let has_code = Some(Reason::PayerHasCode);
+    assert_eq!(reason(verifier.verify(&contract).await), has_code);
+
+    let paused = world.request(3, 10_000).await;
+    let asset = world.devnet.info().asset.address;
+    world
+        .devnet
+        .rpc("anvil_setCode", json!([asset, "0x"]))
+        .await
+        .unwrap();
+    let not_deployed = Some(Reason::AssetNotDeployed);
+    assert_eq!(reason(verifier.verify(&paused).await), not_deployed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settle_right_after_its_verify_reads_nothing_and_without_a_node_nothing_is_refused() {
+    let world = World::start(Mining::Manual, 1_000_000).await;
+    let verifier = &world.verifier;
+    let verified = world.request(0, 10_000).await;
+    let unseen = world.request(0, 10_000).await;
+    assert_eq!(reason(verifier.verify(&verified).await), None);
+    let World {
+        devnet, verifier, ..
+    } = world;
+    devnet.shutdown().await;
+    assert_eq!(reason(verifier.check_for_settle(&verified).await), None);
+    let verdict = verifier.verify(&unseen).await;
+    assert!(
+        matches!(verdict, Verdict::Unknown(CheckError::Node { chain }) if chain == CHAIN),
+        "{verdict:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_are_all_valid() {
+    let world = World::start(Mining::Interval(Duration::from_secs(1)), 1_000_000_000).await;
+    let mut requests = Vec::new();
+    for n in 0..1_000 {
+        requests.push(world.request(n % 4, 1_000).await);
+    }
+    let started = Instant::now();
+    let tasks: Vec<_> = requests
+        .into_iter()
+        .map(|request| {
+            let verifier = world.verifier.clone();
+            tokio::spawn(async move { reason(verifier.verify(&request).await) })
+        })
+        .collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap(), None);
+    }
+    println!("1,000 verifies in {:?}", started.elapsed());
+}
