@@ -18,7 +18,13 @@ pub(crate) enum Promise {
     Delivery(Delivery),
 }
 
-impl Promise {
+/// Something that is kept by delivering it.
+pub(crate) trait Keep: Send + Unpin + 'static {
+    /// The answer was handed to the transport.
+    fn delivered(self);
+}
+
+impl Keep for Promise {
     fn delivered(self) {
         match self {
             Self::Hold(hold) => hold.delivered(),
@@ -45,14 +51,14 @@ impl PromiseSlot {
 ///
 /// hyper does not poll a body of known length again after its last byte, so the promise is kept when the last data
 /// frame is taken, not at a final `None`.
-pub(crate) struct PromisedBody {
+pub(crate) struct PromisedBody<P> {
     inner: Body,
     left: Option<u64>,
-    promise: Option<Promise>,
+    promise: Option<P>,
 }
 
-impl PromisedBody {
-    pub(crate) fn wrap(inner: Body, promise: Promise) -> Body {
+impl<P: Keep> PromisedBody<P> {
+    pub(crate) fn wrap(inner: Body, promise: P) -> Body {
         let left = inner.size_hint().exact();
         Body::new(Self {
             inner,
@@ -68,7 +74,7 @@ impl PromisedBody {
     }
 }
 
-impl HttpBody for PromisedBody {
+impl<P: Keep> HttpBody for PromisedBody<P> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -98,5 +104,55 @@ impl HttpBody for PromisedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    struct Flag(Arc<AtomicBool>);
+
+    impl Keep for Flag {
+        fn delivered(self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn flagged(inner: Body) -> (Body, Arc<AtomicBool>) {
+        let flag = Arc::new(AtomicBool::new(false));
+        (PromisedBody::wrap(inner, Flag(flag.clone())), flag)
+    }
+
+    #[tokio::test]
+    async fn taking_the_last_byte_of_a_known_length_keeps_the_promise() {
+        let (mut body, kept) = flagged(Body::from("answer"));
+        assert_eq!(body.size_hint().exact(), Some(6));
+        assert!(!kept.load(Ordering::SeqCst));
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "answer");
+        assert!(kept.load(Ordering::SeqCst));
+        assert!(body.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_body_of_unknown_length_must_be_read_to_its_end() {
+        let chunks = ["one", "two"].map(|chunk| Ok::<_, std::io::Error>(Bytes::from(chunk)));
+        let (mut body, kept) = flagged(Body::from_stream(tokio_stream::iter(chunks)));
+        for _ in 0..2 {
+            body.frame().await.unwrap().unwrap();
+            assert!(!kept.load(Ordering::SeqCst));
+        }
+        assert!(body.frame().await.is_none());
+        assert!(kept.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_takes_keeps_nothing() {
+        let (body, kept) = flagged(Body::from("answer"));
+        drop(body);
+        assert!(!kept.load(Ordering::SeqCst));
     }
 }

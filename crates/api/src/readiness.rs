@@ -19,8 +19,11 @@ type Check = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Readiness {
     checks: Vec<(String, Check)>,
-    last: Arc<Mutex<Option<(Instant, Vec<Dependency>)>>>,
+    last: Arc<Mutex<Option<Checked>>>,
 }
+
+/// When the dependencies were last asked, and what they said.
+type Checked = (Instant, Vec<Dependency>);
 
 /// One dependency's state.
 #[derive(Debug, Clone, PartialEq, Eq)]

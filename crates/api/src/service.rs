@@ -37,10 +37,10 @@ pub(crate) enum Cause {
 
 /// How far a settle came before it waits.
 enum Begun {
-    Waiting(Ticket),
+    Waiting(Box<Ticket>),
     Refused(Refusal),
     /// Nothing was accepted.
-    NotBegun(Cause),
+    NotAccepted(Cause),
     /// It may have been accepted.
     Unclear,
 }
@@ -85,7 +85,7 @@ impl Service {
         let (settlement, verdict) = match begun.await {
             Ok(Begun::Waiting(ticket)) => {
                 let wait = self.wait_for(&request, tenant);
-                let answer = AssertUnwindSafe(self.outcome(&request, ticket, wait));
+                let answer = AssertUnwindSafe(self.outcome(&request, *ticket, wait));
                 match answer.catch_unwind().await {
                     Ok(answer) => told(answer),
                     Err(_) => {
@@ -95,7 +95,7 @@ impl Service {
                 }
             }
             Ok(Begun::Refused(refusal)) => (None, failed(refusal)),
-            Ok(Begun::NotBegun(error)) => {
+            Ok(Begun::NotAccepted(error)) => {
                 cause = Some(error);
                 let refusal = Refusal::new(
                     Reason::UnexpectedSettleError,
@@ -213,19 +213,19 @@ pub(crate) fn unavailable(error: StoreError) -> ApiError {
 async fn begin(verifier: &Verifier, settler: &Settler, request: &PaymentRequest) -> Begun {
     match settler.known(request).await {
         Ok(Known::New) => {}
-        Ok(Known::Accepted(ticket)) => return Begun::Waiting(ticket),
+        Ok(Known::Accepted(ticket)) => return Begun::Waiting(Box::new(ticket)),
         Ok(Known::Refused(refusal)) => return Begun::Refused(refusal),
-        Err(error) => return Begun::NotBegun(error.into()),
+        Err(error) => return Begun::NotAccepted(error.into()),
     }
     let hold = match verifier.check_for_settle(request).await {
         Verdict::Valid(hold) => hold,
         Verdict::Invalid(refusal) => return overtaken(settler, request, refusal).await,
-        Verdict::Unknown(error) => return Begun::NotBegun(error.into()),
+        Verdict::Unknown(error) => return Begun::NotAccepted(error.into()),
     };
     match settler.accept(request).await {
         Ok(Known::Accepted(ticket)) => {
             hold.delivered();
-            Begun::Waiting(ticket)
+            Begun::Waiting(Box::new(ticket))
         }
         Ok(Known::Refused(refusal)) => Begun::Refused(refusal),
         Ok(Known::New) => {
@@ -233,7 +233,7 @@ async fn begin(verifier: &Verifier, settler: &Settler, request: &PaymentRequest)
             hold.delivered();
             Begun::Unclear
         }
-        Err(error) => Begun::NotBegun(error.into()),
+        Err(error) => Begun::NotAccepted(error.into()),
     }
 }
 
@@ -243,7 +243,7 @@ async fn overtaken(settler: &Settler, request: &PaymentRequest, refusal: Refusal
     match settler.known(request).await {
         Ok(Known::Accepted(ticket)) => Begun::Waiting(ticket),
         Ok(Known::New | Known::Refused(_)) => Begun::Refused(refusal),
-        Err(error) => Begun::NotBegun(error.into()),
+        Err(error) => Begun::NotAccepted(error.into()),
     }
 }
 

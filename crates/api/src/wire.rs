@@ -204,3 +204,206 @@ fn compact(bytes: &[u8]) -> Option<EcdsaSignature> {
         v,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_primitives::hex;
+    use serde_json::{Value, json};
+
+    const SIGNATURE: &str = "0x2d6a7588d6acca505cbf0d9a4a227e0c52c6c34008c8e8986a1283259764173608a2ce6496642e377d6da8dbbf5836e9bd15092f9ecab05ded3d6293af148b571c";
+
+    fn body(version: u8, network: &str) -> Value {
+        json!({
+            "paymentPayload": {
+                "x402Version": version,
+                "scheme": "exact",
+                "network": network,
+                "accepted": {"scheme": "exact", "network": network},
+                "payload": {
+                    "signature": SIGNATURE,
+                    "authorization": {
+                        "from": "0x857b06519E91e3A54538791bDbb0E22373e36b66",
+                        "to": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
+                        "value": "10000",
+                        "validAfter": "1740672089",
+                        "validBefore": "1740672154",
+                        "nonce": "0xf3746613c2d920b5fdabc0856f2aeb2d4f88ee6037b8cc5d04a71a4462f13480",
+                    },
+                },
+            },
+            "paymentRequirements": {
+                "scheme": "exact",
+                "network": network,
+                "amount": "10000",
+                "maxAmountRequired": "10000",
+                "asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+                "payTo": "0x1111111111111111111111111111111111111111",
+                "maxTimeoutSeconds": 60,
+                "extra": {"name": "USDC", "version": "2"},
+            },
+        })
+    }
+
+    fn read_as(body: &Value) -> Result<Asked, Rejection> {
+        read(
+            &serde_json::to_vec(body).unwrap(),
+            &TenantId::new("t"),
+            None,
+        )
+    }
+
+    fn reason(body: &Value) -> Reason {
+        read_as(body).unwrap_err().refusal.reason
+    }
+
+    #[test]
+    fn demands_come_from_the_requirements_and_payment_from_what_was_signed() {
+        for (version, network) in [(1, "base-sepolia"), (2, "eip155:84532")] {
+            let asked = read_as(&body(version, network)).unwrap();
+            assert_eq!(asked.network, network);
+            let request = asked.request;
+            assert_eq!(request.version.number(), version);
+            assert_eq!(request.payment.key.chain, ChainId(84532));
+            assert_eq!(request.payment.key.authority, request.payment.asset);
+            assert_eq!(request.pay_to, Address::repeat_byte(0x11));
+            assert_ne!(request.payment.payee, request.pay_to);
+            assert_eq!(request.payment.valid_before, UnixSeconds(1_740_672_154));
+            assert_eq!(request.domain.unwrap().name, "USDC");
+        }
+    }
+
+    #[test]
+    fn networks_have_the_form_of_their_version_and_agree() {
+        assert_eq!(reason(&body(1, "eip155:84532")), Reason::InvalidNetwork);
+        assert_eq!(reason(&body(2, "base-sepolia")), Reason::InvalidNetwork);
+        assert_eq!(reason(&body(1, "nowhere")), Reason::InvalidNetwork);
+        assert_eq!(reason(&body(2, "eip155:0x1")), Reason::InvalidNetwork);
+        let mut other = body(2, "eip155:84532");
+        other["paymentPayload"]["accepted"]["network"] = json!("eip155:8453");
+        let rejection = read_as(&other).unwrap_err();
+        assert_eq!(rejection.refusal.reason, Reason::NetworkMismatch);
+        assert_eq!(rejection.network, "eip155:84532");
+        assert!(rejection.payer.is_some());
+    }
+
+    #[test]
+    fn times_beyond_64_bits_are_refused() {
+        for field in ["validAfter", "validBefore"] {
+            let mut late = body(2, "eip155:84532");
+            late["paymentPayload"]["payload"]["authorization"][field] =
+                json!("9223372036854775808");
+            let refusal = read_as(&late).unwrap_err().refusal;
+            assert_eq!(refusal.reason, Reason::InvalidPayload);
+            assert!(refusal.detail.contains(field));
+        }
+    }
+
+    #[test]
+    fn a_missing_or_half_domain_is_none() {
+        for extra in [
+            json!(null),
+            json!({}),
+            json!({"name": "USDC"}),
+            json!({"name": "USDC", "version": ""}),
+        ] {
+            let mut bare = body(2, "eip155:84532");
+            bare["paymentRequirements"]["extra"] = extra;
+            assert_eq!(read_as(&bare).unwrap().request.domain, None);
+        }
+    }
+
+    #[test]
+    fn signatures_come_in_three_forms_and_leave_in_one() {
+        let standard = hex::decode(SIGNATURE).unwrap();
+        let expected = signature(&standard).unwrap();
+        assert_eq!(expected.v, 28);
+        let mut by_parity = standard.clone();
+        by_parity[64] = 1;
+        assert_eq!(signature(&by_parity), Ok(expected));
+        let mut compact = standard[..64].to_vec();
+        compact[32] |= 0x80;
+        assert_eq!(signature(&compact), Ok(expected));
+        compact[32] &= 0x7f;
+        assert_eq!(signature(&compact).unwrap().v, 27);
+    }
+
+    #[test]
+    fn other_signatures_are_refused() {
+        let standard = hex::decode(SIGNATURE).unwrap();
+        let mut bad_v = standard.clone();
+        bad_v[64] = 29;
+        let mut high_s = standard.clone();
+        high_s[32] = 0x80;
+        let mut just_high = standard.clone();
+        just_high[32..64].copy_from_slice(HALF_ORDER.as_slice());
+        assert!(signature(&just_high).is_ok());
+        just_high[63] += 1;
+        let wrapped = vec![0x64; 32 * 10];
+        for bytes in [
+            &[][..],
+            &standard[..63],
+            &bad_v,
+            &high_s,
+            &just_high,
+            &wrapped,
+        ] {
+            let refusal = signature(bytes).unwrap_err();
+            assert_eq!(refusal.reason, Reason::InvalidSignature);
+        }
+        assert!(
+            signature(&wrapped)
+                .unwrap_err()
+                .detail
+                .contains("contract wallets")
+        );
+    }
+
+    #[test]
+    fn each_fault_has_its_reason() {
+        let change = |pointer: &str, value: Value| {
+            let mut body = body(2, "eip155:84532");
+            *body.pointer_mut(pointer).unwrap() = value;
+            body
+        };
+        for (pointer, value, expected) in [
+            (
+                "/paymentPayload/x402Version",
+                json!(3),
+                Reason::InvalidX402Version,
+            ),
+            (
+                "/paymentRequirements/scheme",
+                json!("upto"),
+                Reason::UnsupportedScheme,
+            ),
+            (
+                "/paymentPayload/accepted/scheme",
+                json!("upto"),
+                Reason::SchemeMismatch,
+            ),
+            (
+                "/paymentPayload/payload/authorization/value",
+                json!("-1"),
+                Reason::InvalidPayload,
+            ),
+            (
+                "/paymentRequirements/amount",
+                json!("-1"),
+                Reason::InvalidPaymentRequirements,
+            ),
+            (
+                "/paymentPayload/payload",
+                json!({"permit2Authorization": {}}),
+                Reason::UnsupportedPayloadType,
+            ),
+        ] {
+            let rejection = read_as(&change(pointer, value)).unwrap_err();
+            assert_eq!(rejection.refusal.reason, expected);
+            assert!(!rejection.is_bad_request);
+        }
+        let rejection = read_as(&change("/paymentPayload", json!([]))).unwrap_err();
+        assert!(rejection.is_bad_request);
+        assert_eq!(rejection.refusal.reason, Reason::InvalidPayload);
+    }
+}

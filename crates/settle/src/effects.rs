@@ -68,7 +68,11 @@ impl Shell {
                 payments,
             } => self.close_slot(fence, closure, payments).await,
             Effect::ResolveAccepted(resolutions) => self.resolve_accepted(resolutions).await,
-            Effect::ReclaimLane { signer } => self.reclaim_lane(signer).await,
+            Effect::ReclaimLane { signer } => {
+                // Whatever made the write fail gets a moment to pass.
+                tokio::time::sleep(RETRY).await;
+                self.reclaim_lane(signer).await;
+            }
             Effect::LaneFrozen { signer, id } => {
                 tracing::error!(%signer, slot = %id, "lane frozen: the signer's key was used by somebody else");
             }
@@ -182,9 +186,7 @@ impl Shell {
 
     async fn lose_lane(&self, fence: FencedLane, error: &(dyn std::error::Error + Sync)) {
         tracing::warn!(signer = %fence.signer, %error, "a write to a lane had no certain end; reading the lane again");
-        self.tell(Event::LaneLost {
-            signer: fence.signer,
-        })
+        self.tell(Event::LaneLost { fence })
         .await;
     }
 

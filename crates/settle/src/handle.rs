@@ -370,7 +370,7 @@ impl Settler {
                 transaction: Some(transaction),
             },
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
-                self.claim(request, settlement, receipt).await
+                self.claim_to_the_end(request, settlement, receipt).await
             }
             SettlementState::Failed {
                 refusal,
@@ -390,6 +390,26 @@ impl Settler {
                 }
             }
         }
+    }
+
+    /// Claims in a task of its own: whoever waits for the answer may hang up at any moment, and a claim that is made but
+    /// reaches nobody must be given back, which dropping its [`Delivery`] does.
+    async fn claim_to_the_end(
+        &self,
+        request: &PaymentRequest,
+        settlement: Settlement,
+        receipt: Receipt,
+    ) -> SettleAnswer {
+        let (settler, request) = (self.clone(), request.clone());
+        let (row, transaction) = (settlement.clone(), receipt.transaction);
+        let claim = tokio::spawn(async move { settler.claim(&request, settlement, receipt).await });
+        claim.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a claim did not end well");
+            SettleAnswer::Pending {
+                settlement: Some(row),
+                transaction: Some(transaction),
+            }
+        })
     }
 
     async fn claim(

@@ -215,9 +215,7 @@ impl Shell {
                         tracing::warn!(signer = %fence.signer, "the lane has another owner");
                         let current = self.fences().into_iter().any(|held| held == fence);
                         if current {
-                            self.tell(Event::LaneLost {
-                                signer: fence.signer,
-                            })
+                            self.tell(Event::LaneLost { fence })
                             .await;
                         }
                     }

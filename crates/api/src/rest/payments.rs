@@ -1,7 +1,7 @@
 //! `POST /verify`, `/settle` and `/release`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -19,6 +19,10 @@ use crate::limits::Tenant;
 use crate::meters::{Endpoint, Transport};
 use crate::service::rejected_settle;
 use crate::wire;
+
+/// How much of a body that is too large is read, and for how long, so that its sender gets to the answer.
+const MAX_DISCARDED_BYTES: u64 = 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a request needs to be answered: who asks, with which key, what, and a place among those in progress.
 struct Admitted {
@@ -185,13 +189,29 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiErr
 }
 
 /// The whole body, at most [`MAX_BODY_BYTES`] of it, whatever its length header says.
-async fn read_body(body: Body) -> Result<Bytes, ApiError> {
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        return Err(ApiError::BodyTooLarge);
+async fn read_body(mut body: Body) -> Result<Bytes, ApiError> {
+    if body.size_hint().lower() <= MAX_BODY_BYTES as u64 {
+        match Limited::new(&mut body, MAX_BODY_BYTES).collect().await {
+            Ok(body) => return Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => {}
+            Err(_) => return Err(ApiError::BodyBroken),
+        }
     }
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge),
-        Err(_) => Err(ApiError::BodyBroken),
+    // A caller that is still writing when the connection closes never sees the answer.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(body)).await;
+    Err(ApiError::BodyTooLarge)
+}
+
+/// Reads what is left of a body that is too large, within reason.
+async fn discard(mut body: Body) {
+    if body.size_hint().lower() > MAX_DISCARDED_BYTES {
+        return;
+    }
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, Bytes::len) as u64;
+        if discarded > MAX_DISCARDED_BYTES {
+            return;
+        }
     }
 }

@@ -116,8 +116,8 @@ pub enum Event {
     LaneClaimed(RecoveredLane),
     /// A lane is not this process's any more, or a write to it had no certain end.
     LaneLost {
-        /// The signer.
-        signer: Address,
+        /// The lane as it was held; news of an older holding changes nothing.
+        fence: FencedLane,
     },
     /// The payers of a forming batch were looked at.
     CodeRead {

@@ -239,7 +239,11 @@ impl Core {
 
     /// Nothing that was thought of the lane is certain any more: the ledger says what is. Payments that are accepted
     /// are announced again by the shell.
-    pub(super) fn on_lane_lost(&mut self, signer: Address) {
+    pub(super) fn on_lane_lost(&mut self, fence: FencedLane) {
+        let signer = fence.signer;
+        if self.lanes.get(&signer).is_none_or(|lane| lane.fence != fence) {
+            return;
+        }
         self.drop_lane(signer);
         self.emit(Effect::ReclaimLane { signer });
     }

@@ -81,7 +81,7 @@ impl Core {
         match event {
             Event::Accepted(payments) => self.on_accepted(payments, now_ms),
             Event::LaneClaimed(lane) => self.on_lane_claimed(lane, now_ms),
-            Event::LaneLost { signer } => self.on_lane_lost(signer),
+            Event::LaneLost { fence } => self.on_lane_lost(fence),
             Event::CodeRead {
                 signer,
                 batch,

@@ -571,8 +571,9 @@ fn a_lost_lane_is_read_again_and_forgets_what_it_thought() {
         batch: *number,
         with_code: Vec::new(),
     });
-    let effects = bench.tell(Event::LaneLost { signer: *signer });
+    let effects = bench.tell(Event::LaneLost { fence: fence() });
     assert!(matches!(&effects[..], [Effect::ReclaimLane { .. }]));
+    assert!(bench.tell(Event::LaneLost { fence: fence() }).is_empty(), "it is being read already");
     // The ledger had committed nothing: the payments are announced again and get the same nonce.
     bench.tell(Event::LaneClaimed(RecoveredLane {
         fence: fence(),

@@ -67,12 +67,18 @@ async fn forward(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Vec<u
     if next == Next::Down as u8 {
         return Err(StatusCode::BAD_GATEWAY);
     }
-    let sends = body.windows(22).any(|window| window == b"eth_sendRawTransaction");
+    let sends = body
+        .windows(22)
+        .any(|window| window == b"eth_sendRawTransaction");
     if sends && next == Next::Swallow as u8 {
         shared.caught.notify_one();
         std::future::pending::<()>().await;
     }
-    let request = shared.http.post(&shared.upstream).header("content-type", "application/json").body(body);
+    let request = shared
+        .http
+        .post(&shared.upstream)
+        .header("content-type", "application/json")
+        .body(body);
     let answer = request.send().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
     let answer = answer.bytes().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
     if sends && next == Next::SwallowAnswer as u8 {

@@ -17,7 +17,10 @@ async fn two_hundred_identical_settles_move_the_money_once_and_say_so_once() {
     let teller = Teller::embedded(&chain).await;
     let body = body(&chain, &chain.payer(0).pay(&chain, PAYEE, 10_000, 1));
     let answers = join_all((0..200).map(|_| teller.post("/settle", &body))).await;
-    let successes: Vec<_> = answers.iter().filter(|(_, answer)| answer["success"] == true).collect();
+    let successes: Vec<_> = answers
+        .iter()
+        .filter(|(_, answer)| answer["success"] == true)
+        .collect();
     assert_eq!(successes.len(), 1);
     let transaction = &successes[0].1["transaction"];
     for (status, answer) in &answers {
@@ -42,10 +45,19 @@ async fn an_idempotency_key_replays_its_own_success_and_no_other() {
         let (_, answer) = teller.try_post("/settle", &first, &key).await.unwrap();
         assert_eq!(answer["success"], true, "{answer}");
     }
-    assert_eq!(teller.post("/settle", &first).await.1["errorReason"], "duplicate_settlement");
+    assert_eq!(
+        teller.post("/settle", &first).await.1["errorReason"],
+        "duplicate_settlement"
+    );
     let (status, answer) = teller.try_post("/settle", &other, &key).await.unwrap();
-    assert_eq!((status, &answer["errorReason"]), (409, &json!("idempotency_key_reused")));
-    let (_, answer) = teller.try_post("/settle", &first, &[("Idempotency-Key", "order-2")]).await.unwrap();
+    assert_eq!(
+        (status, &answer["errorReason"]),
+        (409, &json!("idempotency_key_reused"))
+    );
+    let (_, answer) = teller
+        .try_post("/settle", &first, &[("Idempotency-Key", "order-2")])
+        .await
+        .unwrap();
     assert_eq!(answer["errorReason"], "duplicate_settlement", "{answer}");
 }
 
@@ -53,8 +65,14 @@ async fn an_idempotency_key_replays_its_own_success_and_no_other() {
 async fn verified_payments_settle_in_one_transaction_and_show_their_receipts() {
     let chain = Chain::start(Duration::from_secs(1)).await;
     let teller = Teller::embedded(&chain).await;
-    let bodies: Vec<_> =
-        (0..30).map(|number| body(&chain, &chain.payer(number as usize).pay(&chain, PAYEE, 7, number))).collect();
+    let bodies: Vec<_> = (0..30)
+        .map(|number| {
+            body(
+                &chain,
+                &chain.payer(number as usize).pay(&chain, PAYEE, 7, number),
+            )
+        })
+        .collect();
     for (_, answer) in join_all(bodies.iter().map(|body| teller.post("/verify", body))).await {
         assert_eq!(answer["isValid"], true, "{answer}");
     }
@@ -67,7 +85,12 @@ async fn verified_payments_settle_in_one_transaction_and_show_their_receipts() {
     assert_eq!(settlements.len(), 30);
     for settlement in &settlements {
         assert_eq!(settlement["state"], "settled", "{settlement}");
-        let (status, same) = teller.get(&format!("/settlements/{}", settlement["id"].as_str().unwrap())).await;
+        let (status, same) = teller
+            .get(&format!(
+                "/settlements/{}",
+                settlement["id"].as_str().unwrap()
+            ))
+            .await;
         assert_eq!((status, &same), (200, settlement));
     }
     crate::kill::demand_that_costs_equal_receipts(&chain, &settlements).await;
@@ -87,9 +110,16 @@ async fn a_payment_that_somebody_else_submits_while_it_is_held_is_still_a_succes
         let data = hex::encode_prefixed(teller_schemes::eip3009::transfer_call(&payment));
         let stranger = Address::repeat_byte(0x77);
         let rpc = |method: &'static str, params| chain.devnet.rpc(method, params);
-        rpc("anvil_setBalance", json!([stranger, "0xde0b6b3a7640000"])).await.unwrap();
-        rpc("anvil_impersonateAccount", json!([stranger])).await.unwrap();
-        let sent = rpc("eth_sendTransaction", json!([{"from": stranger, "to": chain.asset.address, "data": data}]));
+        rpc("anvil_setBalance", json!([stranger, "0xde0b6b3a7640000"]))
+            .await
+            .unwrap();
+        rpc("anvil_impersonateAccount", json!([stranger]))
+            .await
+            .unwrap();
+        let sent = rpc(
+            "eth_sendTransaction",
+            json!([{"from": stranger, "to": chain.asset.address, "data": data}]),
+        );
         let sent = sent.await.unwrap();
         tokio::time::sleep(Duration::from_secs(2)).await;
         proxy.set(Next::Pass);
@@ -114,15 +144,37 @@ async fn a_tenant_sees_only_its_own_settlements() {
     let teller = Teller::start(&chain, setup).await;
     let request = body(&chain, &chain.payer(0).pay(&chain, PAYEE, 10_000, 1));
     assert_eq!(teller.post("/settle", &request).await.0, 401);
-    assert_eq!(teller.try_post("/settle", &request, &[("Authorization", "Bearer nonsense")]).await.unwrap().0, 401);
+    assert_eq!(
+        teller
+            .try_post("/settle", &request, &[("Authorization", "Bearer nonsense")])
+            .await
+            .unwrap()
+            .0,
+        401
+    );
     let shop = [("Authorization", "Bearer shop-key")];
     let rival = [("Authorization", "Bearer rival-key")];
-    assert_eq!(teller.try_post("/verify", &request, &shop).await.unwrap().1["isValid"], true);
+    assert_eq!(
+        teller.try_post("/verify", &request, &shop).await.unwrap().1["isValid"],
+        true
+    );
     let (_, answer) = teller.try_post("/settle", &request, &rival).await.unwrap();
-    assert_eq!(answer["errorReason"], "authorization_already_reserved", "{answer}");
-    assert_eq!(teller.try_post("/settle", &request, &shop).await.unwrap().1["success"], true);
+    assert_eq!(
+        answer["errorReason"], "authorization_already_reserved",
+        "{answer}"
+    );
+    assert_eq!(
+        teller.try_post("/settle", &request, &shop).await.unwrap().1["success"],
+        true
+    );
     for (key, expected) in [("shop-key", 1), ("rival-key", 0)] {
-        let listed = teller.http.get(format!("{}/settlements", teller.url)).bearer_auth(key).send().await.unwrap();
+        let listed = teller
+            .http
+            .get(format!("{}/settlements", teller.url))
+            .bearer_auth(key)
+            .send()
+            .await
+            .unwrap();
         let page: serde_json::Value = listed.json().await.unwrap();
         assert_eq!(page["settlements"].as_array().unwrap().len(), expected);
     }
@@ -135,20 +187,30 @@ async fn a_terminated_teller_answers_what_is_in_flight() {
     let request = body(&chain, &chain.payer(0).pay(&chain, PAYEE, 10_000, 1));
     let (url, http) = (teller.url.clone(), teller.http.clone());
     let answer = tokio::spawn(async move {
-        let answer = http.post(format!("{url}/settle")).json(&request).send().await.unwrap();
+        let answer = http
+            .post(format!("{url}/settle"))
+            .json(&request)
+            .send()
+            .await
+            .unwrap();
         answer.json::<serde_json::Value>().await.unwrap()
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
     let status = tokio::task::block_in_place(|| teller.terminate());
     assert!(status.success(), "{status}");
     let answer = answer.await.unwrap();
-    assert!(answer["success"] == true || answer["errorReason"] == "settlement_pending", "{answer}");
+    assert!(
+        answer["success"] == true || answer["errorReason"] == "settlement_pending",
+        "{answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cluster_stores_settle_as_the_embedded_ones_do() {
     let chain = Chain::start(Duration::from_secs(1)).await;
-    let needed = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `make test` sets it"));
+    let needed = |name: &str| {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `make test` sets it"))
+    };
     let redis = needed("TELLER_TEST_REDIS_URL");
     let setup = Setup {
         rpc: chain.devnet.rpc_url().to_owned(),
@@ -158,11 +220,22 @@ async fn the_cluster_stores_settle_as_the_embedded_ones_do() {
         keys: Vec::new(),
     };
     let teller = Teller::start(&chain, setup).await;
-    let bodies: Vec<_> =
-        (0..40).map(|number| body(&chain, &chain.payer(number as usize).pay(&chain, PAYEE, 7, number + 1_000))).collect();
+    let bodies: Vec<_> = (0..40)
+        .map(|number| {
+            body(
+                &chain,
+                &chain
+                    .payer(number as usize)
+                    .pay(&chain, PAYEE, 7, number + 1_000),
+            )
+        })
+        .collect();
     let twice = bodies.iter().chain(&bodies);
     let answers = join_all(twice.map(|body| teller.post("/settle", body))).await;
-    let successes = answers.iter().filter(|(_, answer)| answer["success"] == true).count();
+    let successes = answers
+        .iter()
+        .filter(|(_, answer)| answer["success"] == true)
+        .count();
     assert_eq!(successes, 40, "{answers:?}");
     assert_eq!(chain.balance(PAYEE).await, U256::from(7 * 40));
 }

@@ -11,8 +11,8 @@ use alloy_sol_types::{SolCall, sol};
 use serde_json::{Value, json};
 use teller_devnet::{Devnet, DevnetConfig, Mining};
 use teller_domain::{
-    Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, EcdsaSignature, Payment,
-    UnixSeconds,
+    Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId,
+    EcdsaSignature, Payment, UnixSeconds,
 };
 use teller_schemes::{eip3009, sign};
 
@@ -31,7 +31,11 @@ pub struct Chain {
 
 impl Chain {
     pub async fn start(block_time: Duration) -> Self {
-        let config = DevnetConfig { mining: Mining::Interval(block_time), payers: 40, ..DevnetConfig::default() };
+        let config = DevnetConfig {
+            mining: Mining::Interval(block_time),
+            payers: 40,
+            ..DevnetConfig::default()
+        };
         let devnet = Devnet::start(config).await.unwrap();
         let info = &devnet.info().asset;
         let asset = Asset {
@@ -41,7 +45,11 @@ impl Chain {
             version: info.version.clone(),
             decimals: info.decimals,
         };
-        Self { domain: eip3009::Domain::new(&asset), asset, devnet }
+        Self {
+            domain: eip3009::Domain::new(&asset),
+            asset,
+            devnet,
+        }
     }
 
     pub fn payer(&self, index: usize) -> Buyer {
@@ -52,7 +60,10 @@ impl Chain {
         let data = hex::encode_prefixed(balanceOfCall { account: holder }.abi_encode());
         let answer = self
             .devnet
-            .rpc("eth_call", json!([{"to": self.asset.address, "data": data}, "latest"]))
+            .rpc(
+                "eth_call",
+                json!([{"to": self.asset.address, "data": data}, "latest"]),
+            )
             .await
             .unwrap();
         answer.as_str().unwrap().parse().unwrap()
@@ -67,7 +78,13 @@ impl Chain {
             .unwrap()
             .iter()
             .map(|log| {
-                let topic = |index: usize| log["topics"][index].as_str().unwrap().parse::<B256>().unwrap();
+                let topic = |index: usize| {
+                    log["topics"][index]
+                        .as_str()
+                        .unwrap()
+                        .parse::<B256>()
+                        .unwrap()
+                };
                 let transaction = log["transactionHash"].as_str().unwrap().to_owned();
                 (Address::from_word(topic(1)), topic(2), transaction)
             })
@@ -85,7 +102,10 @@ pub struct Buyer {
 impl Buyer {
     pub fn new(key: B256) -> Self {
         let signer = alloy_signer_local::PrivateKeySigner::from_bytes(&key).unwrap();
-        Self { key, address: signer.address() }
+        Self {
+            key,
+            address: signer.address(),
+        }
     }
 
     /// A payment with a nonce of this number, valid for ten minutes.
@@ -93,7 +113,14 @@ impl Buyer {
         self.pay_until(chain, payee, value, number, now() + 600)
     }
 
-    pub fn pay_until(&self, chain: &Chain, payee: Address, value: u64, number: u64, valid_before: u64) -> Payment {
+    pub fn pay_until(
+        &self,
+        chain: &Chain,
+        payee: Address,
+        value: u64,
+        number: u64,
+        valid_before: u64,
+    ) -> Payment {
         let mut payment = Payment {
             key: AuthorizationKey {
                 chain: CHAIN,
@@ -106,7 +133,13 @@ impl Buyer {
             value: AssetAmount::from(value),
             valid_after: UnixSeconds(0),
             valid_before: UnixSeconds(valid_before),
-            authorization: Authorization::Eip3009 { signature: EcdsaSignature { r: B256::ZERO, s: B256::ZERO, v: 27 } },
+            authorization: Authorization::Eip3009 {
+                signature: EcdsaSignature {
+                    r: B256::ZERO,
+                    s: B256::ZERO,
+                    v: 27,
+                },
+            },
         };
         let signature = sign(chain.domain.digest(&payment), &self.key.0).unwrap();
         payment.authorization = Authorization::Eip3009 { signature };
@@ -115,7 +148,10 @@ impl Buyer {
 }
 
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 /// The request body of x402 v2 for a payment that its seller wants exactly so.
@@ -183,7 +219,11 @@ impl Teller {
     pub async fn start(chain: &Chain, setup: Setup) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ports = [free_port(), free_port(), free_port()];
-        let auth = if setup.keys.is_empty() { "open" } else { "keys" };
+        let auth = if setup.keys.is_empty() {
+            "open"
+        } else {
+            "keys"
+        };
         let mut config = format!(
             r#"
 [server]
@@ -207,15 +247,27 @@ block_interval_ms = 1000
         for (tenant, key) in &setup.keys {
             use sha2::Digest;
             let hash = hex::encode(sha2::Sha256::digest(key.as_bytes()));
-            config.push_str(&format!("[[server.keys]]\ntenant = \"{tenant}\"\nsha256 = \"{hash}\"\n"));
+            config.push_str(&format!(
+                "[[server.keys]]\ntenant = \"{tenant}\"\nsha256 = \"{hash}\"\n"
+            ));
         }
         std::fs::write(directory.path().join("teller.toml"), config).unwrap();
-        std::fs::write(directory.path().join("signer"), hex::encode_prefixed(chain.devnet.info().signers[0])).unwrap();
+        std::fs::write(
+            directory.path().join("signer"),
+            hex::encode_prefixed(chain.devnet.info().signers[0]),
+        )
+        .unwrap();
         let directory = Arc::new(directory);
         let child = spawn(directory.path().to_path_buf());
         let http = client();
         let url = format!("http://127.0.0.1:{}", ports[0]);
-        let mut teller = Self { child, url, http, ports, directory };
+        let mut teller = Self {
+            child,
+            url,
+            http,
+            ports,
+            directory,
+        };
         teller.ready().await;
         teller
     }
@@ -235,7 +287,13 @@ block_interval_ms = 1000
     /// SIGTERM; answers the exit status.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         self.child.wait().unwrap()
     }
 
@@ -259,7 +317,11 @@ block_interval_ms = 1000
             false
         });
         let ready = tokio::time::timeout(Duration::from_secs(30), lines).await;
-        assert!(ready.is_ok_and(|ready| ready.unwrap()), "teller did not become ready: {}", self.log());
+        assert!(
+            ready.is_ok_and(|ready| ready.unwrap()),
+            "teller did not become ready: {}",
+            self.log()
+        );
     }
 
     pub fn log(&self) -> String {
@@ -285,7 +347,12 @@ block_interval_ms = 1000
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        let answer = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
+        let answer = self
+            .http
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
@@ -293,7 +360,10 @@ block_interval_ms = 1000
     pub async fn settlements(&self) -> Vec<Value> {
         let mut all: Vec<Value> = Vec::new();
         loop {
-            let before = all.last().map(|last| format!("&before={}", last["id"].as_str().unwrap())).unwrap_or_default();
+            let before = all
+                .last()
+                .map(|last| format!("&before={}", last["id"].as_str().unwrap()))
+                .unwrap_or_default();
             let (status, page) = self.get(&format!("/settlements?limit=200{before}")).await;
             assert_eq!(status, 200, "{page}");
             let rows = page["settlements"].as_array().unwrap();
@@ -317,7 +387,11 @@ impl Drop for Teller {
 }
 
 fn spawn(directory: PathBuf) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(directory.join("log"))
+        .unwrap();
     let signer = std::fs::read_to_string(directory.join("signer")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_teller"))
         .args(["serve", "--config", "teller.toml"])
@@ -333,11 +407,18 @@ fn spawn(directory: PathBuf) -> Child {
 pub fn client() -> reqwest::Client {
     // A second installation is refused, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().timeout(Duration::from_secs(40)).build().unwrap()
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(40))
+        .build()
+        .unwrap()
 }
 
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A database of its own for one test.
@@ -345,7 +426,9 @@ pub async fn fresh_postgres(server: &str) -> String {
     use sqlx::Executor;
     let name = format!("front_door_{}_{}", std::process::id(), free_port());
     let pool = sqlx::PgPool::connect(server).await.unwrap();
-    pool.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+    pool.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .await
+        .unwrap();
     let mut url = url::Url::parse(server).unwrap();
     url.set_path(&name);
     teller_store::migrate(url.as_str()).await.unwrap();

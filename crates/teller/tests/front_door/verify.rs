@@ -16,7 +16,10 @@ async fn fifty_verifies_of_one_authorization_find_it_valid_once() {
     let teller = Teller::embedded(&chain).await;
     let body = body(&chain, &chain.payer(0).pay(&chain, PAYEE, 10_000, 1));
     let answers = join_all((0..50).map(|_| teller.post("/verify", &body))).await;
-    let valid = answers.iter().filter(|(_, answer)| answer["isValid"] == true).count();
+    let valid = answers
+        .iter()
+        .filter(|(_, answer)| answer["isValid"] == true)
+        .count();
     assert_eq!(valid, 1);
     for (status, answer) in &answers {
         assert_eq!(*status, 200);
@@ -31,14 +34,31 @@ async fn a_payer_with_one_coin_cannot_reserve_it_ten_times() {
     let chain = Chain::start(Duration::from_secs(1)).await;
     let teller = Teller::embedded(&chain).await;
     let buyer = Buyer::new(alloy_primitives::keccak256("a payer with one coin"));
-    teller_devnet::fund(chain.devnet.rpc_url(), &[buyer.address], U256::from(1_000_000)).await.unwrap();
+    teller_devnet::fund(
+        chain.devnet.rpc_url(),
+        &[buyer.address],
+        U256::from(1_000_000),
+    )
+    .await
+    .unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let bodies: Vec<_> = (0..10).map(|number| body(&chain, &buyer.pay(&chain, PAYEE, 1_000_000, number))).collect();
+    let bodies: Vec<_> = (0..10)
+        .map(|number| body(&chain, &buyer.pay(&chain, PAYEE, 1_000_000, number)))
+        .collect();
     let answers = join_all(bodies.iter().map(|body| teller.post("/verify", body))).await;
-    let valid = answers.iter().filter(|(_, answer)| answer["isValid"] == true).count();
+    let valid = answers
+        .iter()
+        .filter(|(_, answer)| answer["isValid"] == true)
+        .count();
     assert_eq!(valid, 1, "{answers:?}");
-    for (_, answer) in answers.iter().filter(|(_, answer)| answer["isValid"] == false) {
-        assert_eq!(answer["invalidReason"], "invalid_exact_evm_insufficient_balance");
+    for (_, answer) in answers
+        .iter()
+        .filter(|(_, answer)| answer["isValid"] == false)
+    {
+        assert_eq!(
+            answer["invalidReason"],
+            "invalid_exact_evm_insufficient_balance"
+        );
     }
 }
 
@@ -50,7 +70,11 @@ async fn a_released_authorization_can_be_verified_again() {
     assert_eq!(teller.post("/verify", &body).await.1["isValid"], true);
     assert_eq!(teller.post("/verify", &body).await.1["isValid"], false);
     let (status, answer) = teller.post("/release", &body).await;
-    assert_eq!((status, &answer["released"]), (200, &json!(true)), "{answer}");
+    assert_eq!(
+        (status, &answer["released"]),
+        (200, &json!(true)),
+        "{answer}"
+    );
     assert_eq!(teller.post("/verify", &body).await.1["isValid"], true);
 }
 
@@ -76,5 +100,8 @@ async fn holds_survive_a_killed_process() {
     teller.kill();
     teller.restart().await;
     let (_, answer) = teller.post("/verify", &body).await;
-    assert_eq!(answer["invalidReason"], "authorization_already_reserved", "{answer}");
+    assert_eq!(
+        answer["invalidReason"], "authorization_already_reserved",
+        "{answer}"
+    );
 }

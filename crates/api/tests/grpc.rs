@@ -1,0 +1,201 @@
+//! The gRPC door from outside, with everything behind it out of order.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)] // helpers outside #[test] functions are tests too
+
+mod support;
+
+use teller_api::proto::facilitator_client::FacilitatorClient;
+use teller_api::proto::settlements_client::SettlementsClient;
+use teller_api::{Auth, ServeLimits, proto, serve_grpc};
+use tokio::net::TcpListener;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+async fn channel(auth: Auth) -> Channel {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = support::api(auth).grpc_router();
+    tokio::spawn(serve_grpc(
+        listener,
+        router,
+        ServeLimits::default(),
+        std::future::pending(),
+    ));
+    Channel::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
+}
+
+fn payload() -> proto::PaymentPayload {
+    proto::PaymentPayload {
+        x402_version: proto::X402Version::V2.into(),
+        scheme: proto::Scheme::Exact.into(),
+        network: "eip155:84532".into(),
+        payload: Some(proto::payment_payload::Payload::ExactEip3009(
+            proto::ExactEip3009 {
+                authorization: Some(proto::Eip3009Authorization {
+                    from: "0x857b06519E91e3A54538791bDbb0E22373e36b66".into(),
+                    to: "0x209693Bc6afc0C5328bA36FaF03C514EF312287C".into(),
+                    value: "10000".into(),
+                    valid_after: 0,
+                    valid_before: 1_740_672_154,
+                    nonce: format!("0x{}", "ab".repeat(32)),
+                }),
+                signature: [vec![1; 64], vec![27]].concat(),
+            },
+        )),
+    }
+}
+
+fn requirements() -> proto::PaymentRequirements {
+    proto::PaymentRequirements {
+        scheme: proto::Scheme::Exact.into(),
+        network: "eip155:84532".into(),
+        amount: "10000".into(),
+        asset: "0x036CbD53842c5426634e7929541eC2318f3dCF7e".into(),
+        pay_to: "0x209693Bc6afc0C5328bA36FaF03C514EF312287C".into(),
+        max_timeout_seconds: 60,
+        eip712_name: "USDC".into(),
+        eip712_version: "2".into(),
+    }
+}
+
+fn verify() -> proto::VerifyRequest {
+    proto::VerifyRequest {
+        payment_payload: Some(payload()),
+        payment_requirements: Some(requirements()),
+        idempotency_key: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_answers_and_what_cannot_be_checked_is_unavailable() {
+    let mut client = FacilitatorClient::new(channel(Auth::Open).await);
+    let status = client.verify(verify()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().starts_with("unexpected_verify_error"));
+
+    let mut malformed = verify();
+    malformed.payment_requirements.as_mut().unwrap().amount = "-1".into();
+    let answer = client.verify(malformed).await.unwrap().into_inner();
+    assert!(!answer.is_valid);
+    assert_eq!(answer.invalid_reason, "invalid_payment_requirements");
+    assert_eq!(answer.payer, "0x857b06519E91e3A54538791bDbb0E22373e36b66");
+
+    let mut wrong = verify();
+    wrong.payment_payload.as_mut().unwrap().network = "base-sepolia".into();
+    let settle = proto::SettleRequest {
+        payment_payload: wrong.payment_payload,
+        payment_requirements: wrong.payment_requirements,
+        idempotency_key: String::new(),
+    };
+    let answer = client.settle(settle).await.unwrap().into_inner();
+    assert_eq!(answer.outcome(), proto::SettleOutcome::Failed);
+    assert_eq!(answer.error_reason, "invalid_network");
+    assert_eq!(answer.network, "eip155:84532");
+
+    let status = client
+        .verify(proto::VerifyRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let mut keyed = verify();
+    keyed.idempotency_key = "k".repeat(256);
+    assert_eq!(
+        client.verify(keyed).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let supported = client.supported(proto::SupportedRequest {}).await.unwrap();
+    assert_eq!(supported.into_inner().kinds.len(), 2);
+}
+
+#[tokio::test]
+async fn keys_and_allowances_are_those_of_rest() {
+    let channel = channel(support::keys()).await;
+    let mut client = FacilitatorClient::new(channel.clone());
+    assert_eq!(
+        client.verify(verify()).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
+    let mut shown = Request::new(verify());
+    shown
+        .metadata_mut()
+        .insert("authorization", "Bearer fast-key".parse().unwrap());
+    assert_eq!(
+        client.verify(shown).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+    for expected in [Code::Unavailable, Code::ResourceExhausted] {
+        let mut slow = Request::new(verify());
+        slow.metadata_mut()
+            .insert("x-api-key", "slow-key".parse().unwrap());
+        let status = client.verify(slow).await.unwrap_err();
+        assert_eq!(status.code(), expected);
+        let must_wait = expected == Code::ResourceExhausted;
+        assert_eq!(status.metadata().contains_key("retry-after"), must_wait);
+    }
+    let mut settlements = SettlementsClient::new(channel);
+    let request = proto::ListSettlementsRequest::default();
+    assert_eq!(
+        settlements.list(request).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
+}
+
+#[tokio::test]
+async fn settlements_are_looked_up_and_filters_checked() {
+    let mut client = SettlementsClient::new(channel(Auth::Open).await);
+    let get = |id: &str| proto::GetSettlementRequest { id: id.into() };
+    assert_eq!(
+        client.get(get("x")).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    let known = get("0198c0de-0000-7000-8000-000000000000");
+    assert_eq!(
+        client.get(known).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+    let list = proto::ListSettlementsRequest {
+        state: 99,
+        ..Default::default()
+    };
+    assert_eq!(
+        client.list(list).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let watch = proto::WatchSettlementsRequest { after: None };
+    assert_eq!(
+        client.watch(watch).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+}
+
+#[tokio::test]
+async fn health_follows_readiness_and_descriptors_are_served() {
+    let channel = channel(Auth::Open).await;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let request = || tonic_health::pb::HealthCheckRequest {
+        service: "teller.v1.Facilitator".into(),
+    };
+    let not_serving = i32::from(tonic_health::pb::health_check_response::ServingStatus::NotServing);
+    let mut status = None;
+    for _ in 0..50 {
+        status = health
+            .check(request())
+            .await
+            .ok()
+            .map(|found| found.into_inner().status);
+        if status == Some(not_serving) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(status, Some(not_serving));
+    assert!(!proto::DESCRIPTORS.is_empty());
+}
