@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{Ledger, MemoryReservations, Reservations, SqliteLedger, StoreError, StoreResult};
+use crate::{
+    Ledger, MemoryReservations, RedisReservations, Reservations, SqliteLedger, StoreError,
+    StoreResult,
+};
 
 /// Where the ledger is. Never prints a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -81,6 +84,9 @@ impl FromStr for ReservationsUrl {
     }
 }
 
+/// What all of teller's keys in Redis begin with.
+const REDIS_PREFIX: &str = "teller";
+
 /// Both stores of a teller.
 #[derive(Clone)]
 pub struct Stores {
@@ -110,7 +116,13 @@ impl Stores {
                 "memory:// reservations are kept in a sqlite:// ledger; with postgres:// use redis://"
                     .to_owned(),
             )),
-            (_, ReservationsUrl::Redis(_)) => not_yet(),
+            (_, ReservationsUrl::Redis(url)) => {
+                let reservations = RedisReservations::connect(url, REDIS_PREFIX).await?;
+                Ok(Self {
+                    ledger: open_ledger(ledger).await?,
+                    reservations: Arc::new(reservations),
+                })
+            }
         }
     }
 }
