@@ -12,6 +12,7 @@ mod ledger;
 mod listing;
 mod memory;
 mod migrations;
+mod postgres;
 mod redis;
 mod reservations;
 mod resolving;
@@ -25,6 +26,7 @@ pub use ledger::{
     NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure,
 };
 pub use memory::MemoryReservations;
+pub use postgres::PostgresLedger;
 pub use redis::RedisReservations;
 pub use reservations::{HoldPurpose, Reservations, ReserveOutcome, ReserveRequest};
 pub use sqlite::SqliteLedger;

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::{
-    Ledger, MemoryReservations, RedisReservations, Reservations, SqliteLedger, StoreError,
-    StoreResult,
+    Ledger, MemoryReservations, PostgresLedger, RedisReservations, Reservations, SqliteLedger,
+    StoreError, StoreResult,
 };
 
 /// Where the ledger is. Never prints a password.
@@ -127,15 +127,11 @@ impl Stores {
     }
 }
 
-fn not_yet<T>() -> StoreResult<T> {
-    Err(StoreError::Configuration("not implemented".to_owned()))
-}
-
 /// Opens a ledger alone.
 pub async fn open_ledger(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledger>> {
     match url {
         LedgerUrl::Sqlite(path) => Ok(Arc::new(SqliteLedger::open(path).await?)),
-        LedgerUrl::Postgres(_) => not_yet(),
+        LedgerUrl::Postgres(url) => Ok(Arc::new(PostgresLedger::connect(url).await?)),
     }
 }
 
@@ -143,7 +139,7 @@ pub async fn open_ledger(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledger>> {
 pub async fn open_ledger_read_only(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledger>> {
     match url {
         LedgerUrl::Sqlite(path) => Ok(Arc::new(SqliteLedger::open_read_only(path).await?)),
-        LedgerUrl::Postgres(_) => not_yet(),
+        LedgerUrl::Postgres(url) => Ok(Arc::new(PostgresLedger::connect(url).await?)),
     }
 }
 
@@ -154,6 +150,6 @@ pub async fn migrate(url: &LedgerUrl) -> StoreResult<()> {
             SqliteLedger::open(path).await?.close().await;
             Ok(())
         }
-        LedgerUrl::Postgres(_) => not_yet(),
+        LedgerUrl::Postgres(url) => PostgresLedger::migrate(url).await,
     }
 }

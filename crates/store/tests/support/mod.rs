@@ -216,4 +216,21 @@ impl TestReservations {
             self.reservations = Arc::new(RedisReservations::connect(url, prefix).await.unwrap());
         }
     }
+
+    /// Every key of this test is gone, as after a flush.
+    pub async fn lose(&self) {
+        let (url, prefix) = self.redis.as_ref().unwrap();
+        let client = redis::Client::open(url.as_str()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(format!("{prefix}:*"))
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        redis::cmd("DEL")
+            .arg(keys)
+            .query_async::<()>(&mut connection)
+            .await
+            .unwrap();
+    }
 }
