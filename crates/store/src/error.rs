@@ -81,6 +81,18 @@ impl StoreError {
     /// What a driver's error means for the ledger. Only texts that can hold no URL and no secret are passed on.
     pub(crate) fn of_ledger(error: sqlx::Error) -> Self {
         let cause = match error {
+            sqlx::Error::Database(error) if error.is_unique_violation() => {
+                return Self::Conflict {
+                    row: "a row".to_owned(),
+                    expected: "new",
+                };
+            }
+            sqlx::Error::Database(error) if error.is_check_violation() => {
+                return Self::Conflict {
+                    row: "a row".to_owned(),
+                    expected: "as the ledger's checks demand",
+                };
+            }
             sqlx::Error::Database(error) => error.message().to_owned(),
             sqlx::Error::Io(error) => error.kind().to_string(),
             sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),

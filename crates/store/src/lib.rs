@@ -4,6 +4,7 @@
 //! Each contract has a production and an embedded implementation, and one suite of tests that runs against all of
 //! them. Nothing here talks to a chain, and no transaction is held open across a call to a node.
 
+mod claiming;
 mod error;
 mod group;
 mod holds;
@@ -11,6 +12,8 @@ mod ledger;
 mod listing;
 mod memory;
 mod migrations;
+mod postgres;
+mod redis;
 mod reservations;
 mod resolving;
 mod rows;
@@ -23,6 +26,8 @@ pub use ledger::{
     NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure,
 };
 pub use memory::MemoryReservations;
+pub use postgres::PostgresLedger;
+pub use redis::RedisReservations;
 pub use reservations::{HoldPurpose, Reservations, ReserveOutcome, ReserveRequest};
 pub use sqlite::SqliteLedger;
 pub use stores::{LedgerUrl, ReservationsUrl, Stores, migrate, open_ledger, open_ledger_read_only};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqlitePool;
-use sqlx::{Acquire, Row, SqlSafeStr, SqliteConnection};
+use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
@@ -12,6 +12,12 @@ const SQLITE: [(i64, &str, &str); 1] = [(
     1,
     "ledger",
     include_str!("../../../migrations/sqlite/0001_ledger.sql"),
+)];
+
+const POSTGRES: [(i64, &str, &str); 1] = [(
+    1,
+    "ledger",
+    include_str!("../../../migrations/postgres/0001_ledger.sql"),
 )];
 
 fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
@@ -76,5 +82,42 @@ pub(crate) async fn expect_sqlite(readers: &SqlitePool) -> StoreResult<()> {
             "the file is no ledger of teller".to_owned(),
         )),
         Err(error) => Err(StoreError::of_ledger(error)),
+    }
+}
+
+/// Runs what is pending, under a lock that other processes wait for.
+pub(crate) async fn postgres(pool: &PgPool) -> StoreResult<()> {
+    let mut connection = pool.acquire().await.map_err(StoreError::of_ledger)?;
+    migrator(&POSTGRES)
+        .run_direct(None, &mut *connection, false)
+        .await
+        .map_err(failed)
+}
+
+/// Refuses a database whose tables are not those that this teller reads.
+pub(crate) async fn expect_postgres(pool: &PgPool) -> StoreResult<()> {
+    let known: Option<bool> = sqlx::query("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(pool)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(StoreError::of_ledger)?;
+    let applied = if known == Some(true) {
+        sqlx::query("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+            .fetch_one(pool)
+            .await
+            .and_then(|row| row.try_get::<i64, _>(0))
+            .map_err(StoreError::of_ledger)?
+    } else {
+        0
+    };
+    let newest = newest(&POSTGRES);
+    match applied {
+        applied if applied == newest => Ok(()),
+        applied if applied < newest => Err(StoreError::Configuration(
+            "the ledger's tables are missing or old: run `teller migrate`".to_owned(),
+        )),
+        _ => Err(StoreError::Configuration(
+            "the ledger was written by a newer teller".to_owned(),
+        )),
     }
 }

@@ -6,7 +6,7 @@ use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
     AuthorizationNonce, BlockRef, ChainId, EcdsaSignature, Fees, Payment, PaymentDigest, Receipt,
     Refusal, Settlement, SettlementId, SettlementState, SettlementStateKind, Slot, SlotId,
-    SlotState, TenantId, UnixMillis, UnixSeconds, Wei, X402Version,
+    SlotState, TenantId, UnixMillis, UnixSeconds, X402Version,
 };
 use uuid::Uuid;
 
@@ -324,11 +324,6 @@ pub(crate) fn key_hash(parts: &[&str]) -> B256 {
         hasher.update(part.as_bytes());
     }
     hasher.finalize()
-}
-
-/// A cost column.
-pub(crate) fn wei(text: &str) -> StoreResult<Wei> {
-    read(text, "cost")
 }
 
 /// Slots from their attempts and payments, both sorted by nonce.

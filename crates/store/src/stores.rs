@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{Ledger, MemoryReservations, Reservations, SqliteLedger, StoreError, StoreResult};
+use crate::{
+    Ledger, MemoryReservations, PostgresLedger, RedisReservations, Reservations, SqliteLedger,
+    StoreError, StoreResult,
+};
 
 /// Where the ledger is. Never prints a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -81,6 +84,9 @@ impl FromStr for ReservationsUrl {
     }
 }
 
+/// What all of teller's keys in Redis begin with.
+const REDIS_PREFIX: &str = "teller";
+
 /// Both stores of a teller.
 #[derive(Clone)]
 pub struct Stores {
@@ -110,20 +116,22 @@ impl Stores {
                 "memory:// reservations are kept in a sqlite:// ledger; with postgres:// use redis://"
                     .to_owned(),
             )),
-            (_, ReservationsUrl::Redis(_)) => not_yet(),
+            (_, ReservationsUrl::Redis(url)) => {
+                let reservations = RedisReservations::connect(url, REDIS_PREFIX).await?;
+                Ok(Self {
+                    ledger: open_ledger(ledger).await?,
+                    reservations: Arc::new(reservations),
+                })
+            }
         }
     }
-}
-
-fn not_yet<T>() -> StoreResult<T> {
-    Err(StoreError::Configuration("not implemented".to_owned()))
 }
 
 /// Opens a ledger alone.
 pub async fn open_ledger(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledger>> {
     match url {
         LedgerUrl::Sqlite(path) => Ok(Arc::new(SqliteLedger::open(path).await?)),
-        LedgerUrl::Postgres(_) => not_yet(),
+        LedgerUrl::Postgres(url) => Ok(Arc::new(PostgresLedger::connect(url).await?)),
     }
 }
 
@@ -131,7 +139,7 @@ pub async fn open_ledger(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledger>> {
 pub async fn open_ledger_read_only(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledger>> {
     match url {
         LedgerUrl::Sqlite(path) => Ok(Arc::new(SqliteLedger::open_read_only(path).await?)),
-        LedgerUrl::Postgres(_) => not_yet(),
+        LedgerUrl::Postgres(url) => Ok(Arc::new(PostgresLedger::connect(url).await?)),
     }
 }
 
@@ -142,6 +150,6 @@ pub async fn migrate(url: &LedgerUrl) -> StoreResult<()> {
             SqliteLedger::open(path).await?.close().await;
             Ok(())
         }
-        LedgerUrl::Postgres(_) => not_yet(),
+        LedgerUrl::Postgres(url) => PostgresLedger::migrate(url).await,
     }
 }

@@ -12,6 +12,8 @@ use crate::{HoldPurpose, ReserveOutcome, ReserveRequest, StoreError, StoreResult
 const MOST_HOLDS: usize = 1_000_000;
 /// How many expired holds one call clears away.
 const SWEPT_AT_ONCE: usize = 256;
+/// Mined holds of payers who never return are cleared away this many blocks later.
+const MINED_SWEPT_BLOCKS: u64 = 16 * MINED_KEPT_BLOCKS;
 /// When an expired hold that must stay a while is looked at again.
 const SWEEP_AGAIN_MS: u64 = 60_000;
 
@@ -142,7 +144,7 @@ impl Book {
             let needed = entry
                 .hold
                 .mined
-                .is_some_and(|block| head < block.saturating_add(MINED_KEPT_BLOCKS));
+                .is_some_and(|block| head < block.saturating_add(MINED_SWEPT_BLOCKS));
             if needed {
                 self.sweep.insert((now.saturating_add(SWEEP_AGAIN_MS), key));
             } else {

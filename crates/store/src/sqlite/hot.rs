@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use alloy_primitives::hex;
 use serde_json::{Value, json};
 use sqlx::{Row, SqliteConnection};
-use teller_domain::{AuthorizationKey, ProcessId, RequestId, Settlement, SettlementId, UnixMillis};
+use teller_domain::{AuthorizationKey, RequestId, Settlement, SettlementId, UnixMillis};
 use uuid::Uuid;
 
 use super::writer::Grouped;
+use crate::claiming::{Claim, Rounds};
 use crate::rows::{
     Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
 };
@@ -147,14 +148,6 @@ pub(super) async fn find(
         .collect()
 }
 
-/// A request for the delivery of a success.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Claim {
-    pub(super) id: SettlementId,
-    pub(super) request: RequestId,
-    pub(super) process: ProcessId,
-}
-
 /// See [`crate::Ledger::claim_delivery`].
 pub(super) struct Claims;
 
@@ -167,60 +160,27 @@ impl Grouped for Claims {
         connection: &mut SqliteConnection,
         requests: &[Claim],
     ) -> StoreResult<Vec<ClaimOutcome>> {
-        // One request of each settlement goes first; whoever comes behind one that got it did not get it.
-        let mut owners: HashMap<SettlementId, RequestId> = HashMap::new();
-        let mut outcomes: HashMap<(SettlementId, RequestId), ClaimOutcome> = HashMap::new();
-        let mut open: Vec<&Claim> = requests.iter().collect();
-        while !open.is_empty() {
-            let mut asked = HashSet::new();
-            let (round, behind): (Vec<&Claim>, Vec<&Claim>) =
-                open.into_iter().partition(|claim| asked.insert(claim.id));
+        let mut rounds = Rounds::of(requests.to_vec());
+        while let Some(round) = rounds.next_round() {
             let claimed = claim_round(connection, &round).await?;
-            for claim in round {
-                let outcome = if claimed.contains(&claim.id) {
-                    owners.insert(claim.id, claim.request);
-                    ClaimOutcome::Claimed
-                } else {
-                    ClaimOutcome::Taken
-                };
-                outcomes.insert((claim.id, claim.request), outcome);
-            }
-            open = behind
-                .into_iter()
-                .filter(|claim| {
-                    if let Some(owner) = owners.get(&claim.id)
-                        && *owner != claim.request
-                    {
-                        outcomes.insert((claim.id, claim.request), ClaimOutcome::Taken);
-                    }
-                    !outcomes.contains_key(&(claim.id, claim.request))
-                })
-                .collect();
+            rounds.answer(&round, &claimed);
         }
-        Ok(requests
-            .iter()
-            .map(|claim| {
-                outcomes
-                    .get(&(claim.id, claim.request))
-                    .copied()
-                    .unwrap_or(ClaimOutcome::Taken)
-            })
-            .collect())
+        Ok(rounds.outcomes())
     }
 }
 
 /// Distinct settlements; answers those that were claimed.
 async fn claim_round(
     connection: &mut SqliteConnection,
-    claims: &[&Claim],
+    claims: &[Claim],
 ) -> StoreResult<HashSet<SettlementId>> {
     let rows: Vec<Value> = claims
         .iter()
-        .map(|claim| {
+        .map(|(id, request, process)| {
             json!([
-                hex::encode(claim.id.0),
-                hex::encode(claim.request.0),
-                hex::encode(claim.process.0)
+                hex::encode(id.0),
+                hex::encode(request.0),
+                hex::encode(process.0)
             ])
         })
         .collect();
@@ -244,7 +204,7 @@ async fn claim_round(
     if claimed.len() < claims.len() {
         let ids: Vec<SettlementId> = claims
             .iter()
-            .map(|claim| claim.id)
+            .map(|(id, _, _)| *id)
             .filter(|id| !claimed.contains(id))
             .collect();
         expect_settled(connection, &ids).await?;

@@ -311,13 +311,7 @@ impl Ledger for SqliteLedger {
         request: RequestId,
         process: ProcessId,
     ) -> StoreResult<ClaimOutcome> {
-        self.writer()?
-            .claim(hot::Claim {
-                id,
-                request,
-                process,
-            })
-            .await
+        self.writer()?.claim((id, request, process)).await
     }
 
     async fn confirm_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()> {

@@ -9,6 +9,7 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{holds, hot};
+use crate::claiming::Claim;
 use crate::group::{Reply, record_group};
 use crate::{AcceptOutcome, ClaimOutcome, NewSettlement, StoreError, StoreResult};
 
@@ -62,7 +63,7 @@ where
 
 enum Command {
     Accept(NewSettlement, Reply<AcceptOutcome>),
-    Claim(hot::Claim, Reply<ClaimOutcome>),
+    Claim(Claim, Reply<ClaimOutcome>),
     Confirm(hot::Confirm, Reply<()>),
     Hold(holds::HoldWrite, Reply<()>),
     Job(Box<dyn Job>),
@@ -119,7 +120,7 @@ impl Writer {
         self.send(|reply| Command::Accept(new, reply)).await
     }
 
-    pub(super) async fn claim(&self, claim: hot::Claim) -> StoreResult<ClaimOutcome> {
+    pub(super) async fn claim(&self, claim: Claim) -> StoreResult<ClaimOutcome> {
         self.send(|reply| Command::Claim(claim, reply)).await
     }
 

@@ -1,0 +1,300 @@
+//! The grouped calls of the hot path: one statement for a whole group, by `UNNEST`.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+
+use sqlx::PgPool;
+use teller_domain::{AuthorizationKey, ProcessId, RequestId, Settlement, SettlementId, UnixMillis};
+use uuid::Uuid;
+
+use crate::rows::{
+    Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
+};
+use crate::{AcceptOutcome, ClaimOutcome, NewSettlement, StoreError, StoreResult};
+
+/// The database's clock, as a subquery named `clock` with the column `ms`.
+macro_rules! clock {
+    () => {
+        "(SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS clock"
+    };
+}
+pub(super) use clock;
+
+/// Runs a group together. If a row spoils it, each runs alone, so that it fails no neighbour.
+pub(super) async fn together<I, O, R>(
+    pool: PgPool,
+    requests: Vec<I>,
+    run: impl Fn(PgPool, Vec<I>) -> R,
+) -> Vec<StoreResult<O>>
+where
+    I: Clone,
+    R: Future<Output = StoreResult<Vec<O>>>,
+{
+    match super::bounded(run(pool.clone(), requests.clone())).await {
+        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Err(error @ StoreError::Unavailable { .. }) => {
+            requests.iter().map(|_| Err(error.clone())).collect()
+        }
+        Err(error) if requests.len() == 1 => vec![Err(error)],
+        Err(_) => {
+            let mut answers = Vec::with_capacity(requests.len());
+            for request in requests {
+                let alone = super::bounded(run(pool.clone(), vec![request])).await;
+                answers.push(alone.and_then(|answers| {
+                    answers
+                        .into_iter()
+                        .next()
+                        .ok_or_else(|| StoreError::Corrupt("a write went unanswered".to_owned()))
+                }));
+            }
+            answers
+        }
+    }
+}
+
+/// Keys as columns.
+#[derive(Default)]
+struct Keys {
+    chains: Vec<i64>,
+    authorities: Vec<Vec<u8>>,
+    payers: Vec<Vec<u8>>,
+    nonces: Vec<Vec<u8>>,
+}
+
+impl Keys {
+    fn push(&mut self, key: &AuthorizationKey, chain: i64) {
+        self.chains.push(chain);
+        self.authorities.push(key.authority.to_vec());
+        self.payers.push(key.payer.to_vec());
+        self.nonces.push(key.nonce.0.to_vec());
+    }
+}
+
+/// See [`crate::Ledger::accept`].
+pub(super) async fn accept(
+    pool: PgPool,
+    requests: Vec<NewSettlement>,
+) -> StoreResult<Vec<AcceptOutcome>> {
+    // One statement cannot touch a row twice: the first of each authorization goes, in an order that all processes
+    // share so that they never wait for each other in a circle.
+    let mut seen = HashSet::new();
+    let mut first: Vec<&NewSettlement> = requests
+        .iter()
+        .filter(|request| seen.insert(request.payment.key))
+        .collect();
+    first.sort_by_key(|request| request.payment.key);
+    let mut new = insert(&pool, &first).await?;
+    let known: Vec<AuthorizationKey> = requests
+        .iter()
+        .filter(|request| !new.contains_key(&request.id))
+        .map(|request| request.payment.key)
+        .collect();
+    let known = find(&pool, &known).await?;
+    requests
+        .iter()
+        .map(|request| match new.remove(&request.id) {
+            Some(at) => Ok(AcceptOutcome::Accepted(accepted(request, at))),
+            None => known
+                .get(&request.payment.key)
+                .cloned()
+                .map(AcceptOutcome::Exists)
+                .ok_or_else(|| StoreError::Conflict {
+                    row: format!("settlement {}", request.id),
+                    expected: "new",
+                }),
+        })
+        .collect()
+}
+
+async fn insert(
+    pool: &PgPool,
+    requests: &[&NewSettlement],
+) -> StoreResult<HashMap<SettlementId, UnixMillis>> {
+    let mut keys = Keys::default();
+    for request in requests {
+        let key = &request.payment.key;
+        keys.push(key, signed(key.chain.0, "a chain id")?);
+    }
+    let column = |read: fn(&NewSettlement) -> Vec<u8>| -> Vec<Vec<u8>> {
+        requests.iter().map(|request| read(request)).collect()
+    };
+    let text = |read: fn(&NewSettlement) -> String| -> Vec<String> {
+        requests.iter().map(|request| read(request)).collect()
+    };
+    let inserted = sqlx::query(concat!(
+        "INSERT INTO settlements AS s (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, ",
+        "valid_after, valid_before, authorization_kind, signature, digest, state, tries, accepted_at, updated_at) ",
+        "SELECT r.id, r.tenant, r.version, r.chain_id, r.authority, r.payer, r.nonce, r.asset, r.payee, ",
+        "r.value::numeric, r.valid_after::numeric, r.valid_before::numeric, r.kind, r.signature, r.digest, ",
+        "'accepted', 0, ms, ms FROM ", clock!(), ", UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], ",
+        "$5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::text[], ",
+        "$13::text[], $14::bytea[], $15::bytea[]) AS r (id, tenant, version, chain_id, authority, payer, nonce, asset, ",
+        "payee, value, valid_after, valid_before, kind, signature, digest) ",
+        "ON CONFLICT (payer, nonce, chain_id, authority) DO UPDATE SET id = excluded.id, tenant = excluded.tenant, ",
+        "version = excluded.version, asset = excluded.asset, payee = excluded.payee, value = excluded.value, ",
+        "valid_after = excluded.valid_after, valid_before = excluded.valid_before, ",
+        "authorization_kind = excluded.authorization_kind, signature = excluded.signature, ",
+        "digest = excluded.digest, state = 'accepted', accepted_at = excluded.accepted_at, ",
+        "updated_at = excluded.updated_at WHERE s.state = 'withdrawn' ",
+        "RETURNING s.id, s.accepted_at",
+    ))
+    .bind(requests.iter().map(|request| request.id.0).collect::<Vec<Uuid>>())
+    .bind(text(|request| request.tenant.as_str().to_owned()))
+    .bind(requests.iter().map(|request| i64::from(request.version.number())).collect::<Vec<i64>>())
+    .bind(keys.chains)
+    .bind(keys.authorities)
+    .bind(keys.payers)
+    .bind(keys.nonces)
+    .bind(column(|request| request.payment.asset.to_vec()))
+    .bind(column(|request| request.payment.payee.to_vec()))
+    .bind(text(|request| request.payment.value.to_string()))
+    .bind(text(|request| request.payment.valid_after.0.to_string()))
+    .bind(text(|request| request.payment.valid_before.0.to_string()))
+    .bind(text(|request| authorization_columns(&request.payment.authorization).0.to_owned()))
+    .bind(column(|request| authorization_columns(&request.payment.authorization).1))
+    .bind(column(|request| request.payment.digest().0.to_vec()))
+    .fetch_all(pool)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    inserted
+        .iter()
+        .map(|row| {
+            let mut columns = Columns::of(row);
+            let id = SettlementId(columns.take()?);
+            Ok((id, UnixMillis(unsigned(columns.take()?)?)))
+        })
+        .collect()
+}
+
+async fn find(
+    pool: &PgPool,
+    wanted: &[AuthorizationKey],
+) -> StoreResult<HashMap<AuthorizationKey, Settlement>> {
+    let mut keys = Keys::default();
+    for key in wanted {
+        // What the columns cannot hold is not in the ledger either.
+        if let Ok(chain) = signed(key.chain.0, "a chain id") {
+            keys.push(key, chain);
+        }
+    }
+    if keys.chains.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(concat!(
+        "SELECT ", settlement_columns!("::text"), " FROM UNNEST($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[]) ",
+        "AS r (chain_id, authority, payer, nonce) JOIN settlements AS s USING (chain_id, authority, payer, nonce)",
+    ))
+    .bind(keys.chains)
+    .bind(keys.authorities)
+    .bind(keys.payers)
+    .bind(keys.nonces)
+    .fetch_all(pool)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    rows.iter()
+        .map(|row| {
+            let found = settlement(&mut Columns::of(row))?;
+            Ok((found.payment.key, found))
+        })
+        .collect()
+}
+
+/// See [`crate::Ledger::find`].
+pub(super) async fn find_each(
+    pool: PgPool,
+    keys: Vec<AuthorizationKey>,
+) -> StoreResult<Vec<Option<Settlement>>> {
+    let found = find(&pool, &keys).await?;
+    Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+}
+
+/// One round: distinct settlements; answers those that were claimed.
+pub(super) async fn claim_round(
+    pool: &PgPool,
+    claims: &[(SettlementId, RequestId, ProcessId)],
+) -> StoreResult<HashSet<SettlementId>> {
+    let mut sorted = claims.to_vec();
+    sorted.sort();
+    let ids: Vec<Uuid> = sorted.iter().map(|(id, _, _)| id.0).collect();
+    let claimed = sqlx::query(concat!(
+        "WITH locked AS (SELECT s.id FROM settlements AS s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE), ",
+        "alive AS (SELECT id FROM processes, ", clock!(), " WHERE lease_until > ms) ",
+        "UPDATE settlements AS s SET delivery_request = r.request, ",
+        "delivery_process = CASE WHEN s.delivered_at IS NULL THEN r.process ELSE s.delivery_process END ",
+        "FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) AS r (id, request, process) JOIN locked ON locked.id = r.id ",
+        "WHERE s.id = r.id AND s.state IN ('settled', 'settled_externally') AND ",
+        "(s.delivery_request IS NULL OR s.delivery_request = r.request OR ",
+        "(s.delivered_at IS NULL AND s.delivery_process NOT IN (SELECT id FROM alive))) RETURNING s.id",
+    ))
+    .bind(&ids)
+    .bind(sorted.iter().map(|(_, request, _)| request.0).collect::<Vec<Uuid>>())
+    .bind(sorted.iter().map(|(_, _, process)| process.0).collect::<Vec<Uuid>>())
+    .fetch_all(pool)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let claimed = ids_of(&claimed)?;
+    if claimed.len() < claims.len() {
+        let settled = sqlx::query(
+            "SELECT id FROM settlements WHERE id = ANY($1) AND state IN ('settled', 'settled_externally')",
+        )
+        .bind(&ids)
+        .fetch_all(pool)
+        .await
+        .map_err(StoreError::of_ledger)?;
+        let settled = ids_of(&settled)?;
+        if let Some((id, _, _)) = claims.iter().find(|(id, _, _)| !settled.contains(id)) {
+            return Err(StoreError::Conflict {
+                row: format!("settlement {id}"),
+                expected: "settled",
+            });
+        }
+    }
+    Ok(claimed)
+}
+
+fn ids_of(rows: &[sqlx::postgres::PgRow]) -> StoreResult<HashSet<SettlementId>> {
+    rows.iter()
+        .map(|row| Columns::of(row).take().map(SettlementId))
+        .collect()
+}
+
+/// See [`crate::Ledger::claim_delivery`].
+pub(super) async fn claim(
+    pool: PgPool,
+    claims: Vec<(SettlementId, RequestId, ProcessId)>,
+) -> StoreResult<Vec<ClaimOutcome>> {
+    let mut rounds = crate::claiming::Rounds::of(claims);
+    while let Some(round) = rounds.next_round() {
+        let claimed = claim_round(&pool, &round).await?;
+        rounds.answer(&round, &claimed);
+    }
+    Ok(rounds.outcomes())
+}
+
+/// See [`crate::Ledger::confirm_delivery`].
+pub(super) async fn confirm(
+    pool: PgPool,
+    deliveries: Vec<(SettlementId, RequestId)>,
+) -> StoreResult<Vec<()>> {
+    let mut sorted = deliveries.clone();
+    sorted.sort();
+    let confirmed = sqlx::query(concat!(
+        "WITH locked AS (SELECT s.id FROM settlements AS s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE) ",
+        "UPDATE settlements AS s SET delivered_at = coalesce(s.delivered_at, ms) ",
+        "FROM ", clock!(), ", UNNEST($1::uuid[], $2::uuid[]) AS r (id, request) JOIN locked ON locked.id = r.id ",
+        "WHERE s.id = r.id AND s.delivery_request = r.request RETURNING s.id",
+    ))
+    .bind(sorted.iter().map(|(id, _)| id.0).collect::<Vec<Uuid>>())
+    .bind(sorted.iter().map(|(_, request)| request.0).collect::<Vec<Uuid>>())
+    .fetch_all(&pool)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let confirmed = ids_of(&confirmed)?;
+    match deliveries.iter().find(|(id, _)| !confirmed.contains(id)) {
+        Some((id, _)) => Err(StoreError::Conflict {
+            row: format!("settlement {id}"),
+            expected: "claimed by this request",
+        }),
+        None => Ok(deliveries.iter().map(|_| ()).collect()),
+    }
+}

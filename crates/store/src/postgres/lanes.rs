@@ -1,0 +1,267 @@
+//! Networks, processes, lanes and their leases, and the small single-row writes.
+
+use alloy_primitives::{Address, B256};
+use sqlx::PgConnection;
+use teller_domain::{
+    AccountNonce, ChainId, FencedLane, PaymentDigest, ProcessId, RequestId, SettlementId,
+    SettlementState,
+};
+
+use super::hot::clock;
+use super::slots;
+use crate::resolving::expect_accepted_outcome;
+use crate::rows::{Columns, signed, unsigned, word};
+use crate::{IdempotencyOutcome, Lane, LaneRecovery, StoreError, StoreResult};
+
+pub(super) async fn bind_network(
+    connection: &mut PgConnection,
+    chain: ChainId,
+    genesis: B256,
+) -> StoreResult<()> {
+    let row = sqlx::query(
+        "INSERT INTO networks (chain_id, genesis) VALUES ($1, $2) \
+         ON CONFLICT (chain_id) DO UPDATE SET genesis = networks.genesis RETURNING genesis",
+    )
+    .bind(signed(chain.0, "a chain id")?)
+    .bind(genesis.to_vec())
+    .fetch_one(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let known = word(&Columns::of(&row).take::<Vec<u8>>()?)?;
+    if known == genesis {
+        Ok(())
+    } else {
+        Err(StoreError::GenesisMismatch {
+            chain,
+            known,
+            found: genesis,
+        })
+    }
+}
+
+pub(super) async fn heartbeat(
+    connection: &mut PgConnection,
+    process: ProcessId,
+    lease_ms: u64,
+) -> StoreResult<()> {
+    sqlx::query(concat!(
+        "INSERT INTO processes (id, lease_until) SELECT $1, ms + $2 FROM ",
+        clock!(),
+        " WHERE true ",
+        "ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until",
+    ))
+    .bind(process.0)
+    .bind(signed(lease_ms, "a lease")?)
+    .execute(connection)
+    .await
+    .map(|_| ())
+    .map_err(StoreError::of_ledger)
+}
+
+pub(super) async fn claim(
+    connection: &mut PgConnection,
+    chain: ChainId,
+    signer: Address,
+    owner: ProcessId,
+    lease_ms: u64,
+) -> StoreResult<Option<LaneRecovery>> {
+    let row = sqlx::query(concat!(
+        "INSERT INTO lanes AS l (chain_id, signer, epoch, owner, lease_until) SELECT $1, $2, 1, $3, ms + $4 FROM ", clock!(),
+        " WHERE true ON CONFLICT (chain_id, signer) DO UPDATE SET epoch = l.epoch + 1, owner = excluded.owner, ",
+        "lease_until = excluded.lease_until ",
+        "WHERE l.owner IS NULL OR l.owner = excluded.owner OR l.lease_until <= excluded.lease_until - $4 ",
+        "RETURNING epoch, next_nonce",
+    ))
+    .bind(signed(chain.0, "a chain id")?)
+    .bind(signer.to_vec())
+    .bind(owner.0)
+    .bind(signed(lease_ms, "a lease")?)
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(&row);
+    let epoch = unsigned(columns.take()?)?;
+    let next_nonce = columns.take::<Option<i64>>()?.map(unsigned).transpose()?;
+    Ok(Some(LaneRecovery {
+        lane: Lane {
+            fence: FencedLane {
+                chain,
+                signer,
+                epoch,
+            },
+            next_nonce: next_nonce.map(AccountNonce),
+        },
+        open_slots: slots::open_slots(connection, chain, signer).await?,
+    }))
+}
+
+async fn fenced(
+    connection: &mut PgConnection,
+    sql: &'static str,
+    fence: FencedLane,
+    value: i64,
+) -> StoreResult<u64> {
+    sqlx::query(sql)
+        .bind(signed(fence.chain.0, "a chain id")?)
+        .bind(fence.signer.to_vec())
+        .bind(signed(fence.epoch, "an epoch")?)
+        .bind(value)
+        .execute(connection)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(StoreError::of_ledger)
+}
+
+pub(super) async fn renew(
+    connection: &mut PgConnection,
+    fence: FencedLane,
+    lease_ms: u64,
+) -> StoreResult<()> {
+    let renewed = fenced(
+        connection,
+        concat!(
+            "UPDATE lanes SET lease_until = ms + $4 FROM ",
+            clock!(),
+            " WHERE chain_id = $1 AND signer = $2 AND epoch = $3"
+        ),
+        fence,
+        signed(lease_ms, "a lease")?,
+    )
+    .await?;
+    if renewed == 0 {
+        return Err(StoreError::StaleLane);
+    }
+    Ok(())
+}
+
+/// The epoch rises, so that nothing more is written under the one that is given up.
+pub(super) async fn release(connection: &mut PgConnection, fence: FencedLane) -> StoreResult<()> {
+    let released = fenced(
+        connection,
+        "UPDATE lanes SET owner = NULL, lease_until = $4, epoch = epoch + 1 \
+         WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
+        fence,
+        0,
+    )
+    .await?;
+    if released == 0 {
+        return Err(StoreError::StaleLane);
+    }
+    Ok(())
+}
+
+pub(super) async fn adopt(
+    connection: &mut PgConnection,
+    fence: FencedLane,
+    nonce: AccountNonce,
+) -> StoreResult<()> {
+    let held = fenced(
+        connection,
+        "UPDATE lanes SET next_nonce = $4 WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
+        fence,
+        signed(nonce.0, "an account nonce")?,
+    )
+    .await?;
+    if held == 0 {
+        return Err(StoreError::StaleLane);
+    }
+    let open = sqlx::query(
+        "SELECT 1 FROM slots WHERE chain_id = $1 AND signer = $2 AND state = 'open' LIMIT 1",
+    )
+    .bind(signed(fence.chain.0, "a chain id")?)
+    .bind(fence.signer.to_vec())
+    .fetch_optional(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    match open {
+        // The error undoes the update above.
+        Some(_) => Err(StoreError::Conflict {
+            row: format!("lane {}/{}", fence.chain, fence.signer),
+            expected: "without open slots",
+        }),
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn withdraw(connection: &mut PgConnection, id: SettlementId) -> StoreResult<bool> {
+    sqlx::query(concat!(
+        "UPDATE settlements SET state = 'withdrawn', updated_at = ms FROM ",
+        clock!(),
+        " WHERE id = $1 AND state = 'accepted' AND tries = 0"
+    ))
+    .bind(id.0)
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected() > 0)
+    .map_err(StoreError::of_ledger)
+}
+
+pub(super) async fn resolve_accepted(
+    connection: &mut PgConnection,
+    resolutions: Vec<(SettlementId, SettlementState)>,
+) -> StoreResult<Vec<SettlementId>> {
+    let mut columns = slots::Resolutions::default();
+    for (id, state) in resolutions {
+        expect_accepted_outcome(id, &state)?;
+        columns.push(id, &state)?;
+    }
+    let changed = columns
+        .bind(sqlx::query(concat!(
+            slots::lock_resolved!(),
+            "UPDATE settlements AS s ",
+            slots::set_resolved!(),
+            " AND s.state = 'accepted' RETURNING s.id",
+        )))
+        .fetch_all(connection)
+        .await
+        .map_err(StoreError::of_ledger)?;
+    changed
+        .iter()
+        .map(|row| Columns::of(row).take().map(SettlementId))
+        .collect()
+}
+
+pub(super) async fn release_delivery(
+    connection: &mut PgConnection,
+    id: SettlementId,
+    request: RequestId,
+) -> StoreResult<()> {
+    sqlx::query(
+        "UPDATE settlements SET delivery_request = NULL, delivery_process = NULL \
+         WHERE id = $1 AND delivery_request = $2 AND delivered_at IS NULL",
+    )
+    .bind(id.0)
+    .bind(request.0)
+    .execute(connection)
+    .await
+    .map(|_| ())
+    .map_err(StoreError::of_ledger)
+}
+
+pub(super) async fn bind_key(
+    connection: &mut PgConnection,
+    key_hash: B256,
+    digest: PaymentDigest,
+) -> StoreResult<IdempotencyOutcome> {
+    let row = sqlx::query(concat!(
+        "INSERT INTO idempotency_keys (key_hash, digest, request_id, bound_at) SELECT $1, $2, $3, ms FROM ", clock!(),
+        " WHERE true ON CONFLICT (key_hash) DO UPDATE SET digest = idempotency_keys.digest RETURNING digest, request_id",
+    ))
+    .bind(key_hash.to_vec())
+    .bind(digest.0.to_vec())
+    .bind(RequestId::fresh().0)
+    .fetch_one(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let mut columns = Columns::of(&row);
+    let known = PaymentDigest(word(&columns.take::<Vec<u8>>()?)?);
+    let request = RequestId(columns.take()?);
+    Ok(if known == digest {
+        IdempotencyOutcome::Bound(request)
+    } else {
+        IdempotencyOutcome::UsedForAnother(known)
+    })
+}

@@ -1,0 +1,401 @@
+//! The ledger of a cluster, in Postgres: any number of processes, lanes fenced by their epochs.
+
+mod hot;
+mod lanes;
+mod reading;
+mod slots;
+
+use std::future::Future;
+use std::time::Duration;
+
+use alloy_primitives::{Address, B256};
+use async_trait::async_trait;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{ConnectOptions, PgPool, Postgres, Transaction};
+use teller_domain::{
+    AccountNonce, Attempt, AuthorizationKey, ChainId, FencedLane, IdempotencyKey, PaymentDigest,
+    ProcessId, RequestId, Settlement, SettlementId, SettlementState, Slot, SlotId, TenantId,
+    UnixMillis,
+};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::claiming::Claim;
+use crate::group::Grouper;
+use crate::rows::key_hash;
+use crate::{
+    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, LaneRecovery, Ledger, NewSettlement, NewSlot,
+    OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure, StoreError,
+    StoreResult, migrations,
+};
+
+/// How many connections a process has at most.
+const CONNECTIONS: u32 = 16;
+/// How long the server works on a statement or waits for a lock.
+const STATEMENT_TIMEOUT: &str = "5000";
+/// How long a call takes at most, whatever the network does.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many requests share one statement at most.
+const LARGEST_GROUP: usize = 512;
+/// How many groups of one kind are in flight at once.
+const PARALLEL: usize = 2;
+/// The channel that the outbox's trigger notifies.
+const CHANNEL: &str = "teller_settlements";
+/// How long after a lost connection the listener tries again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// The ledger in a Postgres database.
+pub struct PostgresLedger {
+    pool: PgPool,
+    accepts: Grouper<NewSettlement, AcceptOutcome>,
+    finds: Grouper<AuthorizationKey, Option<Settlement>>,
+    claims: Grouper<Claim, ClaimOutcome>,
+    confirms: Grouper<(SettlementId, RequestId), ()>,
+    changes: watch::Sender<u64>,
+    listener: AbortHandle,
+}
+
+impl Drop for PostgresLedger {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// A call that does not answer in time may or may not have happened.
+async fn bounded<T>(call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+    tokio::time::timeout(CALL_TIMEOUT, call)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::unavailable("ledger", "no answer in time")))
+}
+
+async fn connect(url: &str) -> StoreResult<PgPool> {
+    let options: PgConnectOptions = url.parse().map_err(|_| {
+        StoreError::Configuration("the Postgres ledger's URL cannot be read".to_owned())
+    })?;
+    let options = options
+        .application_name("teller")
+        .options([
+            ("statement_timeout", STATEMENT_TIMEOUT),
+            ("lock_timeout", STATEMENT_TIMEOUT),
+            ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),
+        ])
+        .disable_statement_logging();
+    bounded(async {
+        PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(CALL_TIMEOUT)
+            .connect_with(options)
+            .await
+            .map_err(StoreError::of_ledger)
+    })
+    .await
+}
+
+/// Wakes watchers when any process has changed a settlement. Lost notifications are what polling is for.
+async fn listen(pool: PgPool, changes: watch::Sender<u64>) {
+    loop {
+        let heard = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(CHANNEL).await?;
+            loop {
+                listener.recv().await?;
+                changes.send_modify(|version| *version += 1);
+            }
+        };
+        let ended: Result<(), sqlx::Error> = heard.await;
+        if ended.is_err() && pool.is_closed() {
+            return;
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+impl PostgresLedger {
+    /// Connects to a database whose tables are up to date.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Configuration`] if migrations are pending.
+    pub async fn connect(url: &str) -> StoreResult<Self> {
+        let pool = connect(url).await?;
+        migrations::expect_postgres(&pool).await?;
+        let (changes, _) = watch::channel(0);
+        let listener = tokio::spawn(listen(pool.clone(), changes.clone())).abort_handle();
+        let accepts = {
+            let pool = pool.clone();
+            Grouper::start(
+                "postgres",
+                "accept",
+                LARGEST_GROUP,
+                PARALLEL,
+                move |group| hot::together(pool.clone(), group, hot::accept),
+            )
+        };
+        let finds = {
+            let pool = pool.clone();
+            Grouper::start("postgres", "find", LARGEST_GROUP, PARALLEL, move |group| {
+                hot::together(pool.clone(), group, hot::find_each)
+            })
+        };
+        let claims = {
+            let pool = pool.clone();
+            Grouper::start("postgres", "claim", LARGEST_GROUP, PARALLEL, move |group| {
+                hot::together(pool.clone(), group, hot::claim)
+            })
+        };
+        let confirms = {
+            let pool = pool.clone();
+            Grouper::start(
+                "postgres",
+                "confirm",
+                LARGEST_GROUP,
+                PARALLEL,
+                move |group| hot::together(pool.clone(), group, hot::confirm),
+            )
+        };
+        Ok(Self {
+            pool,
+            accepts,
+            finds,
+            claims,
+            confirms,
+            changes,
+            listener,
+        })
+    }
+
+    /// Runs the pending migrations; processes that try at once wait for each other.
+    pub async fn migrate(url: &str) -> StoreResult<()> {
+        let pool = connect(url).await?;
+        let migrated = migrations::postgres(&pool).await;
+        pool.close().await;
+        migrated
+    }
+
+    async fn begin(&self) -> StoreResult<Transaction<'static, Postgres>> {
+        bounded(async { self.pool.begin().await.map_err(StoreError::of_ledger) }).await
+    }
+
+    /// Commits, or undoes everything after an error.
+    async fn end<T>(
+        &self,
+        transaction: Transaction<'static, Postgres>,
+        done: StoreResult<T>,
+    ) -> StoreResult<T> {
+        match done {
+            Ok(answer) => {
+                let committed =
+                    bounded(async { transaction.commit().await.map_err(StoreError::of_ledger) });
+                self.told(committed.await.map(|()| answer))
+            }
+            Err(error) => {
+                // If even this fails the connection is given up, and with it the transaction.
+                let _ =
+                    bounded(async { transaction.rollback().await.map_err(StoreError::of_ledger) })
+                        .await;
+                Err(error)
+            }
+        }
+    }
+
+    /// This process's watchers need not wait for the notification.
+    fn told<T>(&self, done: StoreResult<T>) -> StoreResult<T> {
+        if done.is_ok() {
+            self.changes.send_modify(|version| *version += 1);
+        }
+        done
+    }
+}
+
+#[async_trait]
+impl Ledger for PostgresLedger {
+    async fn ping(&self) -> StoreResult<()> {
+        bounded(reading::now(&self.pool)).await.map(|_| ())
+    }
+
+    async fn now(&self) -> StoreResult<UnixMillis> {
+        bounded(reading::now(&self.pool)).await
+    }
+
+    async fn bind_network(&self, chain: ChainId, genesis: B256) -> StoreResult<()> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::bind_network(&mut transaction, chain, genesis)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn heartbeat(&self, process: ProcessId, lease_ms: u64) -> StoreResult<()> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::heartbeat(&mut transaction, process, lease_ms)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn accept(&self, new: NewSettlement) -> StoreResult<AcceptOutcome> {
+        self.told(self.accepts.call(new).await)
+    }
+
+    async fn find(&self, key: AuthorizationKey) -> StoreResult<Option<Settlement>> {
+        self.finds.call(key).await
+    }
+
+    async fn settlement(&self, id: SettlementId) -> StoreResult<Option<Settlement>> {
+        Ok(self.settlements(&[id]).await?.into_iter().next())
+    }
+
+    async fn settlements(&self, ids: &[SettlementId]) -> StoreResult<Vec<Settlement>> {
+        bounded(reading::settlements(&self.pool, ids)).await
+    }
+
+    async fn list(&self, query: &SettlementQuery) -> StoreResult<SettlementPage> {
+        bounded(reading::list(&self.pool, query)).await
+    }
+
+    async fn withdraw(&self, id: SettlementId) -> StoreResult<bool> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::withdraw(&mut transaction, id)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn resolve_accepted(
+        &self,
+        resolutions: &[(SettlementId, SettlementState)],
+    ) -> StoreResult<Vec<SettlementId>> {
+        let resolutions = resolutions.to_vec();
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::resolve_accepted(&mut transaction, resolutions)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn accepted(&self, chain: ChainId) -> StoreResult<Vec<Settlement>> {
+        bounded(reading::accepted(&self.pool, chain)).await
+    }
+
+    async fn unresolved(&self) -> StoreResult<u64> {
+        bounded(reading::unresolved(&self.pool)).await
+    }
+
+    async fn unresolved_settlements(&self) -> StoreResult<Vec<Settlement>> {
+        bounded(reading::unresolved_settlements(&self.pool)).await
+    }
+
+    async fn claim_lane(
+        &self,
+        chain: ChainId,
+        signer: Address,
+        owner: ProcessId,
+        lease_ms: u64,
+    ) -> StoreResult<Option<LaneRecovery>> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::claim(
+            &mut transaction,
+            chain,
+            signer,
+            owner,
+            lease_ms,
+        ))
+        .await;
+        self.end(transaction, done).await
+    }
+
+    async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<()> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::renew(&mut transaction, fence, lease_ms)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn release_lane(&self, fence: FencedLane) -> StoreResult<()> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::release(&mut transaction, fence)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn adopt_nonce(&self, fence: FencedLane, nonce: AccountNonce) -> StoreResult<()> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::adopt(&mut transaction, fence, nonce)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn open_slot(&self, fence: FencedLane, slot: NewSlot) -> StoreResult<OpenSlotOutcome> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(slots::open(&mut transaction, fence, slot)).await;
+        if let Ok(OpenSlotOutcome::PaymentsMoved(_)) = done {
+            let undone =
+                bounded(async { transaction.rollback().await.map_err(StoreError::of_ledger) });
+            return undone.await.and(done);
+        }
+        self.end(transaction, done).await
+    }
+
+    async fn add_attempt(
+        &self,
+        fence: FencedLane,
+        slot: SlotId,
+        attempt: Attempt,
+    ) -> StoreResult<()> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(slots::add_attempt(&mut transaction, fence, slot, attempt)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn close_slot(&self, fence: FencedLane, closure: SlotClosure) -> StoreResult<()> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(slots::close(&mut transaction, fence, closure)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn open_slots(&self, chain: ChainId, signer: Address) -> StoreResult<Vec<Slot>> {
+        bounded(reading::open_slots(&self.pool, chain, signer)).await
+    }
+
+    async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>> {
+        bounded(reading::signers(&self.pool, chain)).await
+    }
+
+    async fn claim_delivery(
+        &self,
+        id: SettlementId,
+        request: RequestId,
+        process: ProcessId,
+    ) -> StoreResult<ClaimOutcome> {
+        self.claims.call((id, request, process)).await
+    }
+
+    async fn confirm_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()> {
+        self.confirms.call((id, request)).await
+    }
+
+    async fn release_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()> {
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::release_delivery(&mut transaction, id, request)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn bind_idempotency_key(
+        &self,
+        tenant: &TenantId,
+        endpoint: &'static str,
+        key: &IdempotencyKey,
+        digest: PaymentDigest,
+    ) -> StoreResult<IdempotencyOutcome> {
+        let key = key_hash(&[tenant.as_str(), endpoint, key.as_str()]);
+        let mut transaction = self.begin().await?;
+        let done = bounded(lanes::bind_key(&mut transaction, key, digest)).await;
+        self.end(transaction, done).await
+    }
+
+    async fn events(
+        &self,
+        after: u64,
+        tenant: Option<&TenantId>,
+        limit: u32,
+    ) -> StoreResult<Vec<SettlementEvent>> {
+        bounded(reading::events(&self.pool, after, tenant, limit)).await
+    }
+
+    async fn last_event(&self) -> StoreResult<u64> {
+        bounded(reading::last_event(&self.pool)).await
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}

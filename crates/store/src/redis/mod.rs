@@ -1,0 +1,232 @@
+//! Reservations in Redis, shared by all processes: each change is one atomic script, and what arrives while a round
+//! trip is in flight shares the next one.
+
+mod operations;
+
+use std::time::Duration;
+
+use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use ::redis::{Pipeline, RedisError, Value};
+use async_trait::async_trait;
+use teller_domain::{AuthorizationKey, PaymentDigest, TenantId, UnixMillis};
+
+use self::operations::{Answer, Operation, scripts};
+use crate::group::Grouper;
+use crate::holds::{Fingerprint, count_conflict};
+use crate::{Reservations, ReserveOutcome, ReserveRequest, StoreError, StoreResult};
+
+/// How long Redis may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a lost connection is tried again before a call fails.
+const RETRIES: usize = 1;
+/// How many changes share one round trip at most.
+const LARGEST_GROUP: usize = 256;
+/// How many round trips are in flight at once.
+const PARALLEL: usize = 2;
+
+/// Reservations in Redis 7 or newer.
+pub struct RedisReservations {
+    connection: ConnectionManager,
+    generation: String,
+    operations: Grouper<Operation, Answer>,
+}
+
+impl RedisReservations {
+    /// Connects. All keys begin with `prefix`, so that several tellers may share a Redis.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Configuration`] for a URL that cannot be read, [`StoreError::Unavailable`] if nothing answers.
+    pub async fn connect(url: &str, prefix: &str) -> StoreResult<Self> {
+        let client = ::redis::Client::open(url).map_err(|_| {
+            StoreError::Configuration("the reservations URL cannot be read".to_owned())
+        })?;
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(RETRIES)
+            .set_connection_timeout(Some(TIMEOUT))
+            .set_response_timeout(Some(TIMEOUT));
+        let connection = client
+            .get_connection_manager_with_config(config)
+            .await
+            .map_err(failed)?;
+        let generation = format!("{prefix}:generation");
+        let operations = {
+            let connection = connection.clone();
+            let (prefix, generation) = (prefix.to_owned(), generation.clone());
+            Grouper::start("redis", "hold", LARGEST_GROUP, PARALLEL, move |group| {
+                run_all(
+                    connection.clone(),
+                    prefix.clone(),
+                    generation.clone(),
+                    group,
+                )
+            })
+        };
+        Ok(Self {
+            connection,
+            generation,
+            operations,
+        })
+    }
+
+    async fn each(&self, operations: impl Iterator<Item = Operation> + Send) -> StoreResult<()> {
+        futures::future::try_join_all(operations.map(|operation| self.operations.call(operation)))
+            .await
+            .map(|_| ())
+    }
+}
+
+/// Redis's words about a connection can name its address, so only the kind of failure is told.
+fn failed(error: RedisError) -> StoreError {
+    let cause = match error.code() {
+        Some(code) => format!("{} ({code})", error.category()),
+        None => error.category().to_owned(),
+    };
+    StoreError::unavailable("reservations", cause)
+}
+
+/// One round trip: every operation, then a look whether the holds are complete.
+async fn run_all(
+    mut connection: ConnectionManager,
+    prefix: String,
+    generation: String,
+    group: Vec<Operation>,
+) -> Vec<StoreResult<Answer>> {
+    let mut pipeline = Pipeline::with_capacity(group.len() + 1);
+    // One failure must not fail its neighbours.
+    pipeline.ignore_errors();
+    for operation in &group {
+        pipeline
+            .cmd("EVALSHA")
+            .arg(operation.script().get_hash())
+            .arg(1)
+            .arg(operation.base(&prefix))
+            .arg(operation.arguments());
+    }
+    pipeline.cmd("EXISTS").arg(&generation);
+    let mut answers = query(&mut connection, &pipeline).await;
+    let unloaded = answers
+        .as_ref()
+        .is_ok_and(|answers| answers.iter().any(|answer| is_unloaded(answer)));
+    if unloaded {
+        answers = match load(&mut connection).await {
+            Ok(()) => query(&mut connection, &pipeline).await,
+            Err(error) => Err(error),
+        };
+    }
+    let mut answers = match answers {
+        Ok(answers) => answers,
+        Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
+    };
+    let complete = matches!(answers.pop(), Some(Ok(Value::Int(1))));
+    group
+        .iter()
+        .zip(answers)
+        .map(|(operation, answer)| {
+            if operation.grants() && !complete {
+                return Err(StoreError::Recovering);
+            }
+            let (word, held): (String, String) = answer
+                .and_then(|value| Ok(::redis::from_redis_value(value)?))
+                .map_err(failed)?;
+            Answer::read(&word, &held)
+        })
+        .collect()
+}
+
+type Answers = StoreResult<Vec<Result<Value, RedisError>>>;
+
+async fn query(connection: &mut ConnectionManager, pipeline: &Pipeline) -> Answers {
+    pipeline.query_async(connection).await.map_err(failed)
+}
+
+fn is_unloaded(answer: &Result<Value, RedisError>) -> bool {
+    answer
+        .as_ref()
+        .is_err_and(|error| error.code() == Some("NOSCRIPT"))
+}
+
+async fn load(connection: &mut ConnectionManager) -> StoreResult<()> {
+    for script in scripts() {
+        script.load_async(connection).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Reservations for RedisReservations {
+    async fn ping(&self) -> StoreResult<()> {
+        let known: bool = ::redis::cmd("EXISTS")
+            .arg(&self.generation)
+            .query_async(&mut self.connection.clone())
+            .await
+            .map_err(failed)?;
+        if known {
+            Ok(())
+        } else {
+            Err(StoreError::Recovering)
+        }
+    }
+
+    async fn reserve(&self, request: ReserveRequest) -> StoreResult<ReserveOutcome> {
+        let answer = self
+            .operations
+            .call(Operation::Reserve(Box::new(request)))
+            .await?;
+        let Answer::Reserve(outcome) = answer else {
+            return Err(StoreError::unavailable("reservations", "an odd answer"));
+        };
+        match outcome {
+            ReserveOutcome::AuthorizationHeld => count_conflict("authorization_held"),
+            ReserveOutcome::InsufficientBalance { .. } => count_conflict("insufficient_balance"),
+            ReserveOutcome::Granted | ReserveOutcome::Renewed => {}
+        }
+        Ok(outcome)
+    }
+
+    async fn release(
+        &self,
+        key: AuthorizationKey,
+        tenant: &TenantId,
+        digest: PaymentDigest,
+        now: UnixMillis,
+    ) -> StoreResult<bool> {
+        let operation = Operation::Release(key, Fingerprint::tenant(tenant), digest, now.0);
+        Ok(self.operations.call(operation).await? == Answer::Released(true))
+    }
+
+    async fn abandon(&self, keys: &[AuthorizationKey]) -> StoreResult<()> {
+        self.each(keys.iter().map(|key| Operation::Abandon(*key)))
+            .await
+    }
+
+    async fn mined(&self, keys: &[AuthorizationKey], block: u64) -> StoreResult<()> {
+        self.each(keys.iter().map(|key| Operation::Mined(*key, block)))
+            .await
+    }
+
+    async fn unmined(&self, keys: &[AuthorizationKey]) -> StoreResult<()> {
+        self.each(keys.iter().map(|key| Operation::Unmined(*key)))
+            .await
+    }
+
+    async fn restore(&self, holds: Vec<ReserveRequest>) -> StoreResult<()> {
+        self.each(
+            holds
+                .into_iter()
+                .map(|hold| Operation::Restore(Box::new(hold))),
+        )
+        .await
+    }
+
+    async fn recovered(&self) -> StoreResult<()> {
+        ::redis::cmd("SET")
+            .arg(&self.generation)
+            .arg(uuid::Uuid::now_v7().to_string())
+            .arg("NX")
+            .query_async::<Value>(&mut self.connection.clone())
+            .await
+            .map(|_| ())
+            .map_err(failed)
+    }
+}

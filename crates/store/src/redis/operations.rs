@@ -1,0 +1,157 @@
+//! The changes that Redis makes for teller, each named, with its key, its script and its answer.
+
+use std::sync::LazyLock;
+
+use ::redis::Script;
+use alloy_primitives::{U256, hex};
+use teller_domain::{AssetAmount, AuthorizationKey, PaymentDigest};
+
+use crate::holds::{Fingerprint, Hold};
+use crate::{HoldPurpose, ReserveOutcome, ReserveRequest, StoreError, StoreResult};
+
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(include_str!("prelude.lua"), include_str!($file)))
+        });
+    };
+}
+script!(RESERVE, "reserve.lua");
+script!(RELEASE, "release.lua");
+script!(ABANDON, "abandon.lua");
+script!(MINED, "mined.lua");
+script!(UNMINED, "unmined.lua");
+script!(RESTORE, "restore.lua");
+
+/// Every script, to be loaded.
+pub(super) fn scripts() -> [&'static Script; 6] {
+    [&RESERVE, &RELEASE, &ABANDON, &MINED, &UNMINED, &RESTORE]
+}
+
+/// One atomic change of one payer's holds.
+pub(super) enum Operation {
+    Reserve(Box<ReserveRequest>),
+    Release(AuthorizationKey, Fingerprint, PaymentDigest, u64),
+    Abandon(AuthorizationKey),
+    Mined(AuthorizationKey, u64),
+    Unmined(AuthorizationKey),
+    Restore(Box<ReserveRequest>),
+}
+
+/// What a script said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Reserve(ReserveOutcome),
+    Released(bool),
+    Done,
+}
+
+impl Operation {
+    pub(super) fn script(&self) -> &'static Script {
+        match self {
+            Self::Reserve(_) => &RESERVE,
+            Self::Release(..) => &RELEASE,
+            Self::Abandon(_) => &ABANDON,
+            Self::Mined(..) => &MINED,
+            Self::Unmined(_) => &UNMINED,
+            Self::Restore(_) => &RESTORE,
+        }
+    }
+
+    /// `KEYS[1]`: the braces make all keys of a payer share a cluster shard.
+    pub(super) fn base(&self, prefix: &str) -> String {
+        let key = match self {
+            Self::Reserve(request) | Self::Restore(request) => &request.key,
+            Self::Release(key, ..)
+            | Self::Abandon(key)
+            | Self::Mined(key, _)
+            | Self::Unmined(key) => key,
+        };
+        format!("{prefix}:{{{}:{}}}", key.chain.0, hex::encode(key.payer))
+    }
+
+    pub(super) fn arguments(&self) -> Vec<String> {
+        match self {
+            Self::Reserve(request) => {
+                request_arguments(request, request.purpose == HoldPurpose::Settle)
+            }
+            Self::Restore(request) => request_arguments(request, true),
+            Self::Release(key, tenant, digest, now) => vec![
+                member(key),
+                hex::encode(tenant.0),
+                hex::encode(digest.0),
+                now.to_string(),
+            ],
+            Self::Abandon(key) | Self::Unmined(key) => vec![member(key)],
+            Self::Mined(key, block) => vec![member(key), block.to_string()],
+        }
+    }
+
+    /// Grants are void unless the holds are known to be complete.
+    pub(super) fn grants(&self) -> bool {
+        matches!(self, Self::Reserve(_))
+    }
+}
+
+impl Answer {
+    pub(super) fn read(word: &str, held: &str) -> StoreResult<Self> {
+        Ok(match word {
+            "granted" => Self::Reserve(ReserveOutcome::Granted),
+            "renewed" => Self::Reserve(ReserveOutcome::Renewed),
+            "held" => Self::Reserve(ReserveOutcome::AuthorizationHeld),
+            "insufficient" => Self::Reserve(ReserveOutcome::InsufficientBalance {
+                held: amount(held)?,
+            }),
+            "released" => Self::Released(true),
+            "kept" => Self::Released(false),
+            "done" => Self::Done,
+            _ => return Err(StoreError::unavailable("reservations", "an odd answer")),
+        })
+    }
+}
+
+/// The authorization within its payer's hash.
+fn member(key: &AuthorizationKey) -> String {
+    format!("{}{}", hex::encode(key.authority), hex::encode(key.nonce.0))
+}
+
+/// 72 digits, room for sums of 2^32 amounts.
+fn digits(value: AssetAmount) -> String {
+    format!("{:072x}", value.0)
+}
+
+/// A sum of 288 bits, told as the largest amount if it is larger.
+fn amount(digits: &str) -> StoreResult<AssetAmount> {
+    let odd = || StoreError::unavailable("reservations", "an odd answer");
+    let (high, low) = digits.split_at_checked(8).ok_or_else(odd)?;
+    if high.bytes().any(|digit| digit != b'0') {
+        return Ok(AssetAmount(U256::MAX));
+    }
+    U256::from_str_radix(low, 16)
+        .map(AssetAmount)
+        .map_err(|_| odd())
+}
+
+fn request_arguments(request: &ReserveRequest, settling: bool) -> Vec<String> {
+    let hold = Hold::of(request, settling);
+    let purpose = match request.purpose {
+        HoldPurpose::Settle => "settle",
+        HoldPurpose::Verify { lenient: true } => "lenient",
+        HoldPurpose::Verify { lenient: false } => "strict",
+    };
+    vec![
+        member(&request.key),
+        hex::encode(hold.asset),
+        digits(hold.value),
+        hex::encode(hold.tenant.0),
+        hex::encode(hold.digest.0),
+        hold.idempotency
+            .map_or_else(|| "-".to_owned(), |key| hex::encode(key.0)),
+        purpose.to_owned(),
+        digits(request.balance),
+        request.read_at_block.to_string(),
+        request.now.0.to_string(),
+        hold.nonce_until.to_string(),
+        hold.balance_until.to_string(),
+    ]
+}

@@ -1,0 +1,1073 @@
+//! The contract of the ledger, held against every implementation on a real store.
+
+mod support;
+
+use std::time::Duration;
+
+use alloy_primitives::U256;
+use futures::future::join_all;
+use support::*;
+use teller_domain::*;
+use teller_store::*;
+
+macro_rules! contract {
+    ($($behaviour:ident,)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                super::$behaviour(super::TestLedger::open(super::Backend::Embedded).await).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                super::$behaviour(super::TestLedger::open(super::Backend::Cluster).await).await;
+            })*
+        }
+    };
+}
+
+contract! {
+    of_fifty_accepts_of_one_authorization_one_is_accepted,
+    a_bad_row_does_not_fail_its_neighbours,
+    a_withdrawn_payment_may_be_accepted_again_under_a_new_id,
+    amounts_up_to_256_bits_come_back_exactly,
+    a_withdrawal_and_a_slot_never_both_get_a_payment,
+    a_slot_under_an_old_epoch_or_another_nonce_writes_nothing,
+    a_slot_with_a_moved_payment_writes_nothing,
+    closing_a_slot_resolves_and_requeues,
+    a_slot_is_closed_once_and_with_every_payment,
+    attempts_are_added_in_order_and_name_the_newest_hash,
+    accepted_payments_are_resolved_without_a_slot,
+    of_fifty_claims_one_delivers,
+    a_claim_is_released_until_it_is_confirmed,
+    a_dead_process_leaves_its_claim,
+    what_is_not_settled_cannot_be_claimed,
+    an_idempotency_key_belongs_to_one_payment,
+    another_genesis_is_refused,
+    a_lane_is_taken_over_after_its_lease_and_not_before,
+    a_nonce_is_adopted_only_without_open_slots,
+    pages_are_of_one_tenant_newest_first,
+    settlements_are_found_by_what_is_known_of_them,
+    events_come_in_order_and_once,
+    a_restart_keeps_everything,
+    changes_wake_their_watchers,
+}
+
+fn accepted(outcome: AcceptOutcome) -> Settlement {
+    match outcome {
+        AcceptOutcome::Accepted(settlement) => settlement,
+        AcceptOutcome::Exists(found) => panic!("in the ledger already: {found:?}"),
+    }
+}
+
+async fn accept(store: &TestLedger) -> Settlement {
+    accepted(
+        store
+            .ledger
+            .accept(new_settlement("shop", payment()))
+            .await
+            .unwrap(),
+    )
+}
+
+async fn lane(store: &TestLedger) -> FencedLane {
+    let claimed = store
+        .ledger
+        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 60_000)
+        .await
+        .unwrap()
+        .unwrap();
+    store
+        .ledger
+        .adopt_nonce(claimed.lane.fence, AccountNonce(5))
+        .await
+        .unwrap();
+    claimed.lane.fence
+}
+
+fn slot_id(nonce: u64) -> SlotId {
+    SlotId {
+        chain: CHAIN,
+        signer: SIGNER,
+        nonce: AccountNonce(nonce),
+    }
+}
+
+fn new_slot(nonce: u64, payments: &[SettlementId]) -> NewSlot {
+    NewSlot {
+        id: slot_id(nonce),
+        attempt: attempt(unique() + 1_000, AttemptKind::Batch),
+        payments: payments.to_vec(),
+    }
+}
+
+fn closure(slot: &NewSlot, resolutions: Vec<(SettlementId, Resolution)>) -> SlotClosure {
+    SlotClosure {
+        id: slot.id,
+        transaction: slot.attempt.hash,
+        block: block(77),
+        gas_used: 100_000,
+        cost: Wei(U256::MAX),
+        resolutions,
+    }
+}
+
+async fn settle(store: &TestLedger) -> Settlement {
+    let settlement = accept(store).await;
+    let recovery = store
+        .ledger
+        .claim_lane(CHAIN, SIGNER, ProcessId(uuid::Uuid::from_u128(1)), 60_000)
+        .await
+        .unwrap()
+        .unwrap();
+    let fence = recovery.lane.fence;
+    let nonce = match recovery.lane.next_nonce {
+        Some(nonce) => nonce,
+        None => {
+            store
+                .ledger
+                .adopt_nonce(fence, AccountNonce(0))
+                .await
+                .unwrap();
+            AccountNonce(0)
+        }
+    };
+    let slot = new_slot(nonce.0, &[settlement.id]);
+    assert_eq!(
+        store.ledger.open_slot(fence, slot.clone()).await.unwrap(),
+        OpenSlotOutcome::Opened
+    );
+    let state = SettlementState::Settled(receipt(slot.attempt.hash, 77));
+    store
+        .ledger
+        .close_slot(
+            fence,
+            closure(&slot, vec![(settlement.id, Resolution::Resolved(state))]),
+        )
+        .await
+        .unwrap();
+    store
+        .ledger
+        .settlement(settlement.id)
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+async fn of_fifty_accepts_of_one_authorization_one_is_accepted(store: TestLedger) {
+    let payment = payment();
+    let outcomes =
+        join_all((0..50).map(|_| store.ledger.accept(new_settlement("shop", payment)))).await;
+    let mut winners = Vec::new();
+    let mut found = Vec::new();
+    for outcome in outcomes {
+        match outcome.unwrap() {
+            AcceptOutcome::Accepted(settlement) => winners.push(settlement),
+            AcceptOutcome::Exists(settlement) => found.push(settlement),
+        }
+    }
+    assert_eq!((winners.len(), found.len()), (1, 49));
+    assert!(found.iter().all(|settlement| *settlement == winners[0]));
+    assert_eq!(
+        store.ledger.find(payment.key).await.unwrap().as_ref(),
+        winners.first()
+    );
+    assert_eq!(store.ledger.unresolved().await.unwrap(), 1);
+}
+
+async fn a_bad_row_does_not_fail_its_neighbours(store: TestLedger) {
+    let known = accept(&store).await;
+    let outcomes = join_all((0..40).map(|n| {
+        let mut new = new_settlement("shop", payment());
+        match n % 4 {
+            0 => new.payment.key.chain = ChainId(u64::MAX),
+            1 => new.id = known.id,
+            _ => {}
+        }
+        store.ledger.accept(new)
+    }))
+    .await;
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        match n % 4 {
+            0 => assert!(
+                matches!(outcome, Err(StoreError::OutOfRange(_))),
+                "{outcome:?}"
+            ),
+            1 => assert!(
+                matches!(outcome, Err(StoreError::Conflict { .. })),
+                "{outcome:?}"
+            ),
+            _ => assert!(
+                matches!(outcome, Ok(AcceptOutcome::Accepted(_))),
+                "{outcome:?}"
+            ),
+        }
+    }
+    let again = new_settlement("shop", known.payment);
+    let again = NewSettlement {
+        id: known.id,
+        ..again
+    };
+    let outcome = store.ledger.accept(again).await.unwrap();
+    assert!(matches!(outcome, AcceptOutcome::Exists(found) if found == known));
+}
+
+async fn a_withdrawn_payment_may_be_accepted_again_under_a_new_id(store: TestLedger) {
+    let first = accept(&store).await;
+    assert!(store.ledger.withdraw(first.id).await.unwrap());
+    assert!(!store.ledger.withdraw(first.id).await.unwrap());
+    let found = store.ledger.find(first.payment.key).await.unwrap().unwrap();
+    assert_eq!(found.state, SettlementState::Withdrawn);
+    let outcomes =
+        join_all((0..10).map(|_| store.ledger.accept(new_settlement("other", first.payment))))
+            .await;
+    let winners: Vec<Settlement> = outcomes
+        .into_iter()
+        .filter_map(|outcome| match outcome.unwrap() {
+            AcceptOutcome::Accepted(settlement) => Some(settlement),
+            AcceptOutcome::Exists(_) => None,
+        })
+        .collect();
+    assert_eq!(winners.len(), 1);
+    assert_eq!(winners[0].tenant, tenant("other"));
+    assert_eq!(
+        store
+            .ledger
+            .settlement(winners[0].id)
+            .await
+            .unwrap()
+            .as_ref(),
+        winners.first()
+    );
+    assert!(store.ledger.settlement(first.id).await.unwrap().is_none());
+}
+
+async fn amounts_up_to_256_bits_come_back_exactly(store: TestLedger) {
+    for value in [U256::ZERO, U256::from(u128::MAX) + U256::ONE, U256::MAX] {
+        let mut new = new_settlement("shop", payment());
+        new.payment.value = AssetAmount(value);
+        let written = accepted(store.ledger.accept(new.clone()).await.unwrap());
+        assert_eq!(written.payment, new.payment);
+        assert_eq!(
+            store.ledger.find(new.payment.key).await.unwrap(),
+            Some(written)
+        );
+    }
+    let settled = settle(&store).await;
+    assert!(
+        matches!(settled.state, SettlementState::Settled(receipt) if receipt.cost == Wei(U256::MAX))
+    );
+}
+
+async fn a_withdrawal_and_a_slot_never_both_get_a_payment(store: TestLedger) {
+    let fence = lane(&store).await;
+    let mut nonce = 5;
+    for _ in 0..20 {
+        let settlement = accept(&store).await;
+        let (withdrawn, opened) = tokio::join!(
+            store.ledger.withdraw(settlement.id),
+            store
+                .ledger
+                .open_slot(fence, new_slot(nonce, &[settlement.id])),
+        );
+        match opened.unwrap() {
+            OpenSlotOutcome::Opened => {
+                nonce += 1;
+                assert!(!withdrawn.unwrap());
+            }
+            OpenSlotOutcome::PaymentsMoved(moved) => {
+                assert_eq!(moved, [settlement.id]);
+                assert!(withdrawn.unwrap());
+            }
+        }
+    }
+}
+
+async fn a_slot_under_an_old_epoch_or_another_nonce_writes_nothing(store: TestLedger) {
+    let fence = lane(&store).await;
+    let settlement = accept(&store).await;
+    let old = FencedLane {
+        epoch: fence.epoch - 1,
+        ..fence
+    };
+    for (fence, slot) in [
+        (old, new_slot(5, &[settlement.id])),
+        (fence, new_slot(6, &[settlement.id])),
+        (fence, new_slot(4, &[settlement.id])),
+    ] {
+        let refused = store.ledger.open_slot(fence, slot).await;
+        assert!(matches!(refused, Err(StoreError::StaleLane)), "{refused:?}");
+    }
+    assert!(
+        store
+            .ledger
+            .open_slots(CHAIN, SIGNER)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let found = store
+        .ledger
+        .settlement(settlement.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(found.state, SettlementState::Accepted);
+    let slot = new_slot(5, &[settlement.id]);
+    assert_eq!(
+        store.ledger.open_slot(fence, slot.clone()).await.unwrap(),
+        OpenSlotOutcome::Opened
+    );
+    for refused in [
+        store
+            .ledger
+            .add_attempt(old, slot.id, attempt(1, AttemptKind::Batch))
+            .await,
+        store.ledger.close_slot(old, closure(&slot, vec![])).await,
+        store.ledger.renew_lane(old, 1).await,
+        store.ledger.release_lane(old).await,
+        store.ledger.adopt_nonce(old, AccountNonce(9)).await,
+    ] {
+        assert!(matches!(refused, Err(StoreError::StaleLane)), "{refused:?}");
+    }
+    let open = store.ledger.open_slots(CHAIN, SIGNER).await.unwrap();
+    assert_eq!((open.len(), open[0].attempts.len()), (1, 1));
+    assert_eq!(open[0].attempts[0], slot.attempt);
+    assert_eq!(open[0].payments, slot.payments);
+    assert_eq!(
+        store.ledger.signers_with_open_slots(CHAIN).await.unwrap(),
+        [SIGNER]
+    );
+}
+
+async fn a_slot_with_a_moved_payment_writes_nothing(store: TestLedger) {
+    let fence = lane(&store).await;
+    let (stays, moves) = (accept(&store).await, accept(&store).await);
+    assert!(store.ledger.withdraw(moves.id).await.unwrap());
+    let unknown = SettlementId::fresh();
+    let outcome = store
+        .ledger
+        .open_slot(fence, new_slot(5, &[stays.id, moves.id, unknown]))
+        .await
+        .unwrap();
+    assert_eq!(
+        outcome,
+        OpenSlotOutcome::PaymentsMoved(vec![moves.id, unknown])
+    );
+    assert!(
+        store
+            .ledger
+            .open_slots(CHAIN, SIGNER)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let found = store.ledger.settlement(stays.id).await.unwrap().unwrap();
+    assert_eq!((found.state, found.tries), (SettlementState::Accepted, 0));
+    let opened = store
+        .ledger
+        .open_slot(fence, new_slot(5, &[stays.id]))
+        .await
+        .unwrap();
+    assert_eq!(opened, OpenSlotOutcome::Opened);
+}
+
+async fn closing_a_slot_resolves_and_requeues(store: TestLedger) {
+    let fence = lane(&store).await;
+    let mut payments = Vec::new();
+    for _ in 0..5 {
+        payments.push(accept(&store).await.id);
+    }
+    let slot = new_slot(5, &payments);
+    store.ledger.open_slot(fence, slot.clone()).await.unwrap();
+    for settlement in store.ledger.settlements(&payments).await.unwrap() {
+        let transaction = slot.attempt.hash;
+        assert_eq!(
+            settlement.state,
+            SettlementState::Assigned {
+                slot: slot.id,
+                transaction
+            }
+        );
+        assert_eq!(settlement.tries, 1);
+    }
+    let states = [
+        SettlementState::Settled(receipt(slot.attempt.hash, 77)),
+        SettlementState::SettledExternally(receipt(hash(9), 76)),
+        SettlementState::Failed {
+            refusal: Refusal::new(Reason::TransactionFailed, "it \"reverted\" 'so' \u{1f4b8}"),
+            transaction: Some(slot.attempt.hash),
+        },
+        SettlementState::Expired,
+    ];
+    let mut resolutions: Vec<_> = payments
+        .iter()
+        .copied()
+        .zip(states.iter().cloned().map(Resolution::Resolved))
+        .collect();
+    resolutions.push((payments[4], Resolution::Requeued));
+    store
+        .ledger
+        .close_slot(fence, closure(&slot, resolutions))
+        .await
+        .unwrap();
+    for (id, state) in payments.iter().zip(&states) {
+        let found = store.ledger.settlement(*id).await.unwrap().unwrap();
+        assert_eq!(&found.state, state);
+    }
+    let queued = store.ledger.accepted(CHAIN).await.unwrap();
+    assert_eq!(queued.len(), 1);
+    assert_eq!((queued[0].id, queued[0].tries), (payments[4], 1));
+    assert!(
+        !store.ledger.withdraw(payments[4]).await.unwrap(),
+        "bytes that settle it exist"
+    );
+    store
+        .ledger
+        .open_slot(fence, new_slot(6, &payments[4..]))
+        .await
+        .unwrap();
+    let found = store.ledger.settlement(payments[4]).await.unwrap().unwrap();
+    assert_eq!(found.tries, 2);
+    assert_eq!(
+        store.ledger.unresolved_settlements().await.unwrap(),
+        [found]
+    );
+}
+
+async fn a_slot_is_closed_once_and_with_every_payment(store: TestLedger) {
+    let fence = lane(&store).await;
+    let (one, two) = (accept(&store).await.id, accept(&store).await.id);
+    let slot = new_slot(5, &[one, two]);
+    store.ledger.open_slot(fence, slot.clone()).await.unwrap();
+    let requeued = |id| (id, Resolution::Requeued);
+    let strange = Resolution::Resolved(SettlementState::Withdrawn);
+    let mut unknown = closure(&slot, vec![requeued(one), requeued(two)]);
+    unknown.transaction = hash(123);
+    for refused in [
+        unknown,
+        closure(&slot, vec![requeued(one)]),
+        closure(
+            &slot,
+            vec![
+                requeued(one),
+                requeued(two),
+                requeued(SettlementId::fresh()),
+            ],
+        ),
+        closure(&slot, vec![requeued(one), (two, strange)]),
+    ] {
+        let refused = store.ledger.close_slot(fence, refused).await;
+        assert!(
+            matches!(refused, Err(StoreError::Conflict { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(
+            store.ledger.open_slots(CHAIN, SIGNER).await.unwrap().len(),
+            1
+        );
+    }
+    let whole = closure(&slot, vec![requeued(one), requeued(two)]);
+    store.ledger.close_slot(fence, whole.clone()).await.unwrap();
+    let again = store.ledger.close_slot(fence, whole).await;
+    assert!(
+        matches!(again, Err(StoreError::Conflict { .. })),
+        "{again:?}"
+    );
+    let late = store
+        .ledger
+        .add_attempt(fence, slot.id, attempt(1, AttemptKind::Batch))
+        .await;
+    assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
+}
+
+async fn attempts_are_added_in_order_and_name_the_newest_hash(store: TestLedger) {
+    let fence = lane(&store).await;
+    let settlement = accept(&store).await;
+    let slot = new_slot(5, &[settlement.id]);
+    store.ledger.open_slot(fence, slot.clone()).await.unwrap();
+    let second = attempt(11, AttemptKind::Batch);
+    let third = attempt(12, AttemptKind::NoOp);
+    store
+        .ledger
+        .add_attempt(fence, slot.id, second.clone())
+        .await
+        .unwrap();
+    // Once more, as after an answer that was lost.
+    store
+        .ledger
+        .add_attempt(fence, slot.id, second.clone())
+        .await
+        .unwrap();
+    store
+        .ledger
+        .add_attempt(fence, slot.id, third.clone())
+        .await
+        .unwrap();
+    let stolen = store.ledger.open_slot(
+        fence,
+        NewSlot {
+            attempt: second.clone(),
+            ..new_slot(6, &[accept(&store).await.id])
+        },
+    );
+    assert!(matches!(stolen.await, Err(StoreError::Conflict { .. })));
+    let found = store
+        .ledger
+        .settlement(settlement.id)
+        .await
+        .unwrap()
+        .unwrap();
+    let transaction = second.hash;
+    assert_eq!(
+        found.state,
+        SettlementState::Assigned {
+            slot: slot.id,
+            transaction
+        }
+    );
+    let open = store.ledger.open_slots(CHAIN, SIGNER).await.unwrap();
+    assert_eq!(open[0].attempts, [slot.attempt, second, third]);
+    assert_eq!(open[0].state, SlotState::Open);
+}
+
+async fn accepted_payments_are_resolved_without_a_slot(store: TestLedger) {
+    let fence = lane(&store).await;
+    let (one, two, three) = (
+        accept(&store).await.id,
+        accept(&store).await.id,
+        accept(&store).await.id,
+    );
+    store
+        .ledger
+        .open_slot(fence, new_slot(5, &[three]))
+        .await
+        .unwrap();
+    let failed = SettlementState::Failed {
+        refusal: Refusal::new(Reason::FeeCeilingExceeded, "too dear"),
+        transaction: None,
+    };
+    let changed = store
+        .ledger
+        .resolve_accepted(&[
+            (one, failed.clone()),
+            (two, SettlementState::Expired),
+            (three, SettlementState::Expired),
+        ])
+        .await
+        .unwrap();
+    assert_eq!(changed.len(), 2);
+    assert!(changed.contains(&one) && changed.contains(&two));
+    assert_eq!(
+        store.ledger.settlement(one).await.unwrap().unwrap().state,
+        failed
+    );
+    let settled = SettlementState::Settled(receipt(hash(1), 2));
+    let refused = store.ledger.resolve_accepted(&[(three, settled)]).await;
+    assert!(
+        matches!(refused, Err(StoreError::Conflict { .. })),
+        "{refused:?}"
+    );
+}
+
+async fn of_fifty_claims_one_delivers(store: TestLedger) {
+    let settled = settle(&store).await;
+    let process = ProcessId::fresh();
+    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    let requests: Vec<RequestId> = (0..50).map(|_| RequestId::fresh()).collect();
+    let outcomes = join_all(
+        requests
+            .iter()
+            .map(|request| store.ledger.claim_delivery(settled.id, *request, process)),
+    )
+    .await;
+    let winners: Vec<RequestId> = requests
+        .iter()
+        .zip(outcomes)
+        .filter(|(_, outcome)| *outcome.as_ref().unwrap() == ClaimOutcome::Claimed)
+        .map(|(request, _)| *request)
+        .collect();
+    assert_eq!(winners.len(), 1);
+    let again = store
+        .ledger
+        .claim_delivery(settled.id, winners[0], process)
+        .await
+        .unwrap();
+    assert_eq!(
+        again,
+        ClaimOutcome::Claimed,
+        "the same request may have it again"
+    );
+}
+
+async fn a_claim_is_released_until_it_is_confirmed(store: TestLedger) {
+    let settled = settle(&store).await;
+    let process = ProcessId::fresh();
+    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    let (one, two) = (RequestId::fresh(), RequestId::fresh());
+    let claim = |request| store.ledger.claim_delivery(settled.id, request, process);
+    assert_eq!(claim(one).await.unwrap(), ClaimOutcome::Claimed);
+    store
+        .ledger
+        .release_delivery(settled.id, two)
+        .await
+        .unwrap();
+    assert_eq!(claim(two).await.unwrap(), ClaimOutcome::Taken);
+    store
+        .ledger
+        .release_delivery(settled.id, one)
+        .await
+        .unwrap();
+    assert_eq!(claim(two).await.unwrap(), ClaimOutcome::Claimed);
+    let stranger = store.ledger.confirm_delivery(settled.id, one).await;
+    assert!(
+        matches!(stranger, Err(StoreError::Conflict { .. })),
+        "{stranger:?}"
+    );
+    store
+        .ledger
+        .confirm_delivery(settled.id, two)
+        .await
+        .unwrap();
+    store
+        .ledger
+        .confirm_delivery(settled.id, two)
+        .await
+        .unwrap();
+    store
+        .ledger
+        .release_delivery(settled.id, two)
+        .await
+        .unwrap();
+    assert_eq!(claim(one).await.unwrap(), ClaimOutcome::Taken);
+    assert_eq!(claim(two).await.unwrap(), ClaimOutcome::Claimed);
+}
+
+async fn a_dead_process_leaves_its_claim(store: TestLedger) {
+    let (dies, lives) = (ProcessId::fresh(), ProcessId::fresh());
+    store.ledger.heartbeat(lives, 60_000).await.unwrap();
+    let (first, second) = (settle(&store).await, settle(&store).await);
+    let request = RequestId::fresh;
+    store.ledger.heartbeat(dies, 60_000).await.unwrap();
+    let confirmed = request();
+    for (settled, request) in [(&first, request()), (&second, confirmed)] {
+        let claimed = store
+            .ledger
+            .claim_delivery(settled.id, request, dies)
+            .await
+            .unwrap();
+        assert_eq!(claimed, ClaimOutcome::Claimed);
+    }
+    store
+        .ledger
+        .confirm_delivery(second.id, confirmed)
+        .await
+        .unwrap();
+    let early = store
+        .ledger
+        .claim_delivery(first.id, request(), lives)
+        .await
+        .unwrap();
+    assert_eq!(early, ClaimOutcome::Taken);
+    store.ledger.heartbeat(dies, 1).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let late = store
+        .ledger
+        .claim_delivery(first.id, request(), lives)
+        .await
+        .unwrap();
+    assert_eq!(late, ClaimOutcome::Claimed);
+    let delivered = store
+        .ledger
+        .claim_delivery(second.id, request(), lives)
+        .await
+        .unwrap();
+    assert_eq!(delivered, ClaimOutcome::Taken);
+}
+
+async fn what_is_not_settled_cannot_be_claimed(store: TestLedger) {
+    let settlement = accept(&store).await;
+    for id in [settlement.id, SettlementId::fresh()] {
+        let refused = store
+            .ledger
+            .claim_delivery(id, RequestId::fresh(), ProcessId::fresh())
+            .await;
+        assert!(
+            matches!(refused, Err(StoreError::Conflict { .. })),
+            "{refused:?}"
+        );
+    }
+}
+
+async fn an_idempotency_key_belongs_to_one_payment(store: TestLedger) {
+    let key: IdempotencyKey = "order 7".parse().unwrap();
+    let (one, two) = (payment().digest(), payment().digest());
+    let (shop, other) = (tenant("shop"), tenant("other"));
+    let bind = |tenant, endpoint, digest| {
+        store
+            .ledger
+            .bind_idempotency_key(tenant, endpoint, &key, digest)
+    };
+    let bound = bind(&shop, "settle", one).await.unwrap();
+    assert!(matches!(bound, IdempotencyOutcome::Bound(_)));
+    assert_eq!(bind(&shop, "settle", one).await.unwrap(), bound);
+    let used = bind(&shop, "settle", two).await.unwrap();
+    assert_eq!(used, IdempotencyOutcome::UsedForAnother(one));
+    for (tenant, endpoint) in [(&shop, "verify"), (&other, "settle")] {
+        let elsewhere = bind(tenant, endpoint, two).await.unwrap();
+        assert!(matches!(elsewhere, IdempotencyOutcome::Bound(_)));
+        assert_ne!(elsewhere, bound);
+    }
+}
+
+async fn another_genesis_is_refused(store: TestLedger) {
+    store.ledger.bind_network(CHAIN, hash(1)).await.unwrap();
+    store.ledger.bind_network(CHAIN, hash(1)).await.unwrap();
+    store
+        .ledger
+        .bind_network(ChainId(1), hash(2))
+        .await
+        .unwrap();
+    let refused = store.ledger.bind_network(CHAIN, hash(2)).await;
+    assert!(
+        matches!(refused, Err(StoreError::GenesisMismatch { known, found, .. }) if known == hash(1) && found == hash(2))
+    );
+}
+
+async fn a_lane_is_taken_over_after_its_lease_and_not_before(store: TestLedger) {
+    let (one, two) = (ProcessId::fresh(), ProcessId::fresh());
+    let claim = |process, lease| store.ledger.claim_lane(CHAIN, SIGNER, process, lease);
+    let first = claim(one, 60_000).await.unwrap().unwrap().lane;
+    assert_eq!(first.next_nonce, None);
+    assert!(claim(two, 60_000).await.unwrap().is_none());
+    let own = claim(one, 60_000).await.unwrap().unwrap().lane;
+    assert!(own.fence.epoch > first.fence.epoch);
+    store
+        .ledger
+        .adopt_nonce(own.fence, AccountNonce(5))
+        .await
+        .unwrap();
+    let slot = new_slot(5, &[accept(&store).await.id]);
+    store
+        .ledger
+        .open_slot(own.fence, slot.clone())
+        .await
+        .unwrap();
+    store.ledger.renew_lane(own.fence, 1).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let taken = claim(two, 60_000).await.unwrap().unwrap();
+    assert!(taken.lane.fence.epoch > own.fence.epoch);
+    assert_eq!(taken.lane.next_nonce, Some(AccountNonce(6)));
+    assert_eq!(taken.open_slots.len(), 1);
+    assert_eq!(taken.open_slots[0].id, slot.id);
+    let late = store.ledger.renew_lane(own.fence, 60_000).await;
+    assert!(matches!(late, Err(StoreError::StaleLane)));
+    store.ledger.release_lane(taken.lane.fence).await.unwrap();
+    let late = store.ledger.renew_lane(taken.lane.fence, 60_000).await;
+    assert!(matches!(late, Err(StoreError::StaleLane)));
+    assert!(claim(one, 60_000).await.unwrap().is_some());
+}
+
+async fn a_nonce_is_adopted_only_without_open_slots(store: TestLedger) {
+    let fence = lane(&store).await;
+    store
+        .ledger
+        .adopt_nonce(fence, AccountNonce(7))
+        .await
+        .unwrap();
+    store
+        .ledger
+        .open_slot(fence, new_slot(7, &[accept(&store).await.id]))
+        .await
+        .unwrap();
+    let refused = store.ledger.adopt_nonce(fence, AccountNonce(9)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Conflict { .. })),
+        "{refused:?}"
+    );
+    let opened = store
+        .ledger
+        .open_slot(fence, new_slot(8, &[accept(&store).await.id]))
+        .await;
+    assert_eq!(opened.unwrap(), OpenSlotOutcome::Opened);
+}
+
+async fn pages_are_of_one_tenant_newest_first(store: TestLedger) {
+    let mut ids = Vec::new();
+    for n in 0..15 {
+        let name = if n % 3 == 0 { "other" } else { "shop" };
+        let new = new_settlement(name, payment());
+        if name == "shop" {
+            ids.push(new.id);
+        }
+        store.ledger.accept(new).await.unwrap();
+        // Ids of one millisecond are in no particular order between threads.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    ids.reverse();
+    let mut query = SettlementQuery {
+        tenant: Some(tenant("shop")),
+        limit: 4,
+        ..Default::default()
+    };
+    let mut listed = Vec::new();
+    loop {
+        let page = store.ledger.list(&query).await.unwrap();
+        assert!(page.settlements.iter().all(|s| s.tenant == tenant("shop")));
+        listed.extend(page.settlements.iter().map(|s| s.id));
+        query.before = listed.last().copied();
+        if !page.more {
+            break;
+        }
+        assert_eq!(page.settlements.len(), 4);
+    }
+    assert_eq!(listed, ids);
+    let all = SettlementQuery {
+        limit: u32::MAX,
+        ..Default::default()
+    };
+    assert_eq!(store.ledger.list(&all).await.unwrap().settlements.len(), 15);
+}
+
+async fn settlements_are_found_by_what_is_known_of_them(store: TestLedger) {
+    let settled = settle(&store).await;
+    let waiting = accept(&store).await;
+    let SettlementState::Settled(receipt) = &settled.state else {
+        panic!("{settled:?}")
+    };
+    let base = SettlementQuery {
+        limit: 10,
+        ..Default::default()
+    };
+    let queries = [
+        (
+            SettlementQuery {
+                transaction: Some(receipt.transaction),
+                ..base.clone()
+            },
+            &settled,
+        ),
+        (
+            SettlementQuery {
+                payer: Some(settled.payment.key.payer),
+                ..base.clone()
+            },
+            &settled,
+        ),
+        (
+            SettlementQuery {
+                nonce: Some(waiting.payment.key.nonce.0),
+                ..base.clone()
+            },
+            &waiting,
+        ),
+        (
+            SettlementQuery {
+                state: Some(SettlementStateKind::Accepted),
+                ..base.clone()
+            },
+            &waiting,
+        ),
+        (
+            SettlementQuery {
+                chain: Some(CHAIN),
+                before: Some(waiting.id),
+                ..base.clone()
+            },
+            &settled,
+        ),
+    ];
+    for (query, expected) in queries {
+        let page = store.ledger.list(&query).await.unwrap();
+        assert_eq!(page.settlements, [expected.clone()], "{query:?}");
+    }
+    let external = SettlementState::SettledExternally(support::receipt(hash(44), 3));
+    store
+        .ledger
+        .resolve_accepted(&[(waiting.id, external)])
+        .await
+        .unwrap();
+    let query = SettlementQuery {
+        transaction: Some(hash(44)),
+        ..base.clone()
+    };
+    assert_eq!(
+        store.ledger.list(&query).await.unwrap().settlements[0].id,
+        waiting.id
+    );
+    let nothing = SettlementQuery {
+        chain: Some(ChainId(1)),
+        ..base
+    };
+    assert!(
+        store
+            .ledger
+            .list(&nothing)
+            .await
+            .unwrap()
+            .settlements
+            .is_empty()
+    );
+}
+
+async fn events_come_in_order_and_once(store: TestLedger) {
+    assert_eq!(store.ledger.last_event().await.unwrap(), 0);
+    let outcomes =
+        join_all((0..30).map(|_| store.ledger.accept(new_settlement("shop", payment())))).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    let settled = settle(&store).await;
+    store
+        .ledger
+        .accept(new_settlement("other", payment()))
+        .await
+        .unwrap();
+    let mut after = 0;
+    let mut events = Vec::new();
+    loop {
+        let page = store.ledger.events(after, None, 7).await.unwrap();
+        let Some(last) = page.last() else { break };
+        assert!(page.iter().all(|event| event.sequence > after));
+        assert!(page.is_sorted_by_key(|event| event.sequence));
+        after = last.sequence;
+        events.extend(page);
+    }
+    assert_eq!(after, store.ledger.last_event().await.unwrap());
+    assert_eq!(events.len(), 34);
+    let of_one = events
+        .iter()
+        .filter(|event| event.settlement.id == settled.id);
+    assert_eq!(of_one.count(), 3, "accepted, assigned, settled");
+    let others = store
+        .ledger
+        .events(0, Some(&tenant("other")), 10)
+        .await
+        .unwrap();
+    assert_eq!(others.len(), 1);
+    assert_eq!(others[0].settlement.tenant, tenant("other"));
+}
+
+async fn a_restart_keeps_everything(mut store: TestLedger) {
+    let settled = settle(&store).await;
+    let waiting = accept(&store).await;
+    let process = ProcessId::fresh();
+    let request = RequestId::fresh();
+    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .claim_delivery(settled.id, request, process)
+        .await
+        .unwrap();
+    store
+        .ledger
+        .confirm_delivery(settled.id, request)
+        .await
+        .unwrap();
+    let last = store.ledger.last_event().await.unwrap();
+    store.reopen().await;
+    let both = store
+        .ledger
+        .settlements(&[settled.id, waiting.id])
+        .await
+        .unwrap();
+    assert!(both.contains(&settled) && both.contains(&waiting));
+    assert_eq!(store.ledger.last_event().await.unwrap(), last);
+    let taken = store
+        .ledger
+        .claim_delivery(settled.id, RequestId::fresh(), ProcessId::fresh())
+        .await
+        .unwrap();
+    assert_eq!(taken, ClaimOutcome::Taken);
+    store.ledger.ping().await.unwrap();
+    assert!(store.ledger.now().await.unwrap() >= waiting.accepted_at);
+}
+
+async fn changes_wake_their_watchers(store: TestLedger) {
+    let mut changes = store.ledger.changes();
+    changes.mark_unchanged();
+    accept(&store).await;
+    tokio::time::timeout(Duration::from_secs(5), changes.changed())
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+mod embedded {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_owner_is_refused_and_readers_are_not() {
+        let store = TestLedger::open(Backend::Embedded).await;
+        let path = store.sqlite().path().to_owned();
+        let second = SqliteLedger::open(&path).await;
+        assert!(matches!(second.err(), Some(StoreError::Locked)));
+        let settlement = accept(&store).await;
+        let reader = SqliteLedger::open_read_only(&path).await.unwrap();
+        assert_eq!(
+            reader.settlement(settlement.id).await.unwrap(),
+            Some(settlement.clone())
+        );
+        let later = accept(&store).await;
+        assert_eq!(reader.settlement(later.id).await.unwrap(), Some(later));
+        let refused = reader.withdraw(settlement.id).await;
+        assert!(matches!(refused, Err(StoreError::Configuration(_))));
+    }
+
+    #[tokio::test]
+    async fn a_restart_frees_lanes_and_unconfirmed_claims() {
+        let mut store = TestLedger::open(Backend::Embedded).await;
+        let settled = settle(&store).await;
+        let process = ProcessId::fresh();
+        store.ledger.heartbeat(process, 60_000).await.unwrap();
+        store
+            .ledger
+            .claim_delivery(settled.id, RequestId::fresh(), process)
+            .await
+            .unwrap();
+        store.reopen().await;
+        let next = ProcessId::fresh();
+        assert!(
+            store
+                .ledger
+                .claim_lane(CHAIN, SIGNER, next, 60_000)
+                .await
+                .unwrap()
+                .is_some()
+        );
+        let claimed = store
+            .ledger
+            .claim_delivery(settled.id, RequestId::fresh(), next)
+            .await;
+        assert_eq!(claimed.unwrap(), ClaimOutcome::Claimed);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_ledger_is_refused_in_clear_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.db");
+        let missing = SqliteLedger::open_read_only(&file).await.err().unwrap();
+        assert!(missing.to_string().contains("no ledger file"), "{missing}");
+        for text in [
+            "sqlite::memory:",
+            "sqlite://",
+            "mysql://x",
+            "sqlite://a?mode=memory",
+            "",
+        ] {
+            let refused = text.parse::<LedgerUrl>();
+            assert!(
+                matches!(refused, Err(StoreError::Configuration(_))),
+                "{text}"
+            );
+        }
+        let url: LedgerUrl = "postgres://teller:secret@nowhere.invalid/teller"
+            .parse()
+            .unwrap();
+        assert!(!format!("{url:?}").contains("secret"));
+        let refused = Stores::open(&url, &ReservationsUrl::Memory)
+            .await
+            .err()
+            .unwrap();
+        assert!(refused.to_string().contains("redis://"), "{refused}");
+    }
+}

@@ -1,0 +1,236 @@
+//! What the contract suites share: payments, and each implementation on a real store of its own.
+#![allow(dead_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use teller_domain::*;
+use teller_store::*;
+
+pub const CHAIN: ChainId = ChainId(84532);
+pub const ASSET: Address = Address::repeat_byte(0xaa);
+pub const SIGNER: Address = Address::repeat_byte(0x51);
+
+/// A number that no other call in this run gets.
+pub fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+pub fn tenant(name: &str) -> TenantId {
+    TenantId::new(name)
+}
+
+pub fn hash(n: u64) -> B256 {
+    B256::from(U256::from(n))
+}
+
+pub fn payment() -> Payment {
+    payment_of(Address::from_word(hash(unique())))
+}
+
+pub fn payment_of(payer: Address) -> Payment {
+    Payment {
+        key: AuthorizationKey {
+            chain: CHAIN,
+            authority: ASSET,
+            payer,
+            nonce: AuthorizationNonce(hash(unique())),
+        },
+        asset: ASSET,
+        payee: Address::repeat_byte(0xee),
+        value: AssetAmount::from(1_000),
+        valid_after: UnixSeconds(0),
+        valid_before: UnixSeconds(u64::MAX),
+        authorization: Authorization::Eip3009 {
+            signature: EcdsaSignature {
+                r: B256::repeat_byte(1),
+                s: B256::repeat_byte(2),
+                v: 27,
+            },
+        },
+    }
+}
+
+pub fn new_settlement(tenant: &str, payment: Payment) -> NewSettlement {
+    NewSettlement {
+        id: SettlementId::fresh(),
+        tenant: TenantId::new(tenant),
+        version: X402Version::V2,
+        payment,
+    }
+}
+
+pub fn attempt(n: u64, kind: AttemptKind) -> Attempt {
+    Attempt {
+        hash: hash(n),
+        raw: Bytes::from(n.to_be_bytes().to_vec()),
+        kind,
+        fees: Fees {
+            max_fee_per_gas: u128::MAX - u128::from(n),
+            max_priority_fee_per_gas: 7,
+        },
+        gas_limit: 60_000,
+    }
+}
+
+pub fn block(number: u64) -> BlockRef {
+    BlockRef {
+        number,
+        hash: hash(number + 1_000_000),
+    }
+}
+
+pub fn receipt(transaction: B256, number: u64) -> Receipt {
+    Receipt {
+        transaction,
+        block: block(number),
+        log_index: 3,
+        level: Level::Included,
+        gas_used: 50_000,
+        cost: Wei(U256::MAX),
+    }
+}
+
+fn environment(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set; `make test` starts what the tests need and sets it")
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Embedded,
+    Cluster,
+}
+
+/// A ledger of one test's own.
+pub struct TestLedger {
+    pub ledger: Arc<dyn Ledger>,
+    embedded: Option<(tempfile::TempDir, Arc<SqliteLedger>)>,
+    url: LedgerUrl,
+}
+
+impl TestLedger {
+    pub async fn open(backend: Backend) -> Self {
+        match backend {
+            Backend::Embedded => {
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("teller.db");
+                let ledger = Arc::new(SqliteLedger::open(&path).await.unwrap());
+                Self {
+                    ledger: ledger.clone(),
+                    embedded: Some((directory, ledger)),
+                    url: LedgerUrl::Sqlite(path),
+                }
+            }
+            Backend::Cluster => {
+                let url = LedgerUrl::Postgres(postgres_schema().await);
+                migrate(&url).await.unwrap();
+                Self {
+                    ledger: open_ledger(&url).await.unwrap(),
+                    embedded: None,
+                    url,
+                }
+            }
+        }
+    }
+
+    /// As after a restart of the process.
+    pub async fn reopen(&mut self) {
+        match &mut self.embedded {
+            Some((directory, ledger)) => {
+                ledger.close().await;
+                *ledger = Arc::new(
+                    SqliteLedger::open(directory.path().join("teller.db"))
+                        .await
+                        .unwrap(),
+                );
+                self.ledger = ledger.clone();
+            }
+            None => self.ledger = open_ledger(&self.url).await.unwrap(),
+        }
+    }
+
+    pub fn sqlite(&self) -> &Arc<SqliteLedger> {
+        &self.embedded.as_ref().unwrap().1
+    }
+}
+
+/// A URL whose connections work in a schema of their own.
+async fn postgres_schema() -> String {
+    use sqlx::Connection;
+    let url = environment("TELLER_TEST_POSTGRES_URL");
+    let schema = format!("teller_{}", uuid::Uuid::now_v7().simple());
+    let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let separator = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{separator}options=-csearch_path%3D{schema}")
+}
+
+/// Reservations of one test's own.
+pub struct TestReservations {
+    pub reservations: Arc<dyn Reservations>,
+    ledger: Option<TestLedger>,
+    pub redis: Option<(String, String)>,
+}
+
+impl TestReservations {
+    pub async fn open(backend: Backend) -> Self {
+        match backend {
+            Backend::Embedded => {
+                let ledger = TestLedger::open(Backend::Embedded).await;
+                Self {
+                    reservations: Arc::new(
+                        MemoryReservations::open(ledger.sqlite()).await.unwrap(),
+                    ),
+                    ledger: Some(ledger),
+                    redis: None,
+                }
+            }
+            Backend::Cluster => {
+                let url = environment("TELLER_TEST_REDIS_URL");
+                let prefix = format!("test-{}", uuid::Uuid::now_v7().simple());
+                let reservations = RedisReservations::connect(&url, &prefix).await.unwrap();
+                reservations.recovered().await.unwrap();
+                Self {
+                    reservations: Arc::new(reservations),
+                    ledger: None,
+                    redis: Some((url, prefix)),
+                }
+            }
+        }
+    }
+
+    /// As after a restart of the process.
+    pub async fn reopen(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.reopen().await;
+            self.reservations = Arc::new(MemoryReservations::open(ledger.sqlite()).await.unwrap());
+        } else if let Some((url, prefix)) = &self.redis {
+            self.reservations = Arc::new(RedisReservations::connect(url, prefix).await.unwrap());
+        }
+    }
+
+    /// Every key of this test is gone, as after a flush.
+    pub async fn lose(&self) {
+        let (url, prefix) = self.redis.as_ref().unwrap();
+        let client = redis::Client::open(url.as_str()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(format!("{prefix}:*"))
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        redis::cmd("DEL")
+            .arg(keys)
+            .query_async::<()>(&mut connection)
+            .await
+            .unwrap();
+    }
+}
