@@ -268,7 +268,7 @@ pub(super) async fn close(
         "transaction_hash = unhex(j.value->>2), reason = j.value->>3, detail = j.value->>4, ",
         "block_number = j.value->>5, block_hash = unhex(j.value->>6), log_index = j.value->>7, level = j.value->>8, ",
         "gas_used = j.value->>9, cost = j.value->>10, updated_at = ms FROM json_each(?4) AS j, ", clock!(), " ",
-        "WHERE id = unhex(j.value->>0) AND state = 'assigned' AND chain_id = ?1 AND slot_signer = ?2 AND slot_nonce = ?3",
+        "WHERE settlements.id = unhex(j.value->>0) AND state = 'assigned' AND chain_id = ?1 AND slot_signer = ?2 AND slot_nonce = ?3",
     ))
     .bind(chain)
     .bind(&signer)
