@@ -1,11 +1,12 @@
 //! What the engine tells its operator: metrics and one line a settled batch.
 
 use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
 use teller_domain::invariants::attempts_are_sound;
 use teller_domain::{
-    Attempt, AttemptKind, ChainId, Resolution, SettlementState, SettlementStateKind,
+    Attempt, AttemptKind, ChainId, Resolution, SettlementId, SettlementState, SettlementStateKind,
 };
 use teller_store::SlotClosure;
 
@@ -63,6 +64,14 @@ fn payments(network: &str, outcome: &'static str, count: u64) {
         .increment(count);
 }
 
+/// How long ago a payment was accepted: its id is a UUID version 7, made in that moment. `None` for a clock that
+/// stepped back since.
+fn age(id: SettlementId) -> Option<Duration> {
+    let (seconds, nanoseconds) = id.0.get_timestamp()?.to_unix();
+    let accepted = UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+    SystemTime::now().duration_since(accepted).ok()
+}
+
 /// A slot was closed.
 pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
     let network = shell.chain().to_string();
@@ -78,6 +87,10 @@ pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
             continue;
         };
         gas_per_payment = Some((receipt.gas_used, f64::from(receipt.cost.0)));
+        if let Some(age) = age(*id) {
+            histogram!("teller_settle_duration_seconds", "network" => network.clone(), "stage" => "included")
+                .record(age.as_secs_f64());
+        }
         let Some(payment) = queued
             .iter()
             .find(|queued| queued.id == *id)

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub use settlements::decimal;
-pub use signals::{stop_requested, stop_requested_again};
+pub use signals::{drain_or_second_signal, stop_requested};
 
 use crate::cli::{Command, ConfigArgs, KeyCommand};
 use crate::config::{self, Config, ConfigError};

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, stop_requested, stop_requested_again};
+use super::{Failure, drain_or_second_signal, stop_requested};
 use crate::config::{Config, Role};
 use crate::{telemetry, wiring};
 
@@ -21,7 +21,7 @@ pub async fn run(config: &Config, role: Role) -> Result<ExitCode, Failure> {
         failure = teller.failed() => return Err(failure),
     };
     tracing::info!(signal, deadline = ?config.server.shutdown, "draining");
-    Ok(stop_requested_again(teller.drain(config.server.shutdown)).await)
+    Ok(drain_or_second_signal(teller.drain(config.server.shutdown)).await)
 }
 
 /// What says that requests are taken, and where.

@@ -1,6 +1,7 @@
 //! SIGTERM and Ctrl-C.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use super::Failure;
 
@@ -20,11 +21,18 @@ pub async fn stop_requested() -> Result<&'static str, Failure> {
     }
 }
 
+/// A signal within this of the first is its echo: whoever ends a whole process group sends two.
+const ECHO: Duration = Duration::from_secs(1);
+
 /// Works until `drain` is done; a second signal cuts it short.
-pub async fn stop_requested_again(drain: impl Future<Output = ()>) -> ExitCode {
+pub async fn drain_or_second_signal(drain: impl Future<Output = ()>) -> ExitCode {
+    let second = async {
+        let first = Instant::now();
+        while stop_requested().await.is_ok() && first.elapsed() < ECHO {}
+    };
     tokio::select! {
         () = drain => ExitCode::SUCCESS,
-        _ = stop_requested() => {
+        () = second => {
             tracing::warn!("a second signal came: ending without draining");
             ExitCode::from(130)
         }

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
-use teller_domain::{Asset, ChainId, Level, TenantId};
+use teller_domain::{Asset, ChainId, TenantId};
 
 pub use load::{ConfigError, from_file, from_text};
 pub use read::parse_tenant;
@@ -92,8 +92,6 @@ pub struct ApiKey {
 pub struct Ledger {
     /// `sqlite://` or `postgres://`.
     pub url: Secret,
-    /// Connections to Postgres.
-    pub max_connections: u32,
 }
 
 /// `[reservations]`
@@ -116,8 +114,6 @@ pub struct Network {
     pub rpc: Vec<Secret>,
     /// The accounts that pay the gas; each is a lane. Never empty.
     pub signers: Vec<SignerKey>,
-    /// When a payment counts as settled.
-    pub settled_at: Level,
     /// The usual time between two blocks.
     pub block_interval: Duration,
     /// Open slots a lane may have.

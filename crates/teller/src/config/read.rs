@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
-use teller_domain::{Asset, ChainId, Level, TenantId, known_assets, known_network};
+use teller_domain::{Asset, ChainId, TenantId, known_assets, known_network};
 
 use super::reader::Section;
 use super::{
@@ -22,7 +22,6 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
     let server = root.section("server", server);
     let ledger = root.section("ledger", |section| Ledger {
         url: section.maybe_secret("url", "sqlite://teller.db"),
-        max_connections: narrow(section.number("max_connections", 16, 2..=500)),
     });
     let reservations = root.section("reservations", |section| Reservations {
         url: section.maybe_secret("url", "memory://"),
@@ -154,11 +153,9 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
     let id: Option<ChainId> = section.required("id", CAIP2);
     let rpc = section.maybe_secrets("rpc", "at least one http://, https://, ws:// or wss:// URL");
     let signers = signers(section);
-    let settled_at = section.choice(
-        "settled_at",
-        [("included", Level::Included)],
-        Level::Included,
-    );
+    // The one level that the engine knows. The key is there so that configurations say it, and are refused if they
+    // ask for more.
+    section.choice("settled_at", [("included", ())], ());
     let known = id.and_then(known_network);
     let interval = section.optional_number("block_interval_ms", 100..=60_000);
     if let (Some(id), None, None) = (id, known, interval) {
@@ -180,7 +177,6 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
         id: id?,
         rpc,
         signers,
-        settled_at,
         block_interval: Duration::from_millis(interval?),
         depth: wide(depth),
         max_batch_items: wide(max_batch_items),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::{Address, B256, hex};
 use alloy_signer_local::PrivateKeySigner;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use teller_devnet::DevnetInfo;
 use teller_domain::{
@@ -83,30 +84,25 @@ impl Buyers {
             Err(failure) => return Purchase::Refused(failure.to_string()),
         };
         match self.post("verify", &body).await {
-            Ok(answer) if answer["isValid"] == true => {}
-            Ok(answer) => return refused("verify", &answer, "invalidReason"),
+            Ok(answer) if answer.is_valid => {}
+            Ok(answer) => return answer.refusal("verify"),
             Err(error) => return Purchase::Refused(error),
         }
         let asked = Instant::now();
         match self.post("settle", &body).await {
-            Ok(answer) if answer["success"] == true => {
-                match answer["transaction"]
-                    .as_str()
-                    .and_then(|hash| hash.parse().ok())
-                {
-                    Some(transaction) => Purchase::Settled {
-                        transaction,
-                        took: asked.elapsed(),
-                    },
-                    None => Purchase::Refused("settle: a success without a transaction".to_owned()),
-                }
-            }
-            Ok(answer) => refused("settle", &answer, "errorReason"),
+            Ok(answer) if answer.success => match answer.transaction.parse() {
+                Ok(transaction) => Purchase::Settled {
+                    transaction,
+                    took: asked.elapsed(),
+                },
+                Err(_) => Purchase::Refused("settle: a success without a transaction".to_owned()),
+            },
+            Ok(answer) => answer.refusal("settle"),
             Err(error) => Purchase::Refused(error),
         }
     }
 
-    async fn post(&self, endpoint: &str, body: &Value) -> Result<Value, String> {
+    async fn post(&self, endpoint: &str, body: &Value) -> Result<Answer, String> {
         let sending = self
             .http
             .post(format!("{}/{endpoint}", self.base))
@@ -196,10 +192,22 @@ fn turn<T: Copy>(all: &[T], number: u64) -> Result<T, Failure> {
         .ok_or_else(|| Failure::text("there is nobody to pay"))
 }
 
-fn refused(endpoint: &str, answer: &Value, reason: &str) -> Purchase {
-    let reason = answer[reason].as_str().or_else(|| answer["error"].as_str());
-    Purchase::Refused(format!(
-        "{endpoint}: {}",
-        reason.unwrap_or("an answer without a reason")
-    ))
+/// What of an answer matters here, to either call.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Answer {
+    is_valid: bool,
+    success: bool,
+    transaction: String,
+    invalid_reason: Option<String>,
+    error_reason: Option<String>,
+    error: Option<String>,
+}
+
+impl Answer {
+    fn refusal(self, endpoint: &str) -> Purchase {
+        let reason = self.invalid_reason.or(self.error_reason).or(self.error);
+        let reason = reason.as_deref().unwrap_or("an answer without a reason");
+        Purchase::Refused(format!("{endpoint}: {reason}"))
+    }
 }

@@ -88,12 +88,14 @@ async fn pace(
     let trickle = payments.is_none();
     // Nobody listens only while everything ends.
     let _ = told.send(News::Complete { trickle }).await;
-    while trickle {
+    if !trickle {
+        return std::future::pending().await;
+    }
+    loop {
         tokio::time::sleep(TRICKLE).await;
         shop.sell().await;
         while shop.under_way.try_join_next().is_some() {}
     }
-    std::future::pending().await
 }
 
 struct Shop {

@@ -15,7 +15,7 @@ use alloy_primitives::U256;
 use teller_devnet::{Devnet, DevnetConfig, DevnetInfo, Mining};
 
 use crate::cli::DevArgs;
-use crate::commands::{Failure, environment, serve, stop_requested, stop_requested_again};
+use crate::commands::{Failure, drain_or_second_signal, environment, serve, stop_requested};
 use crate::config::{self, Config, Role, Secrets};
 use crate::{telemetry, wiring};
 
@@ -74,7 +74,7 @@ async fn with_chain(args: &DevArgs, devnet: &Devnet) -> Result<ExitCode, Failure
         outcome = &mut payments => match outcome { Err(failure) => return Err(failure) },
     };
     tracing::info!(signal, "draining");
-    Ok(stop_requested_again(teller.drain(config.server.shutdown)).await)
+    Ok(drain_or_second_signal(teller.drain(config.server.shutdown)).await)
 }
 
 /// The configuration that `teller dev` starts from, in the same form as a file.
