@@ -20,7 +20,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Load one facilitator once.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Forward JSON-RPC and count the calls; `GET /counts` tells them.
     Proxy(ProxyArgs),
     /// Measure the whole table on a local chain and write it to a file.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::error::LoadError;
+use crate::grpc::{self, GrpcClient, WORKERS_A_CHANNEL};
 use crate::http::{Connection, ExchangeError};
 use crate::sign::Signed;
 use crate::target::Target;
@@ -60,26 +61,58 @@ pub enum Facilitator {
         target: Target,
         api_key: Option<String>,
     },
+    Grpc {
+        target: Target,
+        api_key: Option<String>,
+    },
 }
 
 impl Facilitator {
-    async fn connect(&self) -> Result<Client, LoadError> {
+    /// A client for each worker.
+    async fn connect(&self, workers: usize) -> Result<Vec<Client>, LoadError> {
         match self {
-            Self::Rest { target, api_key } => RestClient::open(target, api_key.as_deref())
-                .await
-                .map(Client::Rest),
+            Self::Rest { target, api_key } => {
+                let open = || async {
+                    let client = RestClient::open(target, api_key.as_deref()).await?;
+                    Ok(Client::Rest(client))
+                };
+                stream::iter((0..workers).map(|_| open()))
+                    .buffer_unordered(OPENING_AT_ONCE)
+                    .try_collect()
+                    .await
+            }
+            Self::Grpc { target, api_key } => {
+                let mut clients = Vec::with_capacity(workers);
+                for first in (0..workers).step_by(WORKERS_A_CHANNEL) {
+                    let channel = grpc::channel(target).await?;
+                    for _ in first..workers.min(first.saturating_add(WORKERS_A_CHANNEL)) {
+                        let client = GrpcClient::new(channel.clone(), api_key.as_deref())?;
+                        clients.push(Client::Grpc(client));
+                    }
+                }
+                Ok(clients)
+            }
         }
     }
 }
 
 enum Client {
     Rest(RestClient),
+    Grpc(GrpcClient),
 }
 
 impl Client {
     async fn call(&mut self, op: Op, payment: &Signed) -> Outcome {
         match self {
             Self::Rest(client) => client.call(op, payment).await,
+            Self::Grpc(client) => {
+                let call = client.call(op, payment);
+                tokio::time::timeout(ANSWER_WITHIN, call)
+                    .await
+                    .unwrap_or_else(|_| Outcome::Unanswered {
+                        why: ExchangeError::TimedOut.to_string(),
+                    })
+            }
         }
     }
 }
@@ -184,10 +217,7 @@ pub async fn drive(
     at_most: Duration,
 ) -> Result<Driven, LoadError> {
     let workers = concurrency.clamp(1, payments.len().max(1));
-    let clients: Vec<Client> = stream::iter((0..workers).map(|_| facilitator.connect()))
-        .buffer_unordered(OPENING_AT_ONCE)
-        .try_collect()
-        .await?;
+    let clients = facilitator.connect(workers).await?;
     let next = Arc::new(AtomicUsize::new(0));
     let start = Instant::now();
     let running: Vec<_> = clients

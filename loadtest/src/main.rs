@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod drive;
 mod error;
+mod grpc;
 mod http;
 mod measure;
 mod node;
@@ -25,7 +26,7 @@ use crate::cli::{Cli, Command};
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(args).await,
+        Command::Run(args) => run::run(*args).await,
         Command::Proxy(args) => run::proxy(args).await,
         Command::Bench(args) => bench::bench(args).await,
     };

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 /// Clock ticks a second in `/proc/<pid>/stat`: 100 on every Linux that user space sees (`USER_HZ`).
 const TICKS_A_SECOND: f64 = 100.0;
+/// How far up a process's ancestors are looked at.
+const MAX_GENERATIONS: usize = 8;
 
 /// A process under observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,16 +23,25 @@ impl Process {
         Self::new(std::process::id())
     }
 
-    /// The child of this process that runs a program of this name, if there is just one place to look.
-    pub fn child_named(name: &str) -> Option<Self> {
+    /// A process of this name that this process started, itself or through others.
+    pub fn descendant_named(name: &str) -> Option<Self> {
         let own = std::process::id();
+        let parent_of = |pid: u32| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            Stat::parse(&text).map(|stat| stat.parent)
+        };
+        let is_ours = |pid: u32| {
+            std::iter::successors(Some(pid), |pid| parent_of(*pid))
+                .take(MAX_GENERATIONS)
+                .any(|ancestor| ancestor == own)
+        };
         std::fs::read_dir("/proc")
             .ok()?
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
             .find(|pid| {
-                std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-                    Stat::parse(&stat).is_some_and(|stat| stat.parent == own && stat.name == name)
-                })
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                stat.is_ok_and(|text| Stat::parse(&text).is_some_and(|stat| stat.name == name))
+                    && is_ours(*pid)
             })
             .map(Self::new)
     }

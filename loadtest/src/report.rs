@@ -166,7 +166,7 @@ impl Figures {
         for phase in &self.phases {
             if let Some(latency) = phase.latency {
                 let Latency { p50, p90, p99, max } = latency;
-                let text = format!("p50 {p50:.1}  p90 {p90:.1}  p99 {p99:.1}  max {max:.1} ms");
+                let text = format!("p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  max {max:.2} ms");
                 rows.push((format!("{} latency", phase.op.name()), text));
             }
         }
@@ -191,7 +191,10 @@ impl Figures {
 
     fn cost_rows(&self, rows: &mut Vec<(String, String)>) {
         if let Some(calls) = &self.costs.node_calls {
-            let per_payment = self.node_calls_per_payment().unwrap_or(f64::NAN);
+            let per_payment = match self.node_calls_per_payment() {
+                Some(calls) => format!("{calls:.4}"),
+                None => "–".to_owned(),
+            };
             let mut methods: Vec<_> = calls.methods.iter().collect();
             methods.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
             let methods: Vec<_> = methods
@@ -200,7 +203,11 @@ impl Figures {
                 .collect();
             rows.push((
                 "node calls per payment".into(),
-                format!("{per_payment:.4}  ({})", methods.join(", ")),
+                format!(
+                    "{per_payment}  ({} in all: {})",
+                    calls.calls,
+                    methods.join(", ")
+                ),
             ));
         }
         for (who, cpu) in [

@@ -33,7 +33,7 @@ pub async fn run(args: RunArgs) -> Result<(), LoadError> {
         (None, None) => None,
     };
     let plan = Plan {
-        asset: asset(&args, devnet.as_ref())?,
+        asset: Arc::new(asset(&args, devnet.as_ref())?),
         version: X402Version::from_number(args.x402_version.into()).unwrap_or(X402Version::V2),
         value: AssetAmount::from(args.value),
         payers: payers(&args, devnet.as_ref(), rpc.as_ref()).await?,
@@ -84,11 +84,10 @@ pub async fn proxy(args: ProxyArgs) -> Result<(), LoadError> {
 }
 
 fn facilitator(args: &RunArgs) -> Facilitator {
+    let (target, api_key) = (args.url.clone(), args.api_key.clone());
     match args.transport {
-        Transport::Rest | Transport::Grpc => Facilitator::Rest {
-            target: args.url.clone(),
-            api_key: args.api_key.clone(),
-        },
+        Transport::Rest => Facilitator::Rest { target, api_key },
+        Transport::Grpc => Facilitator::Grpc { target, api_key },
     }
 }
 

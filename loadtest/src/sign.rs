@@ -1,6 +1,7 @@
 //! Payments, made and signed before the clock starts: signing costs the generator more than sending.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::{Address, B256, keccak256};
@@ -59,7 +60,7 @@ pub fn payees(seed: &str, count: usize) -> Vec<Address> {
 /// What the payments of a run have in common.
 #[derive(Clone)]
 pub struct Plan {
-    pub asset: Asset,
+    pub asset: Arc<Asset>,
     pub version: X402Version,
     pub value: AssetAmount,
     pub payers: Vec<Payer>,
@@ -70,6 +71,8 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 pub struct Signed {
     pub payment: Payment,
+    pub asset: Arc<Asset>,
+    pub version: X402Version,
     /// The REST body.
     pub body: Bytes,
 }
@@ -150,6 +153,8 @@ fn sign_one(
         .ok_or_else(|| LoadError::input("network", "has no name in x402 version 1"))?;
     Ok(Signed {
         payment,
+        asset: Arc::clone(&plan.asset),
+        version: plan.version,
         body: body.to_string().into(),
     })
 }
@@ -173,7 +178,7 @@ pub mod tests {
 
     pub fn plan() -> Plan {
         Plan {
-            asset: known_assets(ChainId(84532)).next().unwrap(),
+            asset: Arc::new(known_assets(ChainId(84532)).next().unwrap()),
             version: X402Version::V2,
             value: AssetAmount::from(10_000),
             payers: payers("test", 3).unwrap(),
@@ -181,10 +186,8 @@ pub mod tests {
         }
     }
 
-    pub fn one_payment() -> (Payment, Asset) {
-        let plan = plan();
-        let signed = sign_on_all_cores(&plan, 1).unwrap();
-        (signed[0].payment, plan.asset)
+    pub fn one_signed() -> Signed {
+        sign_on_all_cores(&plan(), 1).unwrap().remove(0)
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use teller_domain::{Asset, Authorization, Payment, X402Version, v1_name};
 
 /// How long the seller says it waits. Above every facilitator's own limit, below the authorization's life.
-const MAX_TIMEOUT_SECONDS: u64 = 60;
+pub const MAX_TIMEOUT_SECONDS: u64 = 60;
 const RESOURCE: &str = "http://127.0.0.1/report";
 const DESCRIPTION: &str = "A report that costs a cent";
 const MIME_TYPE: &str = "application/json";
@@ -132,7 +132,7 @@ pub fn outcome(status: u16, body: &[u8]) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sign::tests::one_payment;
+    use crate::sign::{Signed, tests::one_signed};
     use alloy_primitives::Address;
 
     fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn version_2_bodies_have_the_fields_of_the_protocol() {
-        let (payment, asset) = one_payment();
+        let Signed { payment, asset, .. } = one_signed();
         let body = body(&payment, &asset, X402Version::V2).unwrap();
         assert_eq!(body["x402Version"], 2);
         assert_eq!(body["paymentPayload"]["x402Version"], 2);
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn version_1_bodies_have_the_fields_of_the_protocol() {
-        let (payment, asset) = one_payment();
+        let Signed { payment, asset, .. } = one_signed();
         let body = body(&payment, &asset, X402Version::V1).unwrap();
         assert_eq!(body["x402Version"], 1);
         let signed = &body["paymentPayload"];

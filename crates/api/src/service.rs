@@ -219,7 +219,7 @@ async fn begin(verifier: &Verifier, settler: &Settler, request: &PaymentRequest)
     }
     let hold = match verifier.check_for_settle(request).await {
         Verdict::Valid(hold) => hold,
-        Verdict::Invalid(refusal) => return Begun::Refused(refusal),
+        Verdict::Invalid(refusal) => return overtaken(settler, request, refusal).await,
         Verdict::Unknown(error) => return Begun::NotBegun(error.into()),
     };
     match settler.accept(request).await {
@@ -233,6 +233,16 @@ async fn begin(verifier: &Verifier, settler: &Settler, request: &PaymentRequest)
             hold.delivered();
             Begun::Unclear
         }
+        Err(error) => Begun::NotBegun(error.into()),
+    }
+}
+
+/// A check that says no may have been overtaken by an identical request: its payment is in the ledger, or its transfer
+/// is what made the authorization used. Then there is an outcome to wait for.
+async fn overtaken(settler: &Settler, request: &PaymentRequest, refusal: Refusal) -> Begun {
+    match settler.known(request).await {
+        Ok(Known::Accepted(ticket)) => Begun::Waiting(ticket),
+        Ok(Known::New | Known::Refused(_)) => Begun::Refused(refusal),
         Err(error) => Begun::NotBegun(error.into()),
     }
 }

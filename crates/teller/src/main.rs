@@ -3,10 +3,13 @@
 //! A short story: read the configuration, validate it, start, wait for a signal, drain within a deadline. What is
 //! started is put together in `wiring`.
 
+mod chains;
 mod cli;
 mod commands;
 mod config;
 mod dev;
+mod engine_watch;
+mod recovery;
 mod telemetry;
 mod wiring;
 

@@ -1,18 +1,44 @@
-//! The one place that knows every crate: makes stores, chains, verifier, engine and servers out of a configuration, and
+//! The one place that knows every crate: makes stores, chains, verifier, engine and doors out of a configuration, and
 //! takes them down in the right order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use teller_store::Ledger;
+use teller_api::{
+    Api, ApiConfig, Readiness, ServeLimits, Supported, SupportedNetwork, TenantLimits, serve_grpc,
+    serve_rest,
+};
+use teller_domain::ProcessId;
+use teller_settle::{Engine, Settler, Timings};
+use teller_store::{Ledger, LedgerUrl, ReservationsUrl, Stores};
+use teller_verify::{Policy, TenantPolicy, Verifier};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use crate::chains::Chain;
 use crate::commands::Failure;
-use crate::config::{Config, Role, Secret};
+use crate::config::{Auth, Config, Role, Secret};
+use crate::engine_watch::EngineWatch;
+use crate::recovery;
+
+/// How long a lane or a delivery stays this process's if it stops saying that it lives.
+const LEASE: Duration = Duration::from_secs(15);
+/// How often the ledger is asked for what no event told of.
+const POLL: Duration = Duration::from_secs(1);
+/// Settle requests wait on for at most this long once shutdown has begun.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running teller.
 pub struct Teller {
     rest: Option<SocketAddr>,
+    api: Option<Api>,
+    doors: JoinSet<()>,
+    stop_doors: watch::Sender<bool>,
+    engine: Engine,
+    engine_watch: EngineWatch,
+    chores: JoinSet<()>,
 }
 
 impl Teller {
@@ -23,24 +49,264 @@ impl Teller {
 
     /// Answers when a part has ended that the rest cannot do without.
     pub async fn failed(&mut self) -> Failure {
-        std::future::pending().await
+        tokio::select! {
+            failure = self.engine_watch.broken() => failure,
+            Some(_) = self.doors.join_next() => Failure::text("a listener has ended"),
+        }
     }
 
     /// Stops taking requests, lets those in flight end within `deadline`, hands lanes over.
-    pub async fn drain(self, _deadline: Duration) {}
+    pub async fn drain(mut self, deadline: Duration) {
+        if let Some(api) = &self.api {
+            api.begin_drain();
+        }
+        // Doors that are gone have stopped already.
+        let _ = self.stop_doors.send(true);
+        let doors = async { while self.doors.join_next().await.is_some() {} };
+        if tokio::time::timeout(deadline, doors).await.is_err() {
+            tracing::warn!("requests were cut off at the deadline");
+        }
+        if tokio::time::timeout(deadline, self.engine.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("lanes were not handed over in time; their leases will run out");
+        }
+        self.chores.abort_all();
+    }
 }
 
 /// Starts everything that this role needs. Requests are taken when this answers.
-pub async fn start(_config: &Config, _role: Role) -> Result<Teller, Failure> {
-    Err(Failure::text("not wired"))
+pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
+    let takes_requests = role != Role::Settler;
+    // First of all, because a taken port is the commonest mistake.
+    let listeners = match takes_requests {
+        true => Some((
+            listen(config.server.rest).await?,
+            listen(config.server.grpc).await?,
+        )),
+        false => None,
+    };
+    let stores = open_stores(config).await?;
+    let process = ProcessId::fresh();
+    let chains: Vec<Chain> = config
+        .networks
+        .iter()
+        .map(Chain::connect)
+        .collect::<Result<_, _>>()?;
+
+    let (engine, settler) = match role {
+        Role::All | Role::Settler => Engine::start(
+            chains
+                .iter()
+                .map(Chain::engine_parts)
+                .collect::<Result<_, _>>()?,
+            Arc::clone(&stores.ledger),
+            Arc::clone(&stores.reservations),
+            process,
+            Timings {
+                lease: LEASE,
+                poll: POLL,
+            },
+        ),
+        Role::Api => Engine::remote(Arc::clone(&stores.ledger), process, POLL),
+    };
+    let mut engine_watch = EngineWatch::new(engine.status());
+    engine_watch.settled_in().await?;
+
+    let mut chores = JoinSet::new();
+    // Engines say so themselves.
+    if role == Role::Api {
+        chores.spawn(recovery::heartbeat(
+            Arc::clone(&stores.ledger),
+            process,
+            LEASE,
+        ));
+    }
+    chores.spawn(recovery::reservations(
+        stores.clone(),
+        config.reservations.balance_hold,
+        config.reservations.recovery,
+    ));
+
+    let mut teller = Teller {
+        rest: None,
+        api: None,
+        doors: JoinSet::new(),
+        stop_doors: watch::Sender::new(false),
+        engine,
+        engine_watch,
+        chores,
+    };
+    if let Some((rest, grpc)) = listeners {
+        teller.rest = rest.local_addr().ok();
+        let verifier = verifier(config, &chains, &stores);
+        let api = api(config, &chains, &stores, verifier, settler);
+        teller.open_doors(config, &api, rest, grpc);
+        teller.api = Some(api);
+    }
+    Ok(teller)
+}
+
+impl Teller {
+    fn open_doors(&mut self, config: &Config, api: &Api, rest: TcpListener, grpc: TcpListener) {
+        let limits = ServeLimits {
+            max_connections: config.server.max_in_flight,
+            drain_deadline: config.server.shutdown,
+            ..ServeLimits::default()
+        };
+        let stopped = |mut stop: watch::Receiver<bool>| async move {
+            // A sender that is gone means the same.
+            let _ = stop.wait_for(|stop| *stop).await;
+        };
+        let stop = || stopped(self.stop_doors.subscribe());
+        self.doors
+            .spawn(serve_rest(rest, api.rest_router(), limits.clone(), stop()));
+        self.doors
+            .spawn(serve_grpc(grpc, api.grpc_router(), limits, stop()));
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::new(&format!("{address} cannot be listened on"), error))
+}
+
+fn verifier(config: &Config, chains: &[Chain], stores: &Stores) -> Verifier {
+    Verifier::new(
+        chains.iter().map(Chain::verify_parts).collect(),
+        policy(config),
+        Arc::clone(&stores.reservations),
+    )
+}
+
+fn policy(config: &Config) -> Policy {
+    let keys = match &config.server.auth {
+        Auth::Open => &[],
+        Auth::Keys(keys) => keys.as_slice(),
+    };
+    let tenants = keys.iter().map(|key| {
+        let policy = TenantPolicy {
+            lenient: key.lenient,
+            networks: key
+                .networks
+                .clone()
+                .map(|networks| networks.into_iter().collect()),
+            assets: None,
+        };
+        (key.tenant.clone(), policy)
+    });
+    Policy {
+        denied: config.policy.denied.iter().copied().collect(),
+        tenants: tenants.collect(),
+        balance_hold_cap_seconds: config.reservations.balance_hold.as_secs(),
+    }
+}
+
+fn api(
+    config: &Config,
+    chains: &[Chain],
+    stores: &Stores,
+    verifier: Verifier,
+    settler: Settler,
+) -> Api {
+    let supported = Supported {
+        networks: config
+            .networks
+            .iter()
+            .map(|network| SupportedNetwork {
+                chain: network.id,
+                signers: network
+                    .signers
+                    .iter()
+                    .map(|signer| signer.address)
+                    .collect(),
+            })
+            .collect(),
+    };
+    let api_config = ApiConfig {
+        max_concurrent_requests: config.server.max_in_flight,
+        settle_wait: config.server.settle_wait,
+        drain_patience: DRAIN_PATIENCE.min(config.server.shutdown / 2),
+        ..ApiConfig::default()
+    };
+    Api::new(
+        api_config,
+        verifier,
+        settler,
+        Arc::clone(&stores.ledger),
+        supported,
+        auth(&config.server.auth),
+        readiness(chains, stores),
+    )
+}
+
+fn auth(auth: &Auth) -> teller_api::Auth {
+    match auth {
+        Auth::Open => teller_api::Auth::Open,
+        Auth::Keys(keys) => teller_api::Auth::Keys(
+            keys.iter()
+                .map(|key| teller_api::ApiKey {
+                    hash: key.sha256,
+                    tenant: key.tenant.clone(),
+                    limits: TenantLimits {
+                        requests_per_second: key.requests_per_second,
+                        burst: key.burst,
+                        max_settles_in_flight: key.max_settles_in_flight,
+                        settle_wait: key.settle_wait,
+                    },
+                })
+                .collect(),
+        ),
+    }
+}
+
+fn readiness(chains: &[Chain], stores: &Stores) -> Readiness {
+    let (ledger, reservations) = (Arc::clone(&stores.ledger), Arc::clone(&stores.reservations));
+    let readiness = Readiness::new()
+        .with("ledger", move || {
+            let ledger = Arc::clone(&ledger);
+            async move { ledger.ping().await.is_ok() }
+        })
+        .with("reservations", move || {
+            let reservations = Arc::clone(&reservations);
+            async move { reservations.ping().await.is_ok() }
+        });
+    chains.iter().fold(readiness, |readiness, chain| {
+        let fresh = chain.freshness();
+        readiness.with(chain.id().to_string(), move || std::future::ready(fresh()))
+    })
+}
+
+fn ledger_url(url: &Secret) -> Result<LedgerUrl, Failure> {
+    url.expose()
+        .parse()
+        .map_err(|error| Failure::new("ledger.url cannot be used", error))
+}
+
+async fn open_stores(config: &Config) -> Result<Stores, Failure> {
+    let reservations: ReservationsUrl = config
+        .reservations
+        .url
+        .expose()
+        .parse()
+        .map_err(|error| Failure::new("reservations.url cannot be used", error))?;
+    Stores::open(&ledger_url(&config.ledger.url)?, &reservations)
+        .await
+        .map_err(|error| Failure::new("ledger and reservations cannot be opened", error))
 }
 
 /// Brings the ledger's tables up to date.
-pub async fn migrate(_config: &Config) -> Result<(), Failure> {
-    Err(Failure::text("not wired"))
+pub async fn migrate(config: &Config) -> Result<(), Failure> {
+    teller_store::migrate(&ledger_url(&config.ledger.url)?)
+        .await
+        .map_err(|error| Failure::new("the ledger cannot be migrated", error))
 }
 
 /// Opens a ledger for reading only: beside a running teller, and with nothing written.
-pub async fn open_ledger_to_read(_url: &Secret) -> Result<Arc<dyn Ledger>, Failure> {
-    Err(Failure::text("not wired"))
+pub async fn open_ledger_to_read(url: &Secret) -> Result<Arc<dyn Ledger>, Failure> {
+    teller_store::open_ledger_read_only(&ledger_url(url)?)
+        .await
+        .map_err(|error| Failure::new("the ledger cannot be opened", error))
 }

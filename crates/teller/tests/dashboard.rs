@@ -1,6 +1,14 @@
 //! Every panel of the dashboard shows something: a real Prometheus, with the configuration that deploy/ ships, scrapes a
 //! real teller while payments flow, and is asked every panel's query.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers may fail as loudly as the test itself"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,13 @@
 //! Arrows between crates run one way. This is the list of them; `cargo metadata` says whether it holds.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers may fail as loudly as the test itself"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 

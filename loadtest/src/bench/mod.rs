@@ -83,7 +83,7 @@ struct Lab {
     signer: B256,
     /// Sends the transfers of the baseline.
     other_signer: Payer,
-    asset: Asset,
+    asset: Arc<Asset>,
     payers: Vec<Payer>,
     payees: Vec<Address>,
 }
@@ -104,13 +104,13 @@ impl Lab {
             return Err(LoadError::input("the local chain", why));
         };
         let (signer, other_signer) = (*signer, Payer::from_secret(*other_signer)?);
-        let asset = Asset {
+        let asset = Arc::new(Asset {
             chain: ChainId(info.chain_id),
             address: info.asset.address,
             name: info.asset.name.clone(),
             version: info.asset.version.clone(),
             decimals: info.asset.decimals,
-        };
+        });
         let payers = sign::payers(SEED, PAYERS)?;
         let payees = sign::payees(SEED, PAYEES);
         // Payees hold a balance already: a first payment to somebody costs more gas, and who gets it is luck.
@@ -127,7 +127,7 @@ impl Lab {
             devnet,
             proxy,
             node: Node::new(upstream),
-            node_process: Process::child_named("anvil"),
+            node_process: Process::descendant_named("anvil"),
             signer,
             other_signer,
             asset,
@@ -138,7 +138,7 @@ impl Lab {
 
     fn plan(&self, payers: usize) -> Plan {
         Plan {
-            asset: self.asset.clone(),
+            asset: Arc::clone(&self.asset),
             version: X402Version::V2,
             value: AssetAmount::from(10_000),
             payers: self.payers.iter().take(payers).copied().collect(),
@@ -209,10 +209,15 @@ impl Lab {
 }
 
 fn facilitator(transport: Transport, teller: &Teller) -> Facilitator {
+    let api_key = None;
     match transport {
-        Transport::Rest | Transport::Grpc => Facilitator::Rest {
+        Transport::Rest => Facilitator::Rest {
             target: teller.rest.clone(),
-            api_key: None,
+            api_key,
+        },
+        Transport::Grpc => Facilitator::Grpc {
+            target: teller.grpc.clone(),
+            api_key,
         },
     }
 }

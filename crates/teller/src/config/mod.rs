@@ -67,7 +67,7 @@ pub enum Auth {
 }
 
 /// `[[server.keys]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
     /// Whose key it is. A tenant may have several.
     pub tenant: TenantId,
@@ -81,6 +81,8 @@ pub struct ApiKey {
     pub max_settles_in_flight: Option<usize>,
     /// An identical repeat of a verify is valid again.
     pub lenient: bool,
+    /// The networks that the tenant may use; `None` for all.
+    pub networks: Option<Vec<ChainId>>,
     /// How long a settle call of this tenant waits at most.
     pub settle_wait: Option<Duration>,
 }
@@ -101,6 +103,8 @@ pub struct Reservations {
     pub url: Secret,
     /// How long a verified payment's value is held, at most.
     pub balance_hold: Duration,
+    /// How long verify stays closed after the store of reservations lost its data.
+    pub recovery: Duration,
 }
 
 /// `[[networks]]`

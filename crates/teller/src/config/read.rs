@@ -14,6 +14,7 @@ use super::{
 };
 
 const ADDRESS: &str = "an address (0x and 40 hexadecimal digits)";
+const CAIP2: &str = "a CAIP-2 id, like eip155:84532";
 const SOCKET: &str = "an IP address and a port, like 127.0.0.1:8402";
 const WEI_PER_GWEI: u128 = 1_000_000_000;
 
@@ -26,6 +27,7 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
     let reservations = root.section("reservations", |section| Reservations {
         url: section.maybe_secret("url", "memory://"),
         balance_hold: seconds(section.number("balance_hold_seconds", 60, 5..=3_600)),
+        recovery: seconds(section.number("recovery_seconds", 300, 0..=86_400)),
     });
     let networks = root.sections("networks", network);
     let policy = root.section("policy", |section| Policy {
@@ -108,8 +110,11 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
     if sha256.is_none() {
         section.problem(
             None,
-            "`sha256` must be the SHA-256 of the key in 64 hexadecimal digits, never the key; \
-             `teller key new TENANT` makes both",
+            format!(
+                "`{}` must be the SHA-256 of the key in 64 hexadecimal digits, never the key; \
+                 `teller key new TENANT` makes both",
+                section.name("sha256")
+            ),
         );
     }
     let requests_per_second = section
@@ -120,6 +125,10 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
         .optional_number("max_settles_in_flight", 1..=1_000_000)
         .map(wide);
     let lenient = section.flag("lenient", false);
+    let networks = section
+        .has("networks")
+        .then(|| section.list("networks", CAIP2));
+    section.known("networks");
     let settle_wait = section
         .optional_number("settle_wait_seconds", 1..=25)
         .map(seconds);
@@ -130,6 +139,7 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
         burst,
         max_settles_in_flight,
         lenient,
+        networks,
         settle_wait,
     })
 }
@@ -141,16 +151,12 @@ pub fn parse_tenant(text: &str) -> Option<TenantId> {
 }
 
 fn network(section: &mut Section<'_>) -> Option<Network> {
-    let id: Option<ChainId> = section.required("id", "a CAIP-2 id, like eip155:84532");
+    let id: Option<ChainId> = section.required("id", CAIP2);
     let rpc = section.maybe_secrets("rpc", "at least one http://, https://, ws:// or wss:// URL");
     let signers = signers(section);
     let settled_at = section.choice(
         "settled_at",
-        [
-            ("included", Level::Included),
-            ("safe", Level::Safe),
-            ("finalized", Level::Finalized),
-        ],
+        [("included", Level::Included)],
         Level::Included,
     );
     let known = id.and_then(known_network);
@@ -198,7 +204,8 @@ fn signers(section: &mut Section<'_>) -> Vec<SignerKey> {
             None => section.problem(
                 None,
                 format!(
-                    "`signers[{index}]` names something that is no private key (64 hexadecimal digits)"
+                    "`{}[{index}]` names something that is no private key (64 hexadecimal digits)",
+                    section.name("signers")
                 ),
             ),
         }
@@ -213,7 +220,10 @@ fn fees(section: &mut Section<'_>) -> FeeBounds {
     if floor > cap {
         section.problem(
             None,
-            format!("`tip_floor_wei` is {floor}, more than `tip_cap_wei`, which is {cap}"),
+            format!(
+                "`{}` is {floor}, more than `tip_cap_wei`, which is {cap}",
+                section.name("tip_floor_wei")
+            ),
         );
     }
     FeeBounds {

@@ -82,7 +82,8 @@ pub struct Section<'a> {
 }
 
 impl Section<'_> {
-    fn name(&self, key: &str) -> String {
+    /// The full name of a key of this section.
+    pub fn name(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
         } else {
@@ -293,6 +294,13 @@ impl Section<'_> {
     /// Whether a key that was not read yet is there.
     pub fn has(&self, key: &str) -> bool {
         self.left.contains_key(key)
+    }
+
+    /// Makes a key a known one without reading it.
+    pub fn known(&mut self, key: &'static str) {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
     }
 
     /// A text that must be there.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use teller_domain::TenantId;
+
 use super::reader::Problem;
-use super::{Auth, Config, Role};
+use super::{ApiKey, Auth, Config, Role};
 
 /// The rules that a configuration breaks, whatever it is used for.
 pub(super) fn broken(config: &Config) -> Vec<Problem> {
@@ -40,6 +42,11 @@ pub(super) fn broken(config: &Config) -> Vec<Problem> {
                 key.tenant
             ));
         }
+    }
+    for tenant in differing_tenants(&server.auth) {
+        problem(format!(
+            "the keys of tenant {tenant} in `server.keys` differ in more than `sha256`: they share one allowance"
+        ));
     }
     let mut ids = BTreeSet::new();
     for network in &config.networks {
@@ -90,6 +97,28 @@ pub(super) fn broken(config: &Config) -> Vec<Problem> {
         problem("`reservations.url` must be memory:// or start with redis://".to_owned());
     }
     problems
+}
+
+/// Tenants with several keys that do not say the same of them.
+fn differing_tenants(auth: &Auth) -> Vec<&TenantId> {
+    let Auth::Keys(keys) = auth else {
+        return Vec::new();
+    };
+    keys.iter()
+        .enumerate()
+        .filter(|(index, key)| {
+            let same = |earlier: &&ApiKey| earlier.tenant == key.tenant;
+            let first = keys.iter().take(*index).find(same);
+            first.is_some_and(|first| {
+                let with_its_hash = ApiKey {
+                    sha256: first.sha256,
+                    ..(*key).clone()
+                };
+                *first != with_its_hash
+            })
+        })
+        .map(|(_, key)| &key.tenant)
+        .collect()
 }
 
 fn is_embedded_ledger(config: &Config) -> bool {

@@ -164,6 +164,10 @@ fn describe_settlement() {
         "A settled transaction's whole cost in wei, divided by its payments"
     );
     describe_counter!(
+        "teller_settle_pending_answers_total",
+        "Settle requests told settlement_pending: the outcome was not known when their wait ended"
+    );
+    describe_counter!(
         "teller_attempts_total",
         "Transactions handed to nodes: first, replacement, noop, rebroadcast"
     );
@@ -214,4 +218,52 @@ fn describe_process(role: &'static str) {
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64());
     gauge!("process_start_time_seconds").set(started);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// A metric without a description is one that an operator cannot read.
+    #[test]
+    fn every_metric_that_a_crate_names_is_described_here() {
+        let here = include_str!("metrics.rs");
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut names = BTreeSet::new();
+        for one in ["api", "chain", "settle", "store", "verify"] {
+            metric_names(&crates.join(one).join("src"), &mut names);
+        }
+        assert!(names.len() > 20, "only found {names:?}");
+        let missing: Vec<_> = names
+            .iter()
+            .filter(|name| !here.contains(&format!("\"{name}\"")))
+            .collect();
+        assert!(missing.is_empty(), "not described: {missing:?}");
+    }
+
+    fn metric_names(directory: &Path, names: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                metric_names(&path, names);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let quoted = text.split('"').skip(1).step_by(2);
+            names.extend(quoted.filter(|text| is_metric(text)).map(str::to_owned));
+        }
+    }
+
+    fn is_metric(text: &str) -> bool {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        let crates = [
+            "teller_api",
+            "teller_chain",
+            "teller_settle",
+            "teller_store",
+            "teller_verify",
+        ];
+        text.starts_with("teller_") && text.bytes().all(plain) && !crates.contains(&text)
+    }
 }

@@ -1,0 +1,134 @@
+//! What is made of one configured network: its nodes, its heads, its coalesced reads, and what verification and the engine get of them.
+
+use std::time::Duration;
+
+use teller_chain::{
+    FeePolicy, HeadHandle, InspectLimits, Inspector, LocalSigner, NodeConfig, Nodes, watch_heads,
+};
+use teller_domain::ChainId;
+use teller_settle::NetworkParts;
+use teller_settle::core::{BatchLimits, CoreConfig};
+use teller_verify::{VerifyNetwork, margin_seconds};
+
+use crate::commands::Failure;
+use crate::config::Network;
+
+/// One call to one node.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A chain is out of reach when its newest block was seen longer ago than this many intervals, and than `STALE_AT_LEAST`.
+const STALE_INTERVALS: u32 = 8;
+const STALE_AT_LEAST: Duration = Duration::from_secs(10);
+
+/// A network that is watched.
+pub struct Chain {
+    network: Network,
+    nodes: Nodes,
+    heads: HeadHandle,
+    inspector: Inspector,
+}
+
+impl Chain {
+    /// Starts watching. Waits for no node.
+    pub fn connect(network: &Network) -> Result<Self, Failure> {
+        let config = NodeConfig {
+            chain: network.id,
+            rpc: network
+                .rpc
+                .iter()
+                .map(|url| url.expose().to_owned())
+                .collect(),
+            request_timeout: REQUEST_TIMEOUT,
+        };
+        let nodes = Nodes::connect(config).map_err(|error| {
+            Failure::new(
+                &format!("the nodes of {} cannot be used", network.id),
+                error,
+            )
+        })?;
+        let heads = watch_heads(nodes.clone(), network.block_interval);
+        let inspector = Inspector::spawn(nodes.clone(), heads.clone(), InspectLimits::default());
+        Ok(Self {
+            network: network.clone(),
+            nodes,
+            heads,
+            inspector,
+        })
+    }
+
+    /// The network.
+    pub fn id(&self) -> ChainId {
+        self.network.id
+    }
+
+    /// What verification needs of it.
+    pub fn verify_parts(&self) -> VerifyNetwork {
+        let network = &self.network;
+        VerifyNetwork {
+            chain: network.id,
+            assets: network.assets.clone(),
+            own_addresses: network
+                .signers
+                .iter()
+                .map(|signer| signer.address)
+                .collect(),
+            inspector: self.inspector.clone(),
+            heads: self.heads.clone(),
+            margin_seconds: margin_seconds(network.block_interval),
+        }
+    }
+
+    /// What the engine needs of it.
+    pub fn engine_parts(&self) -> Result<NetworkParts, Failure> {
+        let network = &self.network;
+        let signers = network
+            .signers
+            .iter()
+            .map(|signer| LocalSigner::from_hex(&signer.expose().to_string()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Failure::new("a signer's key cannot be used", error))?;
+        Ok(NetworkParts {
+            core: CoreConfig {
+                chain: network.id,
+                depth: network.depth,
+                limits: BatchLimits {
+                    max_items: network.max_batch_items,
+                    max_gas: network.max_batch_gas,
+                    linger_ms: millis(network.linger),
+                },
+                block_interval_ms: millis(network.block_interval),
+                // Half of what verify demands: what verified in its last moment can still be settled.
+                cutoff_seconds: margin_seconds(network.block_interval) / 2,
+                fees: FeePolicy {
+                    tip_floor: network.fees.tip_floor,
+                    tip_cap: network.fees.tip_cap,
+                    max_fee_ceiling: network.fees.max_fee,
+                },
+            },
+            nodes: self.nodes.clone(),
+            heads: self.heads.clone(),
+            inspector: self.inspector.clone(),
+            signers,
+            multicall3: network.multicall3,
+            asset_names: network
+                .assets
+                .iter()
+                .map(|asset| (asset.address, asset.name.clone()))
+                .collect(),
+        })
+    }
+
+    /// A question that `/readyz` asks: are blocks coming in?
+    pub fn freshness(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let heads = self.heads.clone();
+        let bound = (self.network.block_interval * STALE_INTERVALS).max(STALE_AT_LEAST);
+        move || {
+            heads
+                .latest()
+                .is_some_and(|head| head.seen_at.elapsed() < bound)
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

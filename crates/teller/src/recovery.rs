@@ -1,0 +1,100 @@
+//! Chores of a process that belong to no network: saying that it lives, and loading lost reservations again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::U256;
+use teller_domain::{AssetAmount, ProcessId, Settlement, UnixMillis};
+use teller_store::{
+    HoldPurpose, Ledger, ReserveRequest, SettlementQuery, StoreError, StoreResult, Stores,
+};
+
+/// A nonce hold lasts at most this long (DESIGN section 3.1).
+const LONGEST_NONCE_HOLD_MS: u64 = 24 * 60 * 60 * 1_000;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Renews this process's lease, so that its claims on deliveries stay its own. For ever.
+pub async fn heartbeat(ledger: Arc<dyn Ledger>, process: ProcessId, lease: Duration) {
+    let lease_ms = millis(lease);
+    loop {
+        if let Err(error) = ledger.heartbeat(process, lease_ms).await {
+            tracing::warn!(%error, "the ledger does not know that this process lives");
+        }
+        tokio::time::sleep(lease / 3).await;
+    }
+}
+
+/// Watches over the reservations: when they were lost, loads the holds of open payments, waits until no hold that was
+/// lost can still be in force, and lets granting go on. For ever.
+pub async fn reservations(stores: Stores, balance_hold: Duration, wait: Duration) {
+    loop {
+        if let Err(StoreError::Recovering) = stores.reservations.ping().await {
+            match recover(&stores, balance_hold, wait).await {
+                Ok(holds) => tracing::info!(holds, "reservations are complete again"),
+                Err(error) => {
+                    tracing::warn!(%error, "reservations could not be loaded; trying again")
+                }
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn recover(stores: &Stores, balance_hold: Duration, wait: Duration) -> StoreResult<usize> {
+    let anything = SettlementQuery {
+        limit: 1,
+        ..SettlementQuery::default()
+    };
+    // A ledger without a single payment is a new one, and new reservations have lost nothing.
+    let new = stores.ledger.list(&anything).await?.settlements.is_empty();
+    if !new {
+        tracing::warn!(
+            ?wait,
+            "reservations were lost: verify is closed until lost holds have run out"
+        );
+    }
+    let now = stores.ledger.now().await?;
+    let load = |settlements: Vec<Settlement>| {
+        settlements
+            .iter()
+            .map(|settlement| hold(settlement, now, balance_hold))
+            .collect()
+    };
+    stores
+        .reservations
+        .restore(load(stores.ledger.unresolved_settlements().await?))
+        .await?;
+    if !new {
+        tokio::time::sleep(wait).await;
+    }
+    // What was accepted while waiting reserved nothing, so it is loaded too.
+    let open = stores.ledger.unresolved_settlements().await?;
+    let holds = open.len();
+    stores.reservations.restore(load(open)).await?;
+    stores.reservations.recovered().await?;
+    Ok(holds)
+}
+
+fn hold(settlement: &Settlement, now: UnixMillis, balance_hold: Duration) -> ReserveRequest {
+    let payment = &settlement.payment;
+    let valid_until = payment.valid_before.0.saturating_mul(1_000);
+    ReserveRequest {
+        key: payment.key,
+        asset: payment.asset,
+        value: payment.value,
+        tenant: settlement.tenant.clone(),
+        digest: settlement.digest,
+        idempotency_key: None,
+        purpose: HoldPurpose::Settle,
+        // It was checked when it was accepted; loading it again refuses nothing.
+        balance: AssetAmount(U256::MAX),
+        read_at_block: 0,
+        now,
+        nonce_hold_until: UnixMillis(valid_until.min(now.0.saturating_add(LONGEST_NONCE_HOLD_MS))),
+        balance_hold_until: UnixMillis(now.0.saturating_add(millis(balance_hold))),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
