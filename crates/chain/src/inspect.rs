@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alloy_primitives::{Address, Bytes};
@@ -17,6 +18,8 @@ use crate::{CallError, HeadHandle, InspectItem, Inspection, NodeError, Nodes};
 /// How often a call is repeated that names a block which the node behind a load balancer does not have yet.
 const LATE_BLOCK_TRIES: u32 = 4;
 const LATE_BLOCK_PAUSE: Duration = Duration::from_millis(40);
+/// Calls are not made smaller than this by failures: one hostile item must not end coalescing.
+const LEAST_ITEMS: usize = 8;
 /// Gas for the code size of one account, cold.
 const CODE_SIZE_GAS: u64 = 5_000;
 
@@ -71,6 +74,7 @@ impl Inspector {
             nodes,
             heads,
             limits,
+            size: Arc::new(AtomicUsize::new(limits.items.max(1))),
         };
         tokio::spawn(dispatch(reader.clone(), queue));
         Self { requests, reader }
@@ -98,7 +102,7 @@ impl Inspector {
         items: Vec<InspectItem>,
     ) -> Result<Vec<Inspection>, NodeError> {
         let mut inspections = Vec::with_capacity(items.len());
-        for chunk in items.chunks(self.reader.limits.items.max(1)) {
+        for chunk in items.chunks(self.reader.size()) {
             for inspection in self.reader.inspect(chunk.to_vec()).await {
                 inspections.push(inspection?);
             }
@@ -123,7 +127,7 @@ async fn dispatch(reader: Reader, mut queue: mpsc::Receiver<Request>) {
             return;
         };
         let mut requests = vec![first];
-        while requests.len() < reader.limits.items {
+        while requests.len() < reader.size() {
             match queue.try_recv() {
                 Ok(request) => requests.push(request),
                 Err(_) => break,
@@ -155,6 +159,8 @@ struct Reader {
     nodes: Nodes,
     heads: HeadHandle,
     limits: InspectLimits,
+    /// How many items travel together: fewer after a call that was too much for the node, slowly more again.
+    size: Arc<AtomicUsize>,
 }
 
 type Results = Vec<Result<Inspection, NodeError>>;
@@ -181,12 +187,16 @@ impl Reader {
             let call = LensCall::inspect(items, limits.gas_per_item, limits.gas, block.number);
             let error = match self.call(call).await {
                 Ok(answer) => match read_inspect(&answer, items, block) {
-                    Ok(inspections) => return inspections.into_iter().map(Ok).collect(),
+                    Ok(inspections) => {
+                        self.went_well(items.len());
+                        return inspections.into_iter().map(Ok).collect();
+                    }
                     Err(error) => CallError::Node(error),
                 },
                 Err(error) => error,
             };
             if items.len() > 1 && blames_items(&error) {
+                self.was_too_much(items.len());
                 let (left, right) = items.split_at(items.len() / 2);
                 let mut results = self.read(left, block).await;
                 results.extend(self.read(right, block).await);
@@ -198,6 +208,23 @@ impl Reader {
             };
             items.iter().map(|_| Err(error.clone())).collect()
         })
+    }
+
+    fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn went_well(&self, items: usize) {
+        let size = self.size();
+        if items >= size && size < self.limits.items {
+            let more = (size + size / 16 + 1).min(self.limits.items);
+            self.size.store(more, Ordering::Relaxed);
+        }
+    }
+
+    fn was_too_much(&self, items: usize) {
+        let less = (items / 2).max(LEAST_ITEMS).min(self.size());
+        self.size.store(less, Ordering::Relaxed);
     }
 
     async fn code_sizes(&self, accounts: &[Address]) -> Result<(u64, Vec<u64>), NodeError> {

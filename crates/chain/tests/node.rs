@@ -318,3 +318,25 @@ async fn inspections_travel_together_and_tell_good_from_bad() {
     }
     println!("1,000 inspections in {:?}", started.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_takes_less_gas_gets_smaller_calls() {
+    let devnet = devnet(Mining::Instant).await;
+    let nodes = nodes(&[devnet.rpc_url()]);
+    let heads = watch_heads(nodes.clone(), Duration::from_secs(1));
+    let limits = InspectLimits {
+        gas: 3_000_000,
+        ..InspectLimits::default()
+    };
+    let inspector = Inspector::spawn(nodes, heads, limits);
+    let payer = devnet.info().payers[0];
+    let items = (0..120)
+        .map(|_| item(payer, Address::from_word(B256::random()), 1_000))
+        .collect();
+    for inspection in inspector.inspect_many(items).await.unwrap() {
+        assert!(matches!(
+            inspection.simulation,
+            Simulation::Succeeded { .. }
+        ));
+    }
+}

@@ -48,6 +48,11 @@ impl Hold {
         }
     }
 
+    /// Whether somebody held this before.
+    pub(crate) fn is_renewed(&self) -> bool {
+        self.give_back.is_none()
+    }
+
     /// Whose money is held.
     pub fn payer(&self) -> Address {
         self.payer

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use alloy_primitives::U256;
 use teller_chain::InspectItem;
 use teller_domain::{
     AssetAmount, AuthorizationKey, PaymentDigest, PaymentRequest, Reason, Refusal, TenantId,
@@ -162,7 +163,14 @@ impl Inner {
             None => {
                 check_signature(known, &request.payment)?;
                 let started = network.meters.stage(Stage::Signature, started);
-                let reading = self.read(network, request).await?;
+                let reading = match self.read(network, request).await {
+                    Err(Stop::Refused(refusal)) if spent_by_another(&refusal, purpose) => {
+                        return self
+                            .resume(request, digest, head.block.number, now, refusal)
+                            .await;
+                    }
+                    reading => reading?,
+                };
                 let started = network.meters.stage(Stage::Chain, started);
                 self.fresh.insert(digest, reading, started);
                 (reading, started)
@@ -196,6 +204,30 @@ impl Inner {
             balance,
             block: inspection.block.number,
         })
+    }
+
+    /// The authorization was used although this tenant may hold it: then whoever used it moved the money to the payee,
+    /// and it is for the engine to find out under which hash (DESIGN section 3.2, "used by somebody else").
+    async fn resume(
+        &self,
+        request: &PaymentRequest,
+        digest: PaymentDigest,
+        block: u64,
+        now: UnixSeconds,
+        refusal: Refusal,
+    ) -> Result<Hold, Stop> {
+        // No balance is needed: nothing can move any more.
+        let reading = Reading {
+            balance: AssetAmount(U256::MAX),
+            block,
+        };
+        let held = self.reserve(request, HoldPurpose::Settle, digest, reading, now);
+        match held.await {
+            Ok(hold) if hold.is_renewed() => Ok(hold),
+            // Nobody held it before it was used; what was just granted is given back.
+            Ok(_) | Err(Stop::Refused(_)) => Err(Stop::Refused(refusal)),
+            Err(unknown) => Err(unknown),
+        }
     }
 
     async fn reserve(
@@ -255,6 +287,10 @@ impl Inner {
         };
         UnixMillis(now.0.saturating_add(asked.saturating_mul(1000)))
     }
+}
+
+fn spent_by_another(refusal: &Refusal, purpose: HoldPurpose) -> bool {
+    refusal.reason == Reason::NonceAlreadyUsed && purpose == HoldPurpose::Settle
 }
 
 /// `validBefore` is chain time; the hold ends when that much of it has passed on the clock of holds.

@@ -260,6 +260,34 @@ async fn what_the_chain_says_is_told_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_settled_while_it_was_held_goes_on_to_the_engine() {
+    let world = World::start(Mining::Instant, 1_000_000).await;
+    let verifier = &world.verifier;
+    let all = world.request(0, 1_000_000).await;
+    assert_eq!(reason(verifier.verify(&all).await), None);
+    world.settle(&all.payment).await;
+    world
+        .devnet
+        .rpc("anvil_mine", json!(["0x4"]))
+        .await
+        .unwrap();
+    let head = world.nodes.head().await.unwrap().number;
+    let mut heads = world.heads.watch();
+    let seen = heads.wait_for(|seen| seen.as_ref().is_some_and(|seen| seen.block.number >= head));
+    drop(seen.await.unwrap());
+
+    let nonce_used = Some(Reason::NonceAlreadyUsed);
+    let mut stranger = all.clone();
+    stranger.tenant = TenantId::new("stranger");
+    assert_eq!(
+        reason(verifier.check_for_settle(&stranger).await),
+        nonce_used
+    );
+    assert_eq!(reason(verifier.check_for_settle(&all).await), None);
+    assert_eq!(reason(verifier.verify(&all).await), nonce_used);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_settle_right_after_its_verify_reads_nothing_and_without_a_node_nothing_is_refused() {
     let world = World::start(Mining::Manual, 1_000_000).await;
     let verifier = &world.verifier;
