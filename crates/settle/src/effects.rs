@@ -186,8 +186,7 @@ impl Shell {
 
     async fn lose_lane(&self, fence: FencedLane, error: &(dyn std::error::Error + Sync)) {
         tracing::warn!(signer = %fence.signer, %error, "a write to a lane had no certain end; reading the lane again");
-        self.tell(Event::LaneLost { fence })
-        .await;
+        self.tell(Event::LaneLost { fence }).await;
     }
 
     async fn send(&self, attempt: &Attempt) -> Sent {

@@ -215,8 +215,7 @@ impl Shell {
                         tracing::warn!(signer = %fence.signer, "the lane has another owner");
                         let current = self.fences().into_iter().any(|held| held == fence);
                         if current {
-                            self.tell(Event::LaneLost { fence })
-                            .await;
+                            self.tell(Event::LaneLost { fence }).await;
                         }
                     }
                     Err(error) => {

@@ -44,8 +44,6 @@ pub enum LaneState {
     Active,
     /// The signer has too little for gas; open slots are kept and sent again.
     OutOfFunds,
-    /// Its rows are being read again.
-    Reclaiming,
     /// Somebody else has used the key. An operator must look.
     Frozen,
 }
@@ -241,7 +239,11 @@ impl Core {
     /// are announced again by the shell.
     pub(super) fn on_lane_lost(&mut self, fence: FencedLane) {
         let signer = fence.signer;
-        if self.lanes.get(&signer).is_none_or(|lane| lane.fence != fence) {
+        if self
+            .lanes
+            .get(&signer)
+            .is_none_or(|lane| lane.fence != fence)
+        {
             return;
         }
         self.drop_lane(signer);

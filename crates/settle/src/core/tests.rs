@@ -573,7 +573,10 @@ fn a_lost_lane_is_read_again_and_forgets_what_it_thought() {
     });
     let effects = bench.tell(Event::LaneLost { fence: fence() });
     assert!(matches!(&effects[..], [Effect::ReclaimLane { .. }]));
-    assert!(bench.tell(Event::LaneLost { fence: fence() }).is_empty(), "it is being read already");
+    assert!(
+        bench.tell(Event::LaneLost { fence: fence() }).is_empty(),
+        "it is being read already"
+    );
     // The ledger had committed nothing: the payments are announced again and get the same nonce.
     bench.tell(Event::LaneClaimed(RecoveredLane {
         fence: fence(),

@@ -431,6 +431,8 @@ pub async fn fresh_postgres(server: &str) -> String {
         .unwrap();
     let mut url = url::Url::parse(server).unwrap();
     url.set_path(&name);
-    teller_store::migrate(url.as_str()).await.unwrap();
+    teller_store::migrate(&url.as_str().parse().unwrap())
+        .await
+        .unwrap();
     url.to_string()
 }
