@@ -153,7 +153,7 @@ impl<'a> View<'a> {
             self.gas_payments += payments;
         }
         let line = format!(
-            "block {:>5}  {hash}  {payments:>3} payment{}  {:>7} gas each  {:>6} USDC",
+            "block {:>5}  {payments:>3} payment{}  {:>7} gas each  {:>6} USDC  {hash}",
             block.map_or_else(|| "?".to_owned(), |block| block.to_string()),
             if payments == 1 { " " } else { "s" },
             gas.map_or_else(|| "?".to_owned(), |gas| (gas / payments.max(1)).to_string()),
@@ -203,7 +203,8 @@ impl<'a> View<'a> {
             lines.extend(self.summary());
         }
         let mut out = std::io::stdout().lock();
-        let mut text = String::new();
+        // A wrapped line would take two rows and spoil the way back up, so wrapping is off while this is drawn.
+        let mut text = String::from("\x1b[?7l");
         if self.drawn_lines > 0 {
             text.push_str(&format!("\x1b[{}A\x1b[J", self.drawn_lines));
         }
@@ -211,6 +212,7 @@ impl<'a> View<'a> {
             text.push_str(line);
             text.push('\n');
         }
+        text.push_str("\x1b[?7h");
         self.drawn_lines = lines.len();
         // A closed terminal is about to end this process anyway.
         let _ = out.write_all(text.as_bytes());
