@@ -241,7 +241,7 @@ async fn begin(verifier: &Verifier, settler: &Settler, request: &PaymentRequest)
 /// is what made the authorization used. Then there is an outcome to wait for.
 async fn overtaken(settler: &Settler, request: &PaymentRequest, refusal: Refusal) -> Begun {
     match settler.known(request).await {
-        Ok(Known::Accepted(ticket)) => Begun::Waiting(ticket),
+        Ok(Known::Accepted(ticket)) => Begun::Waiting(Box::new(ticket)),
         Ok(Known::New | Known::Refused(_)) => Begun::Refused(refusal),
         Err(error) => Begun::NotAccepted(error.into()),
     }
