@@ -1,5 +1,11 @@
 //! How fast the stores are, for a person to read: `cargo test --release -p teller-store --test pace -- --ignored
 //! --nocapture --test-threads 1`. Nothing is asserted about the clock.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 
