@@ -1,4 +1,12 @@
 //! The contract of the ledger, held against every implementation on a real store.
+//!
+//! One long file, because it is one list of behaviours.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 
@@ -880,7 +888,11 @@ async fn settlements_are_found_by_what_is_known_of_them(store: TestLedger) {
     ];
     for (query, expected) in queries {
         let page = store.ledger.list(&query).await.unwrap();
-        assert_eq!(page.settlements, [expected.clone()], "{query:?}");
+        assert_eq!(
+            page.settlements,
+            std::slice::from_ref(expected),
+            "{query:?}"
+        );
     }
     let external = SettlementState::SettledExternally(support::receipt(hash(44), 3));
     store

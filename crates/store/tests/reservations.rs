@@ -1,4 +1,12 @@
 //! The contract of reservations, held against every implementation on a real store.
+//!
+//! One long file, because it is one list of behaviours.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 

@@ -3,6 +3,8 @@
 
 mod operations;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -26,8 +28,7 @@ const PARALLEL: usize = 2;
 
 /// Reservations in Redis 7 or newer.
 pub struct RedisReservations {
-    connection: ConnectionManager,
-    generation: String,
+    shared: Arc<Shared>,
     operations: Grouper<Operation, Answer>,
 }
 
@@ -49,24 +50,19 @@ impl RedisReservations {
             .get_connection_manager_with_config(config)
             .await
             .map_err(failed)?;
-        let generation = format!("{prefix}:generation");
+        let shared = Arc::new(Shared {
+            connection,
+            prefix: prefix.to_owned(),
+            generation: format!("{prefix}:generation"),
+            complete: AtomicBool::new(false),
+        });
         let operations = {
-            let connection = connection.clone();
-            let (prefix, generation) = (prefix.to_owned(), generation.clone());
+            let shared = shared.clone();
             Grouper::start("redis", "hold", LARGEST_GROUP, PARALLEL, move |group| {
-                run_all(
-                    connection.clone(),
-                    prefix.clone(),
-                    generation.clone(),
-                    group,
-                )
+                shared.clone().run(group)
             })
         };
-        Ok(Self {
-            connection,
-            generation,
-            operations,
-        })
+        Ok(Self { shared, operations })
     }
 
     async fn each(&self, operations: impl Iterator<Item = Operation> + Send) -> StoreResult<()> {
@@ -85,53 +81,115 @@ fn failed(error: RedisError) -> StoreError {
     StoreError::unavailable("reservations", cause)
 }
 
-/// One round trip: every operation, then a look whether the holds are complete.
-async fn run_all(
-    mut connection: ConnectionManager,
+/// What groups share.
+struct Shared {
+    connection: ConnectionManager,
     prefix: String,
     generation: String,
-    group: Vec<Operation>,
-) -> Vec<StoreResult<Answer>> {
-    let mut pipeline = Pipeline::with_capacity(group.len() + 1);
-    // One failure must not fail its neighbours.
-    pipeline.ignore_errors();
-    for operation in &group {
-        pipeline
-            .cmd("EVALSHA")
-            .arg(operation.script().get_hash())
-            .arg(1)
-            .arg(operation.base(&prefix))
-            .arg(operation.arguments());
-    }
-    pipeline.cmd("EXISTS").arg(&generation);
-    let mut answers = query(&mut connection, &pipeline).await;
-    let unloaded = answers
-        .as_ref()
-        .is_ok_and(|answers| answers.iter().any(|answer| is_unloaded(answer)));
-    if unloaded {
-        answers = match load(&mut connection).await {
-            Ok(()) => query(&mut connection, &pipeline).await,
-            Err(error) => Err(error),
-        };
-    }
-    let mut answers = match answers {
-        Ok(answers) => answers,
-        Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
-    };
-    let complete = matches!(answers.pop(), Some(Ok(Value::Int(1))));
-    group
-        .iter()
-        .zip(answers)
-        .map(|(operation, answer)| {
-            if operation.grants() && !complete {
-                return Err(StoreError::Recovering);
+    /// Whether the last look found the holds complete.
+    complete: AtomicBool,
+}
+
+impl Shared {
+    /// One round trip: every operation, then a look whether the holds are complete. The look comes last, so that a
+    /// loss just before a grant is seen.
+    async fn run(self: Arc<Self>, group: Vec<Operation>) -> Vec<StoreResult<Answer>> {
+        let mut connection = self.connection.clone();
+        if !self.complete.load(Ordering::Relaxed) && group.iter().any(Operation::grants) {
+            // Known to be incomplete a moment ago: look first, so that no hold is left behind.
+            match self.look(&mut connection).await {
+                Ok(true) => {}
+                Ok(false) => return self.refuse_grants(connection, group).await,
+                Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
             }
-            let (word, held): (String, String) = answer
-                .and_then(|value| Ok(::redis::from_redis_value(value)?))
-                .map_err(failed)?;
-            Answer::read(&word, &held)
-        })
-        .collect()
+        }
+        let answers = match self.send(&mut connection, &group).await {
+            Ok(answers) => answers,
+            Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
+        };
+        if self.complete.load(Ordering::Relaxed) {
+            return answers;
+        }
+        let granted: Vec<Operation> = group
+            .iter()
+            .zip(&answers)
+            .filter_map(|(operation, answer)| operation.undo(answer.as_ref().ok()?))
+            .collect();
+        // If this fails they end by themselves.
+        let _ = self.send(&mut connection, &granted).await;
+        group
+            .iter()
+            .zip(answers)
+            .map(|(operation, answer)| match operation.grants() {
+                true => Err(StoreError::Recovering),
+                false => answer,
+            })
+            .collect()
+    }
+
+    async fn refuse_grants(
+        &self,
+        mut connection: ConnectionManager,
+        group: Vec<Operation>,
+    ) -> Vec<StoreResult<Answer>> {
+        let grants: Vec<bool> = group.iter().map(Operation::grants).collect();
+        let others: Vec<Operation> = group.into_iter().filter(|one| !one.grants()).collect();
+        let answers = self.send(&mut connection, &others).await;
+        let mut answers = answers.map(Vec::into_iter);
+        grants
+            .into_iter()
+            .map(|grants| match &mut answers {
+                _ if grants => Err(StoreError::Recovering),
+                Ok(answers) => answers.next().unwrap_or(Err(StoreError::Recovering)),
+                Err(error) => Err(error.clone()),
+            })
+            .collect()
+    }
+
+    async fn look(&self, connection: &mut ConnectionManager) -> StoreResult<bool> {
+        let complete = ::redis::cmd("EXISTS")
+            .arg(&self.generation)
+            .query_async(connection)
+            .await
+            .map_err(failed)?;
+        self.complete.store(complete, Ordering::Relaxed);
+        Ok(complete)
+    }
+
+    async fn send(
+        &self,
+        connection: &mut ConnectionManager,
+        group: &[Operation],
+    ) -> StoreResult<Vec<StoreResult<Answer>>> {
+        let mut pipeline = Pipeline::with_capacity(group.len() + 1);
+        // One failure must not fail its neighbours.
+        pipeline.ignore_errors();
+        for operation in group {
+            pipeline
+                .cmd("EVALSHA")
+                .arg(operation.script().get_hash())
+                .arg(1)
+                .arg(operation.base(&self.prefix))
+                .arg(operation.arguments());
+        }
+        pipeline.cmd("EXISTS").arg(&self.generation);
+        let mut answers = query(connection, &pipeline).await?;
+        if answers.iter().any(is_unloaded) {
+            load(connection).await?;
+            answers = query(connection, &pipeline).await?;
+        }
+        let complete = matches!(answers.pop(), Some(Ok(Value::Int(1))));
+        self.complete.store(complete, Ordering::Relaxed);
+        Ok(answers
+            .into_iter()
+            .map(|answer| {
+                let (word, held): (String, String) = answer
+                    .and_then(|value| Ok(::redis::from_redis_value(value)?))
+                    .map_err(failed)?;
+                Answer::read(&word, &held)
+            })
+            .collect())
+    }
 }
 
 type Answers = StoreResult<Vec<Result<Value, RedisError>>>;
@@ -156,11 +214,10 @@ async fn load(connection: &mut ConnectionManager) -> StoreResult<()> {
 #[async_trait]
 impl Reservations for RedisReservations {
     async fn ping(&self) -> StoreResult<()> {
-        let known: bool = ::redis::cmd("EXISTS")
-            .arg(&self.generation)
-            .query_async(&mut self.connection.clone())
-            .await
-            .map_err(failed)?;
+        let known = self
+            .shared
+            .look(&mut self.shared.connection.clone())
+            .await?;
         if known {
             Ok(())
         } else {
@@ -221,10 +278,10 @@ impl Reservations for RedisReservations {
 
     async fn recovered(&self) -> StoreResult<()> {
         ::redis::cmd("SET")
-            .arg(&self.generation)
+            .arg(&self.shared.generation)
             .arg(uuid::Uuid::now_v7().to_string())
             .arg("NX")
-            .query_async::<Value>(&mut self.connection.clone())
+            .query_async::<Value>(&mut self.shared.connection.clone())
             .await
             .map(|_| ())
             .map_err(failed)

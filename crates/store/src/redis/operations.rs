@@ -87,6 +87,22 @@ impl Operation {
         }
     }
 
+    /// What takes back a grant of verify that must not be. One of settle stays: its payment is in the ledger, or will
+    /// be asked for again.
+    pub(super) fn undo(&self, answer: &Answer) -> Option<Self> {
+        match (self, answer) {
+            (Self::Reserve(request), Answer::Reserve(ReserveOutcome::Granted)) => {
+                Some(Self::Release(
+                    request.key,
+                    Fingerprint::tenant(&request.tenant),
+                    request.digest,
+                    request.now.0,
+                ))
+            }
+            _ => None,
+        }
+    }
+
     /// Grants are void unless the holds are known to be complete.
     pub(super) fn grants(&self) -> bool {
         matches!(self, Self::Reserve(_))

@@ -62,7 +62,7 @@ where
 }
 
 enum Command {
-    Accept(NewSettlement, Reply<AcceptOutcome>),
+    Accept(Box<NewSettlement>, Reply<AcceptOutcome>),
     Claim(Claim, Reply<ClaimOutcome>),
     Confirm(hot::Confirm, Reply<()>),
     Hold(holds::HoldWrite, Reply<()>),
@@ -117,7 +117,8 @@ impl Writer {
     }
 
     pub(super) async fn accept(&self, new: NewSettlement) -> StoreResult<AcceptOutcome> {
-        self.send(|reply| Command::Accept(new, reply)).await
+        self.send(|reply| Command::Accept(Box::new(new), reply))
+            .await
     }
 
     pub(super) async fn claim(&self, claim: Claim) -> StoreResult<ClaimOutcome> {
@@ -271,7 +272,7 @@ async fn write(
         };
         for command in arrived.drain(..) {
             match command {
-                Command::Accept(new, reply) => group.accepts.push(new, reply),
+                Command::Accept(new, reply) => group.accepts.push(*new, reply),
                 Command::Claim(claim, reply) => group.claims.push(claim, reply),
                 Command::Confirm(confirm, reply) => group.confirms.push(confirm, reply),
                 Command::Hold(hold, reply) => group.holds.push(hold, reply),
