@@ -18,7 +18,7 @@ use tonic::{Code, Request};
 async fn channel(auth: Auth) -> Channel {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = support::api(auth).grpc_router();
+    let router = support::api(auth).await.grpc_router();
     tokio::spawn(serve_grpc(
         listener,
         router,

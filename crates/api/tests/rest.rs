@@ -26,7 +26,7 @@ struct Answer {
 }
 
 async fn ask(auth: Auth, request: Request<Body>) -> Answer {
-    answer(support::api(auth).rest_router(), request).await
+    answer(support::api(auth).await.rest_router(), request).await
 }
 
 async fn answer(router: axum::Router, request: Request<Body>) -> Answer {
@@ -258,7 +258,7 @@ async fn keys_are_asked_for_where_a_tenant_matters() {
 
 #[tokio::test]
 async fn over_the_allowance_is_429_with_retry_after() {
-    let router = support::api(support::keys()).rest_router();
+    let router = support::api(support::keys()).await.rest_router();
     let ask = |router: axum::Router| async {
         let mut shown = request("POST", "/verify", "{}");
         shown
@@ -306,7 +306,7 @@ async fn health_readiness_and_capabilities() {
 #[tokio::test]
 async fn a_panic_is_500_in_json() {
     let readiness = Readiness::new().with("ledger", || async { panic!("injected") });
-    let router = support::api_with(Auth::Open, readiness).rest_router();
+    let router = support::api_with(Auth::Open, readiness).await.rest_router();
     let broken = answer(router.clone(), request("GET", "/readyz", "")).await;
     assert_eq!(broken.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(broken.json, json!({"error": "internal error"}));
@@ -355,7 +355,7 @@ async fn listen(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let router = support::api(Auth::Open).rest_router();
+    let router = support::api(Auth::Open).await.rest_router();
     let server = tokio::spawn(serve_rest(listener, router, limits, async {
         let _ = stopped.await;
     }));

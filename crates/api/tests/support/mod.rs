@@ -2,41 +2,42 @@
 //! Real payments go through the front door in the binary's tests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use alloy_primitives::{Address, B256};
-use async_trait::async_trait;
+use alloy_primitives::Address;
 use teller_api::{
     Api, ApiConfig, ApiKey, Auth, Readiness, Supported, SupportedNetwork, TenantLimits,
 };
-use teller_domain::{
-    AccountNonce, Attempt, AuthorizationKey, ChainId, FencedLane, IdempotencyKey, PaymentDigest,
-    ProcessId, RequestId, Settlement, SettlementId, SettlementState, Slot, SlotId, TenantId,
-    UnixMillis,
-};
-use teller_settle::Settler;
-use teller_store::{
-    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, LaneRecovery, Ledger, NewSettlement, NewSlot,
-    OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure, StoreError,
-    StoreResult,
-};
-use teller_verify::Verifier;
-use tokio::sync::watch;
+use teller_domain::{ChainId, ProcessId, TenantId};
+use teller_settle::Engine;
+use teller_store::{Ledger, MemoryReservations, SqliteLedger};
+use teller_verify::{Policy, Verifier};
 
 /// The API with everything behind it out of order.
-pub fn api(auth: Auth) -> Api {
+pub async fn api(auth: Auth) -> Api {
     let readiness = Readiness::new()
         .with("ledger", || async { false })
         .with("eip155:84532", || async { true });
-    api_with(auth, readiness)
+    api_with(auth, readiness).await
 }
 
 /// The same with other dependencies to report.
-pub fn api_with(auth: Auth, readiness: Readiness) -> Api {
+pub async fn api_with(auth: Auth, readiness: Readiness) -> Api {
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = SqliteLedger::open(&directory.path().join("teller.db"))
+        .await
+        .unwrap();
+    let reservations = Arc::new(MemoryReservations::open(&sqlite).await.unwrap());
+    // A real ledger that is out of order: every call to a closed one fails.
+    sqlite.close().await;
+    let ledger: Arc<dyn Ledger> = Arc::new(sqlite);
+    let poll = Duration::from_secs(60);
+    let (_engine, settler) = Engine::remote(ledger.clone(), ProcessId::fresh(), poll);
     Api::new(
         ApiConfig::default(),
-        Verifier {},
-        Settler {},
-        Arc::new(DownLedger),
+        Verifier::new(Vec::new(), Policy::default(), reservations),
+        settler,
+        ledger,
         Supported {
             networks: vec![SupportedNetwork {
                 chain: ChainId(84532),
@@ -65,132 +66,4 @@ pub fn keys() -> Auth {
         key("fast-key", "fast", TenantLimits::default()),
         key("slow-key", "slow", slow),
     ])
-}
-
-fn down<T>() -> StoreResult<T> {
-    Err(StoreError::Unavailable {
-        store: "ledger",
-        cause: "unplugged".into(),
-    })
-}
-
-struct DownLedger;
-
-#[async_trait]
-impl Ledger for DownLedger {
-    async fn ping(&self) -> StoreResult<()> {
-        down()
-    }
-    async fn now(&self) -> StoreResult<UnixMillis> {
-        down()
-    }
-    async fn bind_network(&self, _: ChainId, _: B256) -> StoreResult<()> {
-        down()
-    }
-    async fn heartbeat(&self, _: ProcessId, _: u64) -> StoreResult<()> {
-        down()
-    }
-    async fn accept(&self, _: NewSettlement) -> StoreResult<AcceptOutcome> {
-        down()
-    }
-    async fn find(&self, _: AuthorizationKey) -> StoreResult<Option<Settlement>> {
-        down()
-    }
-    async fn settlement(&self, _: SettlementId) -> StoreResult<Option<Settlement>> {
-        down()
-    }
-    async fn settlements(&self, _: &[SettlementId]) -> StoreResult<Vec<Settlement>> {
-        down()
-    }
-    async fn list(&self, _: &SettlementQuery) -> StoreResult<SettlementPage> {
-        down()
-    }
-    async fn withdraw(&self, _: SettlementId) -> StoreResult<bool> {
-        down()
-    }
-    async fn resolve_accepted(
-        &self,
-        _: &[(SettlementId, SettlementState)],
-    ) -> StoreResult<Vec<SettlementId>> {
-        down()
-    }
-    async fn accepted(&self, _: ChainId) -> StoreResult<Vec<Settlement>> {
-        down()
-    }
-    async fn unresolved(&self) -> StoreResult<u64> {
-        down()
-    }
-    async fn unresolved_settlements(&self) -> StoreResult<Vec<Settlement>> {
-        down()
-    }
-    async fn claim_lane(
-        &self,
-        _: ChainId,
-        _: Address,
-        _: ProcessId,
-        _: u64,
-    ) -> StoreResult<Option<LaneRecovery>> {
-        down()
-    }
-    async fn renew_lane(&self, _: FencedLane, _: u64) -> StoreResult<()> {
-        down()
-    }
-    async fn release_lane(&self, _: FencedLane) -> StoreResult<()> {
-        down()
-    }
-    async fn adopt_nonce(&self, _: FencedLane, _: AccountNonce) -> StoreResult<()> {
-        down()
-    }
-    async fn open_slot(&self, _: FencedLane, _: NewSlot) -> StoreResult<OpenSlotOutcome> {
-        down()
-    }
-    async fn add_attempt(&self, _: FencedLane, _: SlotId, _: Attempt) -> StoreResult<()> {
-        down()
-    }
-    async fn close_slot(&self, _: FencedLane, _: SlotClosure) -> StoreResult<()> {
-        down()
-    }
-    async fn open_slots(&self, _: ChainId, _: Address) -> StoreResult<Vec<Slot>> {
-        down()
-    }
-    async fn signers_with_open_slots(&self, _: ChainId) -> StoreResult<Vec<Address>> {
-        down()
-    }
-    async fn claim_delivery(
-        &self,
-        _: SettlementId,
-        _: RequestId,
-        _: ProcessId,
-    ) -> StoreResult<ClaimOutcome> {
-        down()
-    }
-    async fn confirm_delivery(&self, _: SettlementId, _: RequestId) -> StoreResult<()> {
-        down()
-    }
-    async fn release_delivery(&self, _: SettlementId, _: RequestId) -> StoreResult<()> {
-        down()
-    }
-    async fn bind_idempotency_key(
-        &self,
-        _: &TenantId,
-        _: &'static str,
-        _: &IdempotencyKey,
-        _: PaymentDigest,
-    ) -> StoreResult<IdempotencyOutcome> {
-        down()
-    }
-    async fn events(
-        &self,
-        _: u64,
-        _: Option<&TenantId>,
-        _: u32,
-    ) -> StoreResult<Vec<SettlementEvent>> {
-        down()
-    }
-    async fn last_event(&self) -> StoreResult<u64> {
-        down()
-    }
-    fn changes(&self) -> watch::Receiver<u64> {
-        watch::channel(0).1
-    }
 }
