@@ -22,7 +22,7 @@ pub async fn demand_that_costs_equal_receipts(chain: &Chain, settlements: &[Valu
         .filter(|settlement| settlement["state"] == "settled")
     {
         let receipt = &settlement["receipt"];
-        let cost: U256 = receipt["cost"]
+        let cost: U256 = receipt["costWei"]
             .as_str()
             .unwrap_or_else(|| panic!("{settlement}"))
             .parse()
