@@ -124,11 +124,16 @@ async fn serve(
     }
 }
 
+/// What an HTTP/1 connection keeps to read into, and so the most that a request's head may be. Left alone it would
+/// double, and thousands of connections wait at once.
+const READ_BUFFER: usize = 8 * 1024;
+
 fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(READ_BUFFER)
         .header_read_timeout(limits.header_read_timeout);
     builder
         .http2()

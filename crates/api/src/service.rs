@@ -134,6 +134,10 @@ impl Service {
             answer = self.settler.outcome(request, ticket, wait) => return answer,
             () = self.patience_over() => {}
         }
+        Box::pin(self.outcome_now(request)).await
+    }
+
+    async fn outcome_now(&self, request: &PaymentRequest) -> Answered {
         match self.settler.known(request).await {
             Ok(Known::Accepted(ticket)) => {
                 self.settler.outcome(request, ticket, Duration::ZERO).await

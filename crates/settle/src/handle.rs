@@ -238,7 +238,7 @@ impl Settler {
             resolved,
         } = match ticket.settlement {
             Some(_) => ticket,
-            None => match self.find_uncertain(request, deadline).await {
+            None => match Box::pin(self.find_uncertain(request, deadline)).await {
                 Some(ticket) => ticket,
                 None => {
                     return SettleAnswer::Pending {
@@ -257,11 +257,13 @@ impl Settler {
         if let Some(resolved) = resolved {
             match timeout_at(deadline, resolved).await {
                 Ok(Ok(state)) => settlement.state = state,
-                Ok(Err(_)) | Err(_) => settlement = self.give_up_waiting(settlement).await,
+                Ok(Err(_)) | Err(_) => {
+                    settlement = Box::pin(self.give_up_waiting(settlement)).await
+                }
             }
             self.shared.waiters.leave(settlement.id);
         }
-        self.answer(request, settlement).await
+        Box::pin(self.answer(request, settlement)).await
     }
 
     async fn existing(

@@ -82,6 +82,8 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
         return (respond::error(&ApiError::TooManySettles), Outcome::Rejected);
     };
     let asked = wire::read(&admitted.body, &tenant.id, admitted.idempotency_key);
+    // It shares the connection's read buffer, which need not outlast the wait.
+    drop(admitted.body);
     let (answer, is_malformed) = match asked {
         Ok(asked) => {
             let (answer, cause) = api.inner.service.settle(asked, tenant).await;
