@@ -79,10 +79,11 @@ pub enum ReserveOutcome {
 /// 64 blocks of the balance reads that follow. An expired hold counts as absent.
 #[async_trait]
 pub trait Reservations: Send + Sync + 'static {
-    /// Answers if holds can be granted. [`crate::StoreError::Recovering`] while lost holds are being loaded.
+    /// Answers if holds can be granted to verify. [`crate::StoreError::Recovering`] while lost holds are being loaded.
     async fn ping(&self) -> StoreResult<()>;
 
-    /// Grants or refuses both holds at once, atomically. Grouped inside.
+    /// Grants or refuses both holds at once, atomically. While lost holds are being loaded verify gets
+    /// [`crate::StoreError::Recovering`], and settle is held against those that are there. Grouped inside.
     async fn reserve(&self, request: ReserveRequest) -> StoreResult<ReserveOutcome>;
 
     /// Gives the holds back if this tenant has them for this payment and the purpose was verify (a settling hold stays). `true` if it

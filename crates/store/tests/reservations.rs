@@ -587,6 +587,17 @@ mod lost {
             matches!(refused, Err(StoreError::Recovering)),
             "{refused:?}"
         );
+        let settled = settling(&request(payer(), COIN, COIN));
+        assert_eq!(
+            reserve(&store, &settled).await,
+            Granted,
+            "the ledger decides"
+        );
+        assert_eq!(reserve(&store, &settled).await, Renewed);
+        assert_eq!(
+            reserve(&store, &settling(&request(settled.key.payer, 1, COIN))).await,
+            short(COIN)
+        );
         store.reservations.restore(vec![one.clone()]).await.unwrap();
         store.reservations.recovered().await.unwrap();
         store.reservations.ping().await.unwrap();

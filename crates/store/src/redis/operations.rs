@@ -102,8 +102,7 @@ impl Operation {
         }
     }
 
-    /// What takes back a grant of verify that must not be. One of settle stays: its payment is in the ledger, or will
-    /// be asked for again.
+    /// What takes back a grant of verify that must not be.
     pub(super) fn undo(&self, answer: &Answer) -> Option<Self> {
         match (self, answer) {
             (Self::Reserve(request, _), Answer::Reserve(ReserveOutcome::Granted { version }))
@@ -120,9 +119,10 @@ impl Operation {
         }
     }
 
-    /// Grants are void unless the holds are known to be complete.
+    /// Grants of verify are void unless the holds are known to be complete. Those of settle count even then: the
+    /// ledger decides about its payment.
     pub(super) fn grants(&self) -> bool {
-        matches!(self, Self::Reserve(..))
+        matches!(self, Self::Reserve(request, _) if request.purpose != HoldPurpose::Settle)
     }
 }
 
