@@ -301,7 +301,9 @@ impl Shell {
             .collect();
         let found = lookups.iter().filter_map(|(id, hashes)| {
             let receipt = hashes.iter().find_map(|hash| by_hash.remove(hash))?;
-            Some((*id, mined(receipt)))
+            // A receipt of a block that the chain has left proves nothing; a later look-up finds the right one.
+            let orphaned = self.parts.heads.is_canonical(receipt.block) == Some(false);
+            (!orphaned).then(|| (*id, mined(receipt)))
         });
         Ok(found.collect())
     }
