@@ -13,6 +13,7 @@ mod listing;
 mod memory;
 mod migrations;
 mod postgres;
+mod pruning;
 mod redis;
 mod reservations;
 mod resolving;
