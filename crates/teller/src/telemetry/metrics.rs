@@ -193,6 +193,14 @@ fn describe_lanes() {
         "1 while a signer sends nothing because somebody else used its key"
     );
     describe_gauge!(
+        "teller_lane_usable",
+        "1 while a signer takes new batches; 0 while its lane is read again, frozen, or out of gas money"
+    );
+    describe_counter!(
+        "teller_settles_without_hold_total",
+        "Settles that went on from the ledger because reservations were away"
+    );
+    describe_gauge!(
         "teller_oldest_open_slot_age_seconds",
         Unit::Seconds,
         "Age of the oldest slot without a mined transaction"
