@@ -186,3 +186,24 @@ async function within(ms, promise, late) {
     clearTimeout(timer);
   }
 }
+
+/**
+ * Buys the weather once and demands the goods, an honest receipt, and exactly one transfer of `value` on the chain.
+ * `buy` answers the shop's response and the receipt in it.
+ */
+export async function demandOneSale({ teller, payer, payTo, value, network }, buy) {
+  const balances = () => Promise.all([payer.address, payTo].map(teller.chain.balanceOf));
+  const [payerBefore, payeeBefore] = await balances();
+
+  const { response, receipt } = await buy();
+
+  assert.equal(response.status, 200, await response.clone().text());
+  assert.equal((await response.json()).weather, "sunny");
+  assert.equal(receipt.success, true);
+  assert.equal(receipt.network, network);
+  assert.equal(receipt.payer.toLowerCase(), payer.address.toLowerCase());
+  assert.deepEqual(await teller.chain.transfersIn(receipt.transaction, payer.address, payTo), [value]);
+  const [payerAfter, payeeAfter] = await balances();
+  assert.equal(payerBefore - payerAfter, value);
+  assert.equal(payeeAfter - payeeBefore, value);
+}

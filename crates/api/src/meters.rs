@@ -73,19 +73,6 @@ pub(crate) struct Meters {
 
 impl Meters {
     pub(crate) fn new() -> Self {
-        metrics::describe_counter!(
-            "teller_requests_total",
-            "Requests by endpoint, transport and outcome"
-        );
-        metrics::describe_histogram!(
-            "teller_request_duration_seconds",
-            metrics::Unit::Seconds,
-            "From the request's head to its answer, by endpoint and transport"
-        );
-        metrics::describe_counter!(
-            "teller_settle_pending_answers_total",
-            "Settle requests that were told settlement_pending"
-        );
         let mut meters = Vec::new();
         for endpoint in Endpoint::ALL {
             for transport in Transport::ALL {

@@ -60,6 +60,14 @@ impl Chain {
         self.network.id
     }
 
+    /// Waits for the first block to be read: until then nothing can be verified. A node that is away must not keep a
+    /// teller from starting, so after `within` it starts without.
+    pub async fn settled_in(&self, within: Duration) {
+        if let Err(error) = self.heads.first(within).await {
+            tracing::warn!(network = %self.network.id, %error, "no block was read yet; payments cannot be checked");
+        }
+    }
+
     /// What verification needs of it.
     pub fn verify_parts(&self) -> VerifyNetwork {
         let network = &self.network;

@@ -1,16 +1,11 @@
 //! Looks after the engines: one that cannot go on ends the process, where an operator sees it.
 
-use std::time::Duration;
-
 use teller_domain::ChainId;
 use teller_settle::EngineStatus;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::commands::Failure;
-
-/// How long a start waits for the engines' first words. A node that is away must not keep a teller from starting.
-const FIRST_WORDS: Duration = Duration::from_secs(5);
 
 /// The engines' states.
 pub struct EngineWatch {
@@ -23,12 +18,11 @@ impl EngineWatch {
         Self { engines }
     }
 
-    /// Waits until each engine runs, but not for long.
+    /// Waits until each engine runs, until `deadline`.
     ///
     /// # Errors
     /// When one never will.
-    pub async fn settled_in(&mut self) -> Result<(), Failure> {
-        let deadline = tokio::time::Instant::now() + FIRST_WORDS;
+    pub async fn settled_in(&mut self, deadline: tokio::time::Instant) -> Result<(), Failure> {
         for (chain, status) in &mut self.engines {
             let word = status.wait_for(|status| !matches!(status, EngineStatus::Starting));
             match tokio::time::timeout_at(deadline, word).await {

@@ -24,6 +24,16 @@ pub async fn heartbeat(ledger: Arc<dyn Ledger>, process: ProcessId, lease: Durat
     }
 }
 
+/// Opens the reservations of a new ledger at once, so that a new cluster verifies from its first moment. Everything else
+/// is left to [`reservations`].
+pub async fn open_new(stores: &Stores, balance_hold: Duration) {
+    let closed = stores.reservations.ping().await;
+    if matches!(closed, Err(StoreError::Recovering)) && matches!(is_new(stores).await, Ok(true)) {
+        // What fails here is tried again and told there.
+        let _ = recover(stores, balance_hold, Duration::ZERO).await;
+    }
+}
+
 /// Watches over the reservations: when they were lost, loads the holds of open payments, waits until no hold that was
 /// lost can still be in force, and lets granting go on. For ever.
 pub async fn reservations(stores: Stores, balance_hold: Duration, wait: Duration) {
@@ -41,12 +51,7 @@ pub async fn reservations(stores: Stores, balance_hold: Duration, wait: Duration
 }
 
 async fn recover(stores: &Stores, balance_hold: Duration, wait: Duration) -> StoreResult<usize> {
-    let anything = SettlementQuery {
-        limit: 1,
-        ..SettlementQuery::default()
-    };
-    // A ledger without a single payment is a new one, and new reservations have lost nothing.
-    let new = stores.ledger.list(&anything).await?.settlements.is_empty();
+    let new = is_new(stores).await?;
     if !new {
         tracing::warn!(
             ?wait,
@@ -73,6 +78,15 @@ async fn recover(stores: &Stores, balance_hold: Duration, wait: Duration) -> Sto
     stores.reservations.restore(load(open)).await?;
     stores.reservations.recovered().await?;
     Ok(holds)
+}
+
+/// A ledger without a single payment is a new one, and new reservations have lost nothing.
+async fn is_new(stores: &Stores) -> StoreResult<bool> {
+    let anything = SettlementQuery {
+        limit: 1,
+        ..SettlementQuery::default()
+    };
+    Ok(stores.ledger.list(&anything).await?.settlements.is_empty())
 }
 
 fn hold(settlement: &Settlement, now: UnixMillis, balance_hold: Duration) -> ReserveRequest {

@@ -27,6 +27,8 @@ use crate::recovery;
 const LEASE: Duration = Duration::from_secs(15);
 /// How often the ledger is asked for what no event told of.
 const POLL: Duration = Duration::from_secs(1);
+/// How long a start waits for nodes. One that is away must not keep a teller from starting.
+const SETTLE_IN: Duration = Duration::from_secs(5);
 /// Settle requests wait on for at most this long once shutdown has begun.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -117,7 +119,12 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
         ),
     };
     let mut engine_watch = EngineWatch::new(engine.status());
-    engine_watch.settled_in().await?;
+    let deadline = tokio::time::Instant::now() + SETTLE_IN;
+    engine_watch.settled_in(deadline).await?;
+    for chain in &chains {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        chain.settled_in(left).await;
+    }
 
     let mut chores = JoinSet::new();
     // Engines say so themselves.
@@ -128,6 +135,7 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
             LEASE,
         ));
     }
+    recovery::open_new(&stores, config.reservations.balance_hold).await;
     chores.spawn(recovery::reservations(
         stores.clone(),
         config.reservations.balance_hold,

@@ -66,6 +66,32 @@ fn the_example_reads_and_shows_every_key() {
 }
 
 #[test]
+fn what_the_readme_and_deploy_show_reads() {
+    let hash = "50d858e0985ecc7f60418aaf0cc5ab587f42c2570a884095a9e8ccacd0f6545c";
+    let readme = include_str!("../../../../README.md");
+    let least = readme.split("```toml").nth(1).unwrap();
+    let least = least
+        .split("```")
+        .next()
+        .unwrap()
+        .replace("\"…\"", &format!("\"{hash}\""));
+    let config = read(&least, &[("TELLER_SIGNER_0", KEY)]).unwrap();
+    assert_eq!(config.refuse_role(Role::All), None);
+
+    let deployed = read(
+        include_str!("../../../../deploy/teller.toml"),
+        &[
+            ("TELLER_SIGNER_0", KEY),
+            ("TELLER_KEY_SHA256", hash),
+            ("TELLER_LEDGER", "postgres://teller:x@postgres/teller"),
+            ("TELLER_RESERVATIONS", "redis://redis/"),
+            ("TELLER_RPC", "https://sepolia.base.org"),
+        ],
+    );
+    assert_eq!(deployed.unwrap().refuse_role(Role::Settler), None);
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_one() {
     let text = SMALL.replace("auth =", "auht =");
     let message = refusal(&text, &[]);

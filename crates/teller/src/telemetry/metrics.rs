@@ -250,6 +250,27 @@ mod tests {
         assert!(missing.is_empty(), "not described: {missing:?}");
     }
 
+    /// What is described is measured somewhere, and stands in the README's table.
+    #[test]
+    fn every_metric_described_here_exists_and_is_in_the_readme() {
+        let here = include_str!("metrics.rs");
+        let readme = include_str!("../../../../README.md");
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut measured = BTreeSet::from(["teller_build_info".to_owned()]);
+        for one in ["api", "chain", "settle", "store", "verify"] {
+            metric_names(&crates.join(one).join("src"), &mut measured);
+        }
+        let describing = here.split("#[cfg(test)]").next().unwrap();
+        let quoted = describing.split('"').skip(1).step_by(2);
+        for name in quoted.filter(|text| is_metric(text)) {
+            assert!(measured.contains(name), "nothing measures {name}");
+            assert!(
+                readme.contains(&format!("`{name}`")),
+                "the README lacks {name}"
+            );
+        }
+    }
+
     fn metric_names(directory: &Path, names: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

@@ -1,5 +1,15 @@
-//! teller from outside: the real binary, a real chain, real stores, HTTP.
+//! teller from outside: the real binary, a real chain, real stores, REST, gRPC and the command line.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers may fail as loudly as the test itself"
+)]
 
+mod commands;
+mod crowd;
+mod grpc;
 mod kill;
 mod node_proxy;
 mod refusals;

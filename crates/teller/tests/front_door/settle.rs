@@ -8,7 +8,7 @@ use futures::future::join_all;
 use serde_json::json;
 
 use crate::node_proxy::{Next, NodeProxy};
-use crate::support::{CHAIN, Chain, Setup, Teller, body};
+use crate::support::{CHAIN, Chain, Setup, Teller, body, shared_stores};
 
 sol! {
     function transfer(address to, uint256 value) external returns (bool);
@@ -112,20 +112,7 @@ async fn a_payment_that_somebody_else_submits_while_it_is_held_is_still_a_succes
     proxy.set(Next::Swallow);
     let (settled, stranger) = tokio::join!(teller.post("/settle", &request), async {
         proxy.caught().await;
-        let data = hex::encode_prefixed(teller_schemes::eip3009::transfer_call(&payment));
-        let stranger = Address::repeat_byte(0x77);
-        let rpc = |method: &'static str, params| chain.devnet.rpc(method, params);
-        rpc("anvil_setBalance", json!([stranger, "0xde0b6b3a7640000"]))
-            .await
-            .unwrap();
-        rpc("anvil_impersonateAccount", json!([stranger]))
-            .await
-            .unwrap();
-        let sent = rpc(
-            "eth_sendTransaction",
-            json!([{"from": stranger, "to": chain.asset.address, "data": data}]),
-        );
-        let sent = sent.await.unwrap();
+        let sent = crate::crowd::submit(&chain, &payment).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         proxy.set(Next::Pass);
         sent
@@ -140,11 +127,9 @@ async fn a_payment_that_somebody_else_submits_while_it_is_held_is_still_a_succes
 async fn a_tenant_sees_only_its_own_settlements() {
     let chain = Chain::start(Duration::from_secs(1)).await;
     let setup = Setup {
-        rpc: chain.devnet.rpc_url().to_owned(),
-        ledger: "sqlite://teller.db".to_owned(),
-        reservations: "memory://".to_owned(),
         depth: 2,
         keys: vec![("shop", "shop-key"), ("rival", "rival-key")],
+        ..Setup::embedded(&chain)
     };
     let teller = Teller::start(&chain, setup).await;
     let request = body(&chain, &chain.payer(0).pay(&chain, PAYEE, 10_000, 1));
@@ -213,16 +198,14 @@ async fn a_terminated_teller_answers_what_is_in_flight() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cluster_stores_settle_as_the_embedded_ones_do() {
     let chain = Chain::start(Duration::from_secs(1)).await;
-    let needed = |name: &str| {
-        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `make test` sets it"))
-    };
-    let redis = needed("TELLER_TEST_REDIS_URL");
+    let (ledger, reservations) = shared_stores().await;
+    teller_store::migrate(&ledger.parse().unwrap())
+        .await
+        .unwrap();
     let setup = Setup {
-        rpc: chain.devnet.rpc_url().to_owned(),
-        ledger: crate::support::fresh_postgres(&needed("TELLER_TEST_POSTGRES_URL")).await,
-        reservations: redis,
-        depth: 8,
-        keys: Vec::new(),
+        ledger,
+        reservations,
+        ..Setup::embedded(&chain)
     };
     let teller = Teller::start(&chain, setup).await;
     let bodies: Vec<_> = (0..40)

@@ -1,7 +1,7 @@
 //! A real teller on a real chain, and buyers who sign.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,9 +31,13 @@ pub struct Chain {
 
 impl Chain {
     pub async fn start(block_time: Duration) -> Self {
+        Self::with_payers(block_time, 40).await
+    }
+
+    pub async fn with_payers(block_time: Duration, payers: usize) -> Self {
         let config = DevnetConfig {
             mining: Mining::Interval(block_time),
-            payers: 40,
+            payers,
             ..DevnetConfig::default()
         };
         let devnet = Devnet::start(config).await.unwrap();
@@ -189,6 +193,52 @@ pub struct Setup {
     pub keys: Vec<(&'static str, &'static str)>,
 }
 
+impl Setup {
+    /// Everything embedded, open to everybody.
+    pub fn embedded(chain: &Chain) -> Self {
+        Self {
+            rpc: chain.devnet.rpc_url().to_owned(),
+            ledger: "sqlite://teller.db".to_owned(),
+            reservations: "memory://".to_owned(),
+            depth: 8,
+            keys: Vec::new(),
+        }
+    }
+
+    /// The configuration file.
+    pub fn config(&self, ports: [u16; 3]) -> String {
+        let auth = if self.keys.is_empty() { "open" } else { "keys" };
+        let mut config = format!(
+            r#"
+[server]
+rest = "127.0.0.1:{}"
+grpc = "127.0.0.1:{}"
+metrics = "127.0.0.1:{}"
+auth = "{auth}"
+[ledger]
+url = "{}"
+[reservations]
+url = "{}"
+[[networks]]
+id = "{CHAIN}"
+rpc = ["{}"]
+signers = ["env:TELLER_SIGNER_0"]
+depth = {}
+block_interval_ms = 1000
+"#,
+            ports[0], ports[1], ports[2], self.ledger, self.reservations, self.rpc, self.depth
+        );
+        for (tenant, key) in &self.keys {
+            use sha2::Digest;
+            let hash = hex::encode(sha2::Sha256::digest(key.as_bytes()));
+            config.push_str(&format!(
+                "[[server.keys]]\ntenant = \"{tenant}\"\nsha256 = \"{hash}\"\n"
+            ));
+        }
+        config
+    }
+}
+
 /// A running `teller serve`.
 pub struct Teller {
     child: Child,
@@ -208,49 +258,19 @@ impl Teller {
     pub async fn embedded_at(chain: &Chain, rpc: &str) -> Self {
         let setup = Setup {
             rpc: rpc.to_owned(),
-            ledger: "sqlite://teller.db".to_owned(),
-            reservations: "memory://".to_owned(),
-            depth: 8,
-            keys: Vec::new(),
+            ..Setup::embedded(chain)
         };
         Self::start(chain, setup).await
     }
 
     pub async fn start(chain: &Chain, setup: Setup) -> Self {
+        let ports = free_ports();
+        Self::start_with(chain, ports, &setup.config(ports)).await
+    }
+
+    /// A teller with this configuration, which names these ports for REST, gRPC and metrics.
+    pub async fn start_with(chain: &Chain, ports: [u16; 3], config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ports = [free_port(), free_port(), free_port()];
-        let auth = if setup.keys.is_empty() {
-            "open"
-        } else {
-            "keys"
-        };
-        let mut config = format!(
-            r#"
-[server]
-rest = "127.0.0.1:{}"
-grpc = "127.0.0.1:{}"
-metrics = "127.0.0.1:{}"
-auth = "{auth}"
-[ledger]
-url = "{}"
-[reservations]
-url = "{}"
-[[networks]]
-id = "{CHAIN}"
-rpc = ["{}"]
-signers = ["env:TELLER_SIGNER_0"]
-depth = {}
-block_interval_ms = 1000
-"#,
-            ports[0], ports[1], ports[2], setup.ledger, setup.reservations, setup.rpc, setup.depth
-        );
-        for (tenant, key) in &setup.keys {
-            use sha2::Digest;
-            let hash = hex::encode(sha2::Sha256::digest(key.as_bytes()));
-            config.push_str(&format!(
-                "[[server.keys]]\ntenant = \"{tenant}\"\nsha256 = \"{hash}\"\n"
-            ));
-        }
         std::fs::write(directory.path().join("teller.toml"), config).unwrap();
         std::fs::write(
             directory.path().join("signer"),
@@ -295,6 +315,15 @@ block_interval_ms = 1000
                 .success()
         );
         self.child.wait().unwrap()
+    }
+
+    pub fn grpc_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[1])
+    }
+
+    /// Where its configuration, `teller.toml`, and its ledger are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub fn metrics_url(&self) -> String {
@@ -413,7 +442,7 @@ pub fn client() -> reqwest::Client {
         .unwrap()
 }
 
-pub fn free_port() -> u16 {
+fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -421,18 +450,26 @@ pub fn free_port() -> u16 {
         .port()
 }
 
-/// A database of its own for one test.
-pub async fn fresh_postgres(server: &str) -> String {
+pub fn free_ports() -> [u16; 3] {
+    [free_port(), free_port(), free_port()]
+}
+
+/// The shared stores that `make test` provides: an empty, unmigrated Postgres database of this test's own, and Redis.
+pub async fn shared_stores() -> (String, String) {
     use sqlx::Executor;
+    let needed = |name: &str| {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `make test` sets it"))
+    };
+    let (server, redis) = (
+        needed("TELLER_TEST_POSTGRES_URL"),
+        needed("TELLER_TEST_REDIS_URL"),
+    );
     let name = format!("front_door_{}_{}", std::process::id(), free_port());
-    let pool = sqlx::PgPool::connect(server).await.unwrap();
+    let pool = sqlx::PgPool::connect(&server).await.unwrap();
     pool.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
         .await
         .unwrap();
-    let mut url = url::Url::parse(server).unwrap();
+    let mut url = url::Url::parse(&server).unwrap();
     url.set_path(&name);
-    teller_store::migrate(&url.as_str().parse().unwrap())
-        .await
-        .unwrap();
-    url.to_string()
+    (url.to_string(), redis)
 }
