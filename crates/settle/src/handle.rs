@@ -38,14 +38,14 @@ pub enum Known {
 /// A place in the queue for one settlement's outcome.
 #[derive(Debug)]
 pub struct Ticket {
-    settlement: Option<Settlement>,
+    settlement: Option<Box<Settlement>>,
     resolved: Option<oneshot::Receiver<SettlementState>>,
 }
 
 impl Ticket {
     /// The settlement as it was when the ticket was given; `None` if accept may or may not have committed.
     pub fn settlement(&self) -> Option<&Settlement> {
-        self.settlement.as_ref()
+        self.settlement.as_deref()
     }
 }
 
@@ -161,7 +161,7 @@ impl Settler {
             Ok(AcceptOutcome::Accepted(settlement)) => {
                 self.announce(&settlement).await;
                 Ok(Known::Accepted(Ticket {
-                    settlement: Some(settlement),
+                    settlement: Some(Box::new(settlement)),
                     resolved: Some(resolved),
                 }))
             }
@@ -208,7 +208,7 @@ impl Settler {
                 }
             },
         };
-        let Some(mut settlement) = settlement else {
+        let Some(mut settlement) = settlement.map(|settlement| *settlement) else {
             return SettleAnswer::Pending {
                 settlement: None,
                 transaction: None,
@@ -255,7 +255,7 @@ impl Settler {
     async fn ticket(&self, settlement: Settlement) -> Result<Ticket, StoreError> {
         if settlement.state.is_resolved() {
             return Ok(Ticket {
-                settlement: Some(settlement),
+                settlement: Some(Box::new(settlement)),
                 resolved: None,
             });
         }
@@ -274,12 +274,12 @@ impl Settler {
             drop(resolved);
             self.shared.waiters.leave(newest.id);
             return Ok(Ticket {
-                settlement: Some(newest),
+                settlement: Some(Box::new(newest)),
                 resolved: None,
             });
         }
         Ok(Ticket {
-            settlement: Some(newest),
+            settlement: Some(Box::new(newest)),
             resolved: Some(resolved),
         })
     }
