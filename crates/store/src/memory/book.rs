@@ -41,7 +41,8 @@ struct Balance {
 /// Every hold, with the sums that decisions need.
 #[derive(Default)]
 pub(super) struct Book {
-    holds: HashMap<AuthorizationKey, Entry>,
+    /// Boxed, so that a growing table moves pointers.
+    holds: HashMap<AuthorizationKey, Box<Entry>>,
     balances: HashMap<(ChainId, Address, Address), Balance>,
     /// When to look whether a hold can be cleared away.
     sweep: BTreeSet<(u64, AuthorizationKey)>,
@@ -86,12 +87,12 @@ impl Book {
         self.sweep.insert((hold.nonce_until, key));
         self.versions += 1;
         let version = HoldVersion(self.versions);
-        self.holds.insert(key, Entry { hold, version });
+        self.holds.insert(key, Box::new(Entry { hold, version }));
         version
     }
 
     fn remove(&mut self, key: AuthorizationKey) -> Option<Hold> {
-        let Entry { hold, .. } = self.holds.remove(&key)?;
+        let Entry { hold, .. } = *self.holds.remove(&key)?;
         self.sweep.remove(&(hold.nonce_until, key));
         let name = (key.chain, hold.asset, key.payer);
         if let Some(balance) = self.balances.get_mut(&name) {
@@ -290,7 +291,8 @@ impl Book {
         digest: PaymentDigest,
         now: u64,
     ) -> (bool, Changes) {
-        let theirs = self.holds.get(&key).is_some_and(|Entry { hold, .. }| {
+        let theirs = self.holds.get(&key).is_some_and(|entry| {
+            let hold = &entry.hold;
             (hold.tenant, hold.digest) == (tenant, digest)
                 && !hold.settling
                 && hold.mined.is_none()

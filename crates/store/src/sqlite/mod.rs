@@ -147,7 +147,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .filename(path)
         .busy_timeout(TIMEOUT)
         .statement_cache_capacity(STATEMENTS)
-        .pragma("cache_size", "-16000")
+        .pragma("cache_size", "-4000")
         .disable_statement_logging()
 }
 
