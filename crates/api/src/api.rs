@@ -142,6 +142,7 @@ impl Api {
                     settle_wait: config.settle_wait,
                     drain_patience: config.drain_patience,
                     drain,
+                    in_flight: Arc::default(),
                 },
                 gate: Gate::new(auth, Instant::now()),
                 readiness,

@@ -8,6 +8,7 @@ mod api;
 mod auth;
 mod delivery;
 mod grpc;
+mod inflight;
 mod limits;
 mod meters;
 pub mod proto;

@@ -10,8 +10,10 @@ use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
 use teller_store::{Ledger, SettlementPage, SettlementQuery, StoreError};
 use teller_verify::{CheckError, Verdict, Verifier};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::answer::{ApiError, SettleAnswer, SettleVerdict, VerifyAnswer};
+use crate::inflight::{InFlight, Settling};
 use crate::limits::Tenant;
 use crate::wire::{Asked, Rejection};
 
@@ -22,6 +24,7 @@ pub(crate) struct Service {
     pub(crate) settle_wait: Duration,
     pub(crate) drain_patience: Duration,
     pub(crate) drain: watch::Sender<bool>,
+    pub(crate) in_flight: Arc<InFlight>,
 }
 
 /// Why something could not be done; logged, never returned.
@@ -73,18 +76,22 @@ impl Service {
         asked: Asked,
         tenant: &Tenant,
     ) -> (SettleAnswer, Option<Cause>) {
+        let begun_at = Instant::now();
         let Asked { request, network } = asked;
         let request = Arc::new(request);
         let payer = Some(request.payment.key.payer);
         let begun = {
             let (verifier, settler) = (self.verifier.clone(), self.settler.clone());
             let request = request.clone();
-            tokio::spawn(async move { begin(&verifier, &settler, &request).await })
+            let settling = self.in_flight.begin(request.payment.digest());
+            tokio::spawn(async move { begin(&verifier, &settler, &request, &settling).await })
         };
         let mut cause = None;
         let (settlement, verdict) = match begun.await {
             Ok(Begun::Waiting(ticket)) => {
-                let wait = self.wait_for(&request, tenant);
+                let wait = self
+                    .wait_for(&request, tenant)
+                    .saturating_sub(begun_at.elapsed());
                 let answer = AssertUnwindSafe(self.outcome(&request, *ticket, wait));
                 match answer.catch_unwind().await {
                     Ok(answer) => told(answer),
@@ -214,18 +221,30 @@ pub(crate) fn unavailable(error: StoreError) -> ApiError {
 }
 
 /// Everything of a settle that must not stop half-way.
-async fn begin(verifier: &Verifier, settler: &Settler, request: &PaymentRequest) -> Begun {
+async fn begin(
+    verifier: &Verifier,
+    settler: &Settler,
+    request: &PaymentRequest,
+    settling: &Settling,
+) -> Begun {
     match settler.known(request).await {
         Ok(Known::New) => {}
         Ok(Known::Accepted(ticket)) => return Begun::Waiting(Box::new(ticket)),
         Ok(Known::Refused(refusal)) => return Begun::Refused(refusal),
-        Err(error) => return Begun::NotAccepted(error.into()),
+        Err(error) => return not_accepted(settling, error.into()),
     }
     let hold = match verifier.check_for_settle(request).await {
         Verdict::Valid(hold) => hold,
-        Verdict::Invalid(refusal) => return overtaken(settler, request, refusal).await,
-        Verdict::Unknown(error) => return Begun::NotAccepted(error.into()),
+        Verdict::Invalid(refusal) => {
+            let refused = Begun::Refused(refusal);
+            return overtaken(settler, request, settling, refused).await;
+        }
+        Verdict::Unknown(error) => {
+            let not_accepted = not_accepted(settling, error.into());
+            return overtaken(settler, request, settling, not_accepted).await;
+        }
     };
+    settling.may_be_accepted();
     match settler.accept(request).await {
         Ok(Known::Accepted(ticket)) => {
             hold.delivered();
@@ -241,13 +260,26 @@ async fn begin(verifier: &Verifier, settler: &Settler, request: &PaymentRequest)
     }
 }
 
-/// A check that says no may have been overtaken by an identical request: its payment is in the ledger, or its transfer
-/// is what made the authorization used. Then there is an outcome to wait for.
-async fn overtaken(settler: &Settler, request: &PaymentRequest, refusal: Refusal) -> Begun {
+/// Nothing was accepted by this settle; whether another of the same payment was, decides what may be said.
+fn not_accepted(settling: &Settling, cause: Cause) -> Begun {
+    match settling.is_alone() {
+        true => Begun::NotAccepted(cause),
+        false => Begun::Unclear,
+    }
+}
+
+/// A check that says no, or cannot say, may have been overtaken by an identical request: its payment is in the ledger,
+/// or its transfer is what made the authorization used. Then there is an outcome to wait for.
+async fn overtaken(
+    settler: &Settler,
+    request: &PaymentRequest,
+    settling: &Settling,
+    otherwise: Begun,
+) -> Begun {
     match settler.known(request).await {
         Ok(Known::Accepted(ticket)) => Begun::Waiting(Box::new(ticket)),
-        Ok(Known::New | Known::Refused(_)) => Begun::Refused(refusal),
-        Err(error) => Begun::NotAccepted(error.into()),
+        Ok(Known::New | Known::Refused(_)) => otherwise,
+        Err(error) => not_accepted(settling, error.into()),
     }
 }
 

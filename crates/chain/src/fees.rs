@@ -29,6 +29,14 @@ impl Default for FeePolicy {
 }
 
 impl FeePolicy {
+    /// The same policy for a no-op: it is 21,000 gas, and everything behind it waits until it is mined.
+    pub fn without_ceiling(&self) -> Self {
+        Self {
+            max_fee_ceiling: None,
+            ..*self
+        }
+    }
+
     /// The fees of a first attempt: `maxFee = 4 x base fee + tip`, the tip being the node's, floored and capped.
     pub fn initial(&self, base_fee: u128, node_tip: u128) -> Fees {
         let tip = node_tip.min(self.tip_cap).max(self.tip_floor);
@@ -96,6 +104,26 @@ mod tests {
             max_priority_fee_per_gas: 1,
         };
         assert_eq!(policy.replacement(old, 1, 1), None);
+    }
+
+    #[test]
+    fn without_the_ceiling_a_replacement_outbids_past_it_and_floor_and_cap_stay() {
+        let policy = FeePolicy {
+            tip_floor: 5,
+            tip_cap: 50,
+            max_fee_ceiling: Some(110),
+        };
+        let old = policy.initial(1_000, 20);
+        assert_eq!(old.max_fee_per_gas, 110);
+        assert!(policy.exceeds_ceiling(1_000));
+        assert_eq!(policy.replacement(old, 1_000, 20), None);
+
+        let free = policy.without_ceiling();
+        assert!(!free.exceeds_ceiling(1_000));
+        let new = free.replacement(old, 1_000, 20).unwrap();
+        assert!(replaces(old, new) && new.max_fee_per_gas >= 4_000);
+        assert_eq!(free.initial(1_000, 0).max_priority_fee_per_gas, 5);
+        assert_eq!(free.initial(1_000, 1_000).max_priority_fee_per_gas, 50);
     }
 
     proptest! {

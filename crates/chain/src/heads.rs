@@ -1,12 +1,12 @@
 //! The one watcher of a network: every sealed block once and in order, and the head with the chain's time.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use alloy_primitives::B256;
-use teller_domain::UnixSeconds;
+use teller_domain::{BlockRef, UnixSeconds};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -56,6 +56,7 @@ impl Head {
 pub struct HeadHandle {
     head: watch::Receiver<Option<Head>>,
     events: broadcast::Sender<HeadEvent>,
+    headers: Arc<Headers>,
     interval_ms: Arc<AtomicU64>,
 }
 
@@ -79,6 +80,13 @@ impl HeadHandle {
     /// The chain's time now; `None` until the first block was read.
     pub fn chain_time(&self) -> Option<UnixSeconds> {
         self.head.borrow().as_ref().map(Head::chain_time)
+    }
+
+    /// Whether a block is part of the chain as far as the watcher has followed it; `None` where it keeps no header of
+    /// that height. Waits for nothing.
+    pub fn is_canonical(&self, block: BlockRef) -> Option<bool> {
+        let hash = self.headers.at(block.number)?.hash;
+        Some(hash == block.hash)
     }
 
     /// The observed time between blocks, the hint until there is one.
@@ -109,10 +117,11 @@ pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
     let (events, _) = broadcast::channel(EVENT_BACKLOG);
     let pace = Pace::new(block_interval_hint);
     let interval_ms = Arc::new(AtomicU64::new(millis(pace.interval())));
+    let headers = Arc::new(Headers::default());
     let watcher = Watcher {
         nodes,
         pace,
-        headers: VecDeque::with_capacity(KEPT_HEADERS),
+        headers: Arc::clone(&headers),
         head,
         events: events.clone(),
         interval_ms: Arc::clone(&interval_ms),
@@ -121,6 +130,7 @@ pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
     HeadHandle {
         head: receiver,
         events,
+        headers,
         interval_ms,
     }
 }
@@ -129,11 +139,53 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The last [`KEPT_HEADERS`] headers, contiguous, oldest first. Only the watcher writes.
+#[derive(Debug, Default)]
+struct Headers(RwLock<VecDeque<Arc<Block>>>);
+
+impl Headers {
+    fn read(&self) -> RwLockReadGuard<'_, VecDeque<Arc<Block>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, VecDeque<Arc<Block>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn newest(&self) -> Option<(u64, B256)> {
+        let headers = self.read();
+        headers.back().map(|block| (block.number, block.hash))
+    }
+
+    fn at(&self, number: u64) -> Option<Arc<Block>> {
+        let headers = self.read();
+        let oldest = headers.front()?.number;
+        let index = usize::try_from(number.checked_sub(oldest)?).ok()?;
+        headers.get(index).cloned()
+    }
+
+    fn push(&self, block: Arc<Block>) {
+        let mut headers = self.write();
+        if headers.len() == KEPT_HEADERS {
+            headers.pop_front();
+        }
+        headers.push_back(block);
+    }
+
+    /// Forgets everything above `fork`, or everything, and says what the lowest height was.
+    fn cut(&self, fork: Option<u64>) -> Option<u64> {
+        let keep = |block: &Arc<Block>| fork.is_some_and(|fork| block.number <= fork);
+        let mut headers = self.write();
+        let lowest = headers.iter().find(|block| !keep(block))?.number;
+        headers.retain(keep);
+        Some(lowest)
+    }
+}
+
 struct Watcher {
     nodes: Nodes,
     pace: Pace,
-    /// Contiguous, oldest first.
-    headers: VecDeque<Arc<Block>>,
+    headers: Arc<Headers>,
     head: watch::Sender<Option<Head>>,
     events: broadcast::Sender<HeadEvent>,
     interval_ms: Arc<AtomicU64>,
@@ -148,12 +200,12 @@ impl Watcher {
                 () = self.head.closed() => return,
             }
             let asked = Instant::now();
-            let before = self.tip();
+            let before = self.headers.newest();
             let result = match self.nodes.head().await {
                 Ok(block) => self.follow(Arc::new(block)).await,
                 Err(error) => Err(error),
             };
-            let after = self.tip();
+            let after = self.headers.newest();
             if let (Some((number, _)), true) = (after, before != after) {
                 let blocks = number.saturating_sub(before.map_or(0, |tip| tip.0));
                 self.pace.found(asked, blocks.max(1));
@@ -171,26 +223,15 @@ impl Watcher {
         }
     }
 
-    fn tip(&self) -> Option<(u64, B256)> {
-        self.headers.back().map(|block| (block.number, block.hash))
-    }
-
-    /// The kept header at a height.
-    fn kept(&self, number: u64) -> Option<&Arc<Block>> {
-        let oldest = self.headers.front()?.number;
-        let index = usize::try_from(number.checked_sub(oldest)?).ok()?;
-        self.headers.get(index)
-    }
-
     /// Brings the kept headers up to `latest`, delivering each step.
     async fn follow(&mut self, latest: Arc<Block>) -> Result<(), NodeError> {
         loop {
-            let Some((tip, hash)) = self.tip() else {
+            let Some((tip, hash)) = self.headers.newest() else {
                 self.deliver(latest);
                 return Ok(());
             };
-            let same = |block: &Arc<Block>| block.hash == latest.hash;
-            if self.kept(latest.number).is_some_and(same) {
+            let same = |block: Arc<Block>| block.hash == latest.hash;
+            if self.headers.at(latest.number).is_some_and(same) {
                 // Nothing new, or a node that lags behind.
                 return Ok(());
             }
@@ -231,7 +272,7 @@ impl Watcher {
             let Some(below) = lowest.number.checked_sub(1) else {
                 break None;
             };
-            match self.kept(below) {
+            match self.headers.at(below) {
                 Some(kept) if kept.hash == lowest.parent => break Some(below),
                 // Deeper than what is kept: everything that was delivered is in doubt.
                 None => break None,
@@ -241,26 +282,19 @@ impl Watcher {
             let parent = parent.ok_or(NodeError::BadAnswer("a parent is missing"))?;
             branch.push(Arc::new(parent));
         };
-        let keep = |block: &Arc<Block>| fork.is_some_and(|fork| block.number <= fork);
-        let from = self.headers.iter().find(|block| !keep(block));
-        if let Some(from) = from.map(|block| block.number) {
-            tracing::warn!(chain = %self.nodes.chain(), from, "reorg");
-            metrics::counter!("teller_reorgs_total", "network" => self.nodes.chain().to_string())
-                .increment(1);
+        if let Some(from) = self.headers.cut(fork) {
+            // Whoever settles on the chain counts it and tells the operator.
+            tracing::debug!(chain = %self.nodes.chain(), from, "reorg");
             let _ = self.events.send(HeadEvent::Reorg { from });
         }
-        self.headers.retain(keep);
         for block in branch.into_iter().rev() {
             self.deliver(block);
         }
         Ok(())
     }
 
-    fn deliver(&mut self, block: Arc<Block>) {
-        if self.headers.len() == KEPT_HEADERS {
-            self.headers.pop_front();
-        }
-        self.headers.push_back(Arc::clone(&block));
+    fn deliver(&self, block: Arc<Block>) {
+        self.headers.push(Arc::clone(&block));
         // The head first: whoever hears of a block finds a head that is not behind it.
         self.head.send_replace(Some(Head {
             block: Arc::clone(&block),

@@ -72,7 +72,7 @@ impl LocalSigner {
     /// Signs what `original` carries again with other fees.
     ///
     /// # Errors
-    /// [`SignerError::Failed`] if `original` is none of this signer's transactions.
+    /// [`SignerError::Failed`] if `original` does not hold an EIP-1559 transaction.
     pub fn outbid(&self, original: &Attempt, fees: Fees) -> Result<Attempt, SignerError> {
         let envelope =
             TxEnvelope::decode_2718_exact(&original.raw).map_err(|_| SignerError::Failed)?;
@@ -150,14 +150,22 @@ fn transaction(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloy_consensus::{Transaction, TxEnvelope};
-    use alloy_eips::eip2718::Decodable2718;
+    use alloy_consensus::Transaction;
 
     const SECRET: &str = "0x4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
     const FEES: Fees = Fees {
         max_fee_per_gas: 21_000_000,
         max_priority_fee_per_gas: 1_000_000,
     };
+
+    fn sender(transaction: &TxEnvelope) -> Option<Address> {
+        let signature = teller_domain::EcdsaSignature {
+            r: transaction.signature().r().into(),
+            s: transaction.signature().s().into(),
+            v: 27 + u8::from(transaction.signature().v()),
+        };
+        teller_schemes::recover(transaction.signature_hash(), &signature)
+    }
 
     #[test]
     fn signed_bytes_decode_to_what_was_asked_and_recover_to_the_signer() {
@@ -176,13 +184,7 @@ mod tests {
             .unwrap();
         let decoded = TxEnvelope::decode_2718(&mut batch.raw.as_ref()).unwrap();
         assert_eq!(*decoded.tx_hash(), batch.hash);
-        let signature = teller_domain::EcdsaSignature {
-            r: decoded.signature().r().into(),
-            s: decoded.signature().s().into(),
-            v: 27 + u8::from(decoded.signature().v()),
-        };
-        let recovered = teller_schemes::recover(decoded.signature_hash(), &signature);
-        assert_eq!(recovered, Some(signer.address()));
+        assert_eq!(sender(&decoded), Some(signer.address()));
         assert_eq!(
             (
                 decoded.chain_id(),
@@ -202,6 +204,48 @@ mod tests {
         assert_eq!(decoded.to(), Some(signer.address()));
         assert!(decoded.value().is_zero() && decoded.input().is_empty());
         assert_eq!((noop.kind, noop.gas_limit), (AttemptKind::NoOp, NOOP_GAS));
+    }
+
+    #[test]
+    fn an_outbidding_attempt_differs_from_its_original_in_fees_only() {
+        let signer = LocalSigner::from_hex(SECRET).unwrap();
+        let (chain, nonce) = (ChainId(84532), AccountNonce(5));
+        let data = Bytes::from_static(b"calldata");
+        let to = Address::repeat_byte(7);
+        let batch = signer.sign_batch(chain, nonce, to, data, 500_000, FEES);
+        let noop = signer.sign_noop(chain, nonce, FEES);
+        let fees = Fees {
+            max_fee_per_gas: FEES.max_fee_per_gas * 2,
+            max_priority_fee_per_gas: FEES.max_priority_fee_per_gas * 3,
+        };
+        for original in [batch.unwrap(), noop.unwrap()] {
+            let higher = signer.outbid(&original, fees).unwrap();
+            assert_eq!(
+                (higher.kind, higher.fees, higher.gas_limit),
+                (original.kind, fees, original.gas_limit)
+            );
+            let old = TxEnvelope::decode_2718_exact(&original.raw).unwrap();
+            let new = TxEnvelope::decode_2718_exact(&higher.raw).unwrap();
+            assert_eq!(*new.tx_hash(), higher.hash);
+            assert_ne!(higher.hash, original.hash);
+            assert_eq!(sender(&new), Some(signer.address()));
+            let expected = TxEip1559 {
+                max_fee_per_gas: fees.max_fee_per_gas,
+                max_priority_fee_per_gas: fees.max_priority_fee_per_gas,
+                ..old.as_eip1559().unwrap().tx().clone()
+            };
+            assert_eq!(*new.as_eip1559().unwrap().tx(), expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_not_outbid() {
+        let signer = LocalSigner::from_hex(SECRET).unwrap();
+        let mut attempt = signer
+            .sign_noop(ChainId(84532), AccountNonce(5), FEES)
+            .unwrap();
+        attempt.raw = Bytes::from_static(&[2, 1, 0]);
+        assert_eq!(signer.outbid(&attempt, FEES), Err(SignerError::Failed));
     }
 
     #[test]

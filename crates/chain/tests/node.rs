@@ -142,12 +142,17 @@ async fn skipped_blocks_and_a_reorg_are_delivered_in_order() {
     let snapshot = devnet.rpc("evm_snapshot", json!([])).await.unwrap();
     devnet.rpc("anvil_mine", json!(["0x96"])).await.unwrap();
     let start = first.block.number;
+    let mut before = Vec::new();
     for number in start + 1..=start + 150 {
         match timeout(Duration::from_secs(5), events.recv()).await {
-            Ok(Ok(HeadEvent::Sealed(block))) => assert_eq!(block.number, number),
+            Ok(Ok(HeadEvent::Sealed(block))) => {
+                assert_eq!(block.number, number);
+                before.push(block.reference());
+            }
             other => panic!("{other:?}"),
         }
     }
+    assert!(before.iter().all(|b| heads.is_canonical(*b) == Some(true)));
     devnet.rpc("evm_revert", json!([snapshot])).await.unwrap();
     sleep(Duration::from_millis(50)).await;
     devnet
@@ -164,6 +169,8 @@ async fn skipped_blocks_and_a_reorg_are_delivered_in_order() {
             Ok(Ok(HeadEvent::Sealed(block))) => {
                 assert_eq!(block.number, expected);
                 expected += 1;
+                // Whoever hears of a block can ask about it at once.
+                assert_eq!(heads.is_canonical(block.reference()), Some(true));
                 if block.number == start + 5 {
                     break;
                 }
@@ -175,6 +182,14 @@ async fn skipped_blocks_and_a_reorg_are_delivered_in_order() {
         heads.latest().map(|head| head.block.number),
         Some(start + 5)
     );
+    for block in before {
+        let gone = (block.number <= start + 5).then_some(false);
+        assert_eq!(heads.is_canonical(block), gone, "{block:?}");
+    }
+    // Nobody watched before the first head.
+    let mut older = first.block.reference();
+    older.number -= 1;
+    assert_eq!(heads.is_canonical(older), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

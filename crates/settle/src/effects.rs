@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes};
-use teller_chain::{SendOutcome, TxReceipt};
+use teller_chain::{NodeError, SendOutcome, TxReceipt};
 use teller_domain::{
     Attempt, AttemptKind, AuthorizationKey, Fees, FencedLane, Resolution, SettlementId,
     SettlementState, SlotId,
@@ -13,12 +13,21 @@ use teller_domain::{
 use teller_schemes::{eip3009, multicall};
 use teller_store::{NewSlot, OpenSlotOutcome, SlotClosure};
 
-use crate::core::{Effect, Event, Log, Mined, Queued, Sent};
+use crate::core::{Certainty, Effect, Event, Log, Mined, Queued, Sent};
 use crate::engine::Shell;
 use crate::report;
 
 /// Between tries of what must succeed in the end.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How long a node may lag behind the block that it, or another, has just shown.
+const IN_BLOCK_PATIENCE: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
 
 impl Shell {
     pub(crate) async fn carry_out(self: Arc<Self>, effect: Effect) {
@@ -56,7 +65,9 @@ impl Shell {
                 })
                 .await;
             }
-            Effect::FindReceipts(lookups) => self.find_receipts(lookups).await,
+            Effect::FindReceipts { lookups, certainty } => {
+                self.find_receipts(lookups, certainty).await
+            }
             Effect::Investigate {
                 id,
                 block,
@@ -128,9 +139,11 @@ impl Shell {
             payments: payments.iter().map(|queued| queued.id).collect(),
         };
         match self.ledger.open_slot(fence, slot).await {
-            Ok(OpenSlotOutcome::Opened) => self.tell(Event::SlotOpened { id, attempt }).await,
+            Ok(OpenSlotOutcome::Opened) => {
+                self.tell(Event::SlotOpened { fence, id, attempt }).await
+            }
             Ok(OpenSlotOutcome::PaymentsMoved(moved)) => {
-                self.tell(Event::PaymentsMoved { id, moved }).await
+                self.tell(Event::PaymentsMoved { fence, id, moved }).await
             }
             Err(error) => self.lose_lane(fence, &error).await,
         }
@@ -206,41 +219,98 @@ impl Shell {
         }
     }
 
-    async fn find_receipts(&self, lookups: Vec<(SlotId, Vec<B256>)>) {
-        let hashes: Vec<B256> = lookups
-            .iter()
-            .flat_map(|(_, hashes)| hashes.iter().copied())
-            .collect();
-        let receipts = match self.parts.nodes.receipts(&hashes).await {
-            Ok(receipts) => receipts,
+    async fn find_receipts(&self, lookups: Vec<(SlotId, Vec<B256>)>, certainty: Certainty) {
+        match certainty {
+            Certainty::InBlock => self.find_in_block(lookups).await,
+            Certainty::Unknown => self.find_anywhere(lookups).await,
+        }
+    }
+
+    /// The block lists them, so there are receipts: a node that has none is behind. What it does not find in time, a
+    /// later look-up will.
+    async fn find_in_block(&self, mut lookups: Vec<(SlotId, Vec<B256>)>) {
+        for patience in IN_BLOCK_PATIENCE {
+            match self.read_receipts(&lookups).await {
+                Ok(found) => {
+                    lookups.retain(|(id, _)| !found.iter().any(|(slot, _)| slot == id));
+                    self.tell_found(found).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "receipts could not be read; they are asked for again")
+                }
+            }
+            if lookups.is_empty() {
+                return;
+            }
+            tokio::time::sleep(patience).await;
+        }
+    }
+
+    /// The sealed nonce is read first: whatever it has passed must have a receipt by the time of the look-up.
+    async fn find_anywhere(&self, lookups: Vec<(SlotId, Vec<B256>)>) {
+        let mut sealed_nonces = HashMap::new();
+        for (id, _) in &lookups {
+            if !sealed_nonces.contains_key(&id.signer)
+                && let Some(nonce) = self.sealed_nonce(id.signer).await
+            {
+                sealed_nonces.insert(id.signer, nonce);
+            }
+        }
+        let found = match self.read_receipts(&lookups).await {
+            Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "receipts could not be read; they are asked for again");
                 return;
             }
         };
+        let missing = lookups
+            .into_iter()
+            .filter(|(id, _)| !found.iter().any(|(slot, _)| slot == id));
+        let missing: Vec<_> = missing.collect();
+        self.tell_found(found).await;
+        for (id, hashes) in missing {
+            let Some(sealed_nonce) = sealed_nonces.get(&id.signer).copied() else {
+                continue;
+            };
+            if sealed_nonce > id.nonce && !self.nobody_knows(&hashes).await {
+                continue;
+            }
+            self.tell(Event::NotFound { id, sealed_nonce }).await;
+        }
+    }
+
+    /// Whether no endpoint knows any of these transactions. Could not be asked counts as no.
+    async fn nobody_knows(&self, hashes: &[B256]) -> bool {
+        let known = self.parts.nodes.transactions_known(hashes).await;
+        known.is_ok_and(|known| known.iter().all(|known| !known))
+    }
+
+    async fn read_receipts(
+        &self,
+        lookups: &[(SlotId, Vec<B256>)],
+    ) -> Result<Vec<(SlotId, Mined)>, NodeError> {
+        let hashes: Vec<B256> = lookups
+            .iter()
+            .flat_map(|(_, hashes)| hashes.iter().copied())
+            .collect();
+        let receipts = self.parts.nodes.receipts(&hashes).await?;
         let mut by_hash: HashMap<B256, TxReceipt> = receipts
             .into_iter()
             .flatten()
             .map(|receipt| (receipt.transaction, receipt))
             .collect();
-        let mut sealed_nonces = HashMap::new();
-        for (id, hashes) in lookups {
-            if let Some(receipt) = hashes.iter().find_map(|hash| by_hash.remove(hash)) {
-                self.tell(Event::Found {
-                    id,
-                    mined: mined(receipt),
-                })
-                .await;
-                continue;
-            }
-            let sealed_nonce = match sealed_nonces.get(&id.signer) {
-                Some(nonce) => *nonce,
-                None => match self.sealed_nonce(id.signer).await {
-                    Some(nonce) => *sealed_nonces.entry(id.signer).or_insert(nonce),
-                    None => continue,
-                },
-            };
-            self.tell(Event::NotFound { id, sealed_nonce }).await;
+        let found = lookups.iter().filter_map(|(id, hashes)| {
+            let receipt = hashes.iter().find_map(|hash| by_hash.remove(hash))?;
+            // A receipt of a block that the chain has left proves nothing; a later look-up finds the right one.
+            let orphaned = self.parts.heads.is_canonical(receipt.block) == Some(false);
+            (!orphaned).then(|| (*id, mined(receipt)))
+        });
+        Ok(found.collect())
+    }
+
+    async fn tell_found(&self, found: Vec<(SlotId, Mined)>) {
+        for (id, mined) in found {
+            self.tell(Event::Found { id, mined }).await;
         }
     }
 
@@ -257,8 +327,10 @@ impl Shell {
                 Resolution::Resolved(state) => Some((*id, state.clone())),
                 Resolution::Requeued => None,
             });
-        self.publish(resolved.collect(), &payments).await;
+        let resolved: Vec<_> = resolved.collect();
+        self.publish(&resolved);
         self.tell(Event::SlotClosed { id }).await;
+        self.settle_holds(&resolved, &payments).await;
     }
 
     async fn resolve_accepted(&self, resolutions: Vec<(SettlementId, SettlementState)>) {
@@ -282,19 +354,31 @@ impl Shell {
             .filter(|(id, _)| changed.contains(id))
             .collect();
         report::resolved(self.chain(), resolved.iter().map(|(_, state)| state.kind()));
-        self.publish(resolved, &payments).await;
+        self.publish(&resolved);
         self.tell(Event::AcceptedResolved { ids }).await;
+        self.settle_holds(&resolved, &payments).await;
     }
 
-    /// Tells the waiting requests, and lets the holds follow what the ledger now says.
-    async fn publish(&self, resolved: Vec<(SettlementId, SettlementState)>, payments: &[Queued]) {
+    /// Tells the waiting requests.
+    fn publish(&self, resolved: &[(SettlementId, SettlementState)]) {
+        for (id, state) in resolved {
+            self.waiters.publish(*id, state);
+        }
+    }
+
+    /// Lets the holds follow what the ledger says now. Nobody waits for this.
+    async fn settle_holds(
+        &self,
+        resolved: &[(SettlementId, SettlementState)],
+        payments: &[Queued],
+    ) {
         let keys: HashMap<SettlementId, AuthorizationKey> = payments
             .iter()
             .map(|queued| (queued.id, queued.payment.key))
             .collect();
         let mut mined: HashMap<u64, Vec<AuthorizationKey>> = HashMap::new();
         let mut abandoned = Vec::new();
-        for (id, state) in &resolved {
+        for (id, state) in resolved {
             let Some(key) = keys.get(id) else { continue };
             match state {
                 SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
@@ -302,9 +386,6 @@ impl Shell {
                 }
                 _ => abandoned.push(*key),
             }
-        }
-        for (id, state) in &resolved {
-            self.waiters.publish(*id, state);
         }
         for (block, keys) in mined {
             if let Err(error) = self.reservations.mined(&keys, block).await {

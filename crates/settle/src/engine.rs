@@ -39,6 +39,9 @@ pub enum EngineError {
     /// A signer is no plain account.
     #[error("signer {0} has code; signers must be plain accounts")]
     SignerHasCode(Address),
+    /// The engine's own task ended before its time.
+    #[error("the engine stopped by itself")]
+    Stopped,
     /// A signer was taken out of the configuration while it has open slots.
     #[error("signer {0} has open slots in the ledger but is not configured")]
     SignerMissing(Address),
@@ -115,6 +118,14 @@ impl Shell {
             .collect()
     }
 
+    pub(crate) fn fence(&self, signer: Address) -> Option<FencedLane> {
+        self.fences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&signer)
+            .copied()
+    }
+
     pub(crate) fn set_fence(&self, fence: FencedLane) {
         self.fences
             .lock()
@@ -164,14 +175,18 @@ impl Engine {
                 fences: Mutex::default(),
                 status: watch::Sender::new(EngineStatus::Starting),
             });
-            tasks.push(tokio::spawn(run(shell.clone(), inbox, stopped.clone())));
+            tasks.push(tokio::spawn(supervise(
+                shell.clone(),
+                inbox,
+                stopped.clone(),
+            )));
             tasks.push(tokio::spawn(shell.clone().prepare(stopped.clone())));
             tasks.push(tokio::spawn(shell.clone().keep_leases(stopped.clone())));
             tasks.push(tokio::spawn(shell.clone().poll_ledger(stopped.clone())));
             tasks.push(tokio::spawn(shell.clone().watch_money(stopped.clone())));
             shells.push(shell);
         }
-        let settler = Settler::new(ledger, waiters, engines, process);
+        let settler = Settler::new(ledger, reservations, waiters, engines, process);
         (
             Self {
                 shells,
@@ -183,7 +198,12 @@ impl Engine {
     }
 
     /// A handle without an engine, for a process that only answers requests: other processes settle what it accepts.
-    pub fn remote(ledger: Arc<dyn Ledger>, process: ProcessId, poll: Duration) -> (Self, Settler) {
+    pub fn remote(
+        ledger: Arc<dyn Ledger>,
+        reservations: Arc<dyn Reservations>,
+        process: ProcessId,
+        poll: Duration,
+    ) -> (Self, Settler) {
         let waiters = Waiters::default();
         let (stop, stopped) = watch::channel(false);
         let watcher =
@@ -195,7 +215,7 @@ impl Engine {
                 stop,
                 tasks,
             },
-            Settler::new(ledger, waiters, HashMap::new(), process),
+            Settler::new(ledger, reservations, waiters, HashMap::new(), process),
         )
     }
 
@@ -232,6 +252,23 @@ pub(crate) async fn stopping(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
+/// Runs the core; an engine that ends unasked is out of order, and says so.
+async fn supervise(
+    shell: Arc<Shell>,
+    inbox: mpsc::Receiver<Event>,
+    stopped: watch::Receiver<bool>,
+) {
+    let ended = tokio::spawn(run(shell.clone(), inbox, stopped.clone())).await;
+    if let Err(error) = &ended {
+        tracing::error!(network = %shell.chain(), %error, "the engine's task broke");
+    }
+    if !*stopped.borrow() {
+        shell
+            .status
+            .send_replace(EngineStatus::Broken(EngineError::Stopped));
+    }
+}
+
 async fn run(
     shell: Arc<Shell>,
     mut inbox: mpsc::Receiver<Event>,
@@ -243,6 +280,7 @@ async fn run(
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut effects = tokio::task::JoinSet::new();
+    let mut owners: HashMap<tokio::task::Id, Address> = HashMap::new();
     loop {
         let events = tokio::select! {
             () = stopping(&mut stopped) => break,
@@ -268,20 +306,25 @@ async fn run(
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
             },
             _ = ticks.tick(), if !core.is_idle() => vec![Event::Tick],
-            Some(ended) = effects.join_next(), if !effects.is_empty() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "an effect of the engine did not end well");
+            Some(ended) = effects.join_next_with_id(), if !effects.is_empty() => match ended {
+                Ok((task, ())) => {
+                    owners.remove(&task);
+                    continue;
                 }
-                continue;
+                Err(error) => {
+                    tracing::error!(%error, "an effect of the engine broke; its lane is read again");
+                    let fence = owners.remove(&error.id()).and_then(|signer| shell.fence(signer));
+                    fence.map(|fence| Event::LaneLost { fence }).into_iter().collect()
+                }
             }
         };
         let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        for event in events {
-            for effect in core.handle(event, now_ms) {
-                effects.spawn(shell.clone().carry_out(effect));
-            }
+        for effect in core.handle(events, now_ms) {
+            let signer = effect.signer();
+            let task = effects.spawn(shell.clone().carry_out(effect));
+            owners.extend(signer.map(|signer| (task.id(), signer)));
         }
-        report::core(&core, now_ms);
+        report::core(&shell, &core, now_ms);
     }
     // What is being signed or committed comes to its end; the rest is in the ledger.
     let drained = tokio::time::timeout(Duration::from_secs(5), async {

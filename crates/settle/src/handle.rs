@@ -10,7 +10,8 @@ use teller_domain::{
     SettlementId, SettlementState,
 };
 use teller_store::{
-    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, StoreError,
+    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, Reservations,
+    StoreError,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -20,6 +21,18 @@ use crate::waiters::Waiters;
 
 /// How often an accept whose fate is unknown is looked up again while somebody waits for it.
 const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
+
+/// How long the ledger may be away before the end of a delivery is given up: half a minute in all.
+const DELIVERY_PATIENCE: [Duration; 8] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(6),
+    Duration::from_secs(8),
+    Duration::from_secs(8),
+];
 
 /// What the ledger knows of a payment that somebody asks to settle.
 #[derive(Debug)]
@@ -90,13 +103,52 @@ pub struct Delivery {
     ledger: Arc<dyn Ledger>,
     id: SettlementId,
     request: RequestId,
-    reached: bool,
+    end: DeliveryEnd,
+}
+
+/// What becomes of a claim when its [`Delivery`] is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DeliveryEnd {
+    /// It is confirmed: the answer was handed to the transport.
+    Confirm,
+    /// It is given back: the answer reached nobody.
+    Release,
+    /// It stays as it is: it is another request's, or shared by requests with the same idempotency key, each of which
+    /// can claim it again.
+    Leave,
 }
 
 impl Delivery {
     /// The answer was handed to the transport.
     pub fn delivered(mut self) {
-        self.reached = true;
+        self.end = DeliveryEnd::Confirm;
+    }
+
+    async fn write_end(
+        ledger: &dyn Ledger,
+        id: SettlementId,
+        request: RequestId,
+        end: DeliveryEnd,
+    ) {
+        for patience in DELIVERY_PATIENCE {
+            let written = match end {
+                DeliveryEnd::Confirm => ledger.confirm_delivery(id, request).await,
+                DeliveryEnd::Release => ledger.release_delivery(id, request).await,
+                DeliveryEnd::Leave => return,
+            };
+            match written {
+                Ok(()) => return,
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(settlement = %id, %error, "the end of a delivery is written down again");
+                    tokio::time::sleep(patience).await;
+                }
+                Err(error) => {
+                    tracing::warn!(settlement = %id, %error, "the end of a delivery was not written down");
+                    return;
+                }
+            }
+        }
+        tracing::error!(settlement = %id, "the end of a delivery was never written down");
     }
 }
 
@@ -111,26 +163,20 @@ impl std::fmt::Debug for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        let (ledger, id, request, reached) =
-            (self.ledger.clone(), self.id, self.request, self.reached);
+        let (ledger, id, request, end) = (self.ledger.clone(), self.id, self.request, self.end);
+        if end == DeliveryEnd::Leave {
+            return;
+        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        runtime.spawn(async move {
-            let written = if reached {
-                ledger.confirm_delivery(id, request).await
-            } else {
-                ledger.release_delivery(id, request).await
-            };
-            if let Err(error) = written {
-                tracing::warn!(settlement = %id, reached, %error, "the end of a delivery was not written down");
-            }
-        });
+        runtime.spawn(async move { Self::write_end(ledger.as_ref(), id, request, end).await });
     }
 }
 
 struct Shared {
     ledger: Arc<dyn Ledger>,
+    reservations: Arc<dyn Reservations>,
     waiters: Waiters,
     engines: HashMap<ChainId, mpsc::Sender<Event>>,
     process: ProcessId,
@@ -153,6 +199,7 @@ impl std::fmt::Debug for Settler {
 impl Settler {
     pub(crate) fn new(
         ledger: Arc<dyn Ledger>,
+        reservations: Arc<dyn Reservations>,
         waiters: Waiters,
         engines: HashMap<ChainId, mpsc::Sender<Event>>,
         process: ProcessId,
@@ -160,6 +207,7 @@ impl Settler {
         Self {
             shared: Arc::new(Shared {
                 ledger,
+                reservations,
                 waiters,
                 engines,
                 process,
@@ -352,8 +400,21 @@ impl Settler {
     /// the payment is on its way.
     async fn give_up_waiting(&self, settlement: Settlement) -> Settlement {
         let id = settlement.id;
-        if let Err(error) = self.ledger().withdraw(id).await {
-            tracing::warn!(settlement = %id, %error, "a withdrawal has no certain end");
+        match self.ledger().withdraw(id).await {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Err(error) = self
+                    .shared
+                    .reservations
+                    .abandon(&[settlement.payment.key])
+                    .await
+                {
+                    tracing::warn!(settlement = %id, %error, "the hold of a withdrawn payment stays until it expires");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(settlement = %id, %error, "a withdrawal has no certain end")
+            }
         }
         match self.ledger().settlement(id).await {
             Ok(Some(newest)) => newest,
@@ -438,28 +499,34 @@ impl Settler {
                 return pending(settlement);
             }
         };
+        let undelivered = match request.idempotency_key {
+            Some(_) => DeliveryEnd::Leave,
+            None => DeliveryEnd::Release,
+        };
+        // Made before the claim: a claim that may have been made is given back too.
+        let mut delivery = Delivery {
+            ledger: self.ledger().clone(),
+            id: settlement.id,
+            request: request_id,
+            end: undelivered,
+        };
         match self
             .ledger()
             .claim_delivery(settlement.id, request_id, self.shared.process)
             .await
         {
-            Ok(ClaimOutcome::Claimed) => {
-                let delivery = Delivery {
-                    ledger: self.ledger().clone(),
-                    id: settlement.id,
-                    request: request_id,
-                    reached: false,
-                };
-                SettleAnswer::Settled {
+            Ok(ClaimOutcome::Claimed) => SettleAnswer::Settled {
+                settlement,
+                receipt,
+                delivery,
+            },
+            Ok(ClaimOutcome::Taken) => {
+                delivery.end = DeliveryEnd::Leave;
+                SettleAnswer::Duplicate {
                     settlement,
-                    receipt,
-                    delivery,
+                    transaction,
                 }
             }
-            Ok(ClaimOutcome::Taken) => SettleAnswer::Duplicate {
-                settlement,
-                transaction,
-            },
             Err(error) => {
                 tracing::warn!(settlement = %settlement.id, %error, "a delivery could not be claimed");
                 pending(settlement)

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use alloy_primitives::{B256, b256};
+use futures::StreamExt;
 use teller_chain::{AuthorizationState, InspectItem, Inspection, Log, NodeError, Simulation};
-use teller_domain::{BlockRef, Level, Payment, Reason, Receipt, SettlementId, SlotId, Wei};
+use teller_domain::{BlockRef, Level, Payment, Reason, Receipt, SlotId, Wei};
 use teller_schemes::{EventLog, effects, eip3009};
 
 use crate::core::{Event, Finding, Queued};
@@ -13,11 +14,15 @@ use crate::engine::Shell;
 /// Between tries while no node answers.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Blocks asked for in one `eth_getLogs`.
-const LOG_RANGE: u64 = 2_000;
+/// Payments looked into at the same time.
+const EXPLAINED_AT_ONCE: usize = 32;
 
-/// How far back a foreign use of an authorization is looked for: a day of 2 s blocks.
-const LOG_RANGES: u64 = 22;
+/// Blocks asked for in one `eth_getLogs`: at first, and at most.
+const FIRST_RANGE: u64 = 64;
+const WIDEST_RANGE: u64 = 2_000;
+
+/// How far back a use is looked for: a day of 2 s blocks.
+const OLDEST_USE: u64 = 43_200;
 
 const AUTHORIZATION_USED: B256 =
     b256!("98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5");
@@ -27,21 +32,28 @@ const AUTHORIZATION_CANCELED: B256 =
 impl Shell {
     /// Looks into each payment and tells the core once all are explained.
     pub(crate) async fn investigate(&self, id: SlotId, block: BlockRef, payments: Vec<Queued>) {
-        let mut findings: Vec<(SettlementId, Finding)> = Vec::new();
-        for queued in &payments {
-            let finding = loop {
-                match self.explain(&queued.payment, block).await {
-                    Ok(finding) => break finding,
-                    Err(error) => {
-                        tracing::warn!(settlement = %queued.id, %error, "a payment cannot be explained yet");
-                        tokio::time::sleep(RETRY).await;
-                    }
-                }
-            };
+        let explained = futures::stream::iter(payments).map(|queued| async move {
+            let finding = self.explain_until_known(&queued, block).await;
             tracing::info!(settlement = %queued.id, slot = %id, ?finding, "a mined attempt left a payment unsettled");
-            findings.push((queued.id, finding));
-        }
+            (queued.id, finding)
+        });
+        let findings = explained
+            .buffer_unordered(EXPLAINED_AT_ONCE)
+            .collect()
+            .await;
         self.tell(Event::Investigated { id, findings }).await;
+    }
+
+    async fn explain_until_known(&self, queued: &Queued, block: BlockRef) -> Finding {
+        loop {
+            match self.explain(&queued.payment, block).await {
+                Ok(finding) => return finding,
+                Err(error) => {
+                    tracing::warn!(settlement = %queued.id, %error, "a payment cannot be explained yet");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
     }
 
     async fn explain(&self, payment: &Payment, mined_in: BlockRef) -> Result<Finding, NodeError> {
@@ -72,30 +84,37 @@ impl Shell {
         })
     }
 
-    /// Finds the transaction that used or cancelled the authorization, newest blocks first.
+    /// Finds the transaction that used or cancelled the authorization, newest blocks first. It was unused when the
+    /// payment was accepted, so there is one: where none is found the node is behind, and nothing follows from it.
     async fn find_use(&self, payment: &Payment, mined_in: BlockRef) -> Result<Finding, NodeError> {
+        let payer = payment.key.payer.into_word();
         let topics = [
             vec![AUTHORIZATION_USED, AUTHORIZATION_CANCELED],
-            vec![payment.key.payer.into_word()],
+            vec![payer],
             vec![payment.key.nonce.0],
         ];
-        let mut to = self.parts.nodes.head().await?.number.max(mined_in.number);
-        for _ in 0..LOG_RANGES {
-            let from = to.saturating_sub(LOG_RANGE - 1);
-            let logs = self
-                .parts
-                .nodes
-                .logs(payment.asset, &topics, from, to)
-                .await?;
-            if let Some(log) = logs.last() {
-                return self.read_use(payment, log).await;
+        let nodes = &self.parts.nodes;
+        let head = nodes.head().await?.number.max(mined_in.number);
+        let oldest = head.saturating_sub(OLDEST_USE);
+        let (mut to, mut range) = (head, FIRST_RANGE);
+        loop {
+            let from = to.saturating_sub(range - 1).max(oldest);
+            match nodes.logs(payment.asset, &topics, from, to).await {
+                Ok(logs) => {
+                    if let Some(log) = logs.last() {
+                        return self.read_use(payment, log).await;
+                    }
+                    if from == oldest {
+                        return Err(NodeError::BadAnswer("a used authorization without its log"));
+                    }
+                    to = from - 1;
+                    range = (range * 2).min(WIDEST_RANGE);
+                }
+                // Many nodes refuse wide ranges, each with words of its own.
+                Err(NodeError::Rpc { .. } | NodeError::Http { .. }) if range > 1 => range /= 2,
+                Err(error) => return Err(error),
             }
-            if from == 0 {
-                break;
-            }
-            to = from - 1;
         }
-        Ok(Finding::Spent { transaction: None })
     }
 
     async fn read_use(&self, payment: &Payment, log: &Log) -> Result<Finding, NodeError> {

@@ -20,6 +20,12 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How often tips and balances are read.
 const MONEY_PERIOD: Duration = Duration::from_secs(10);
 
+/// Accepted payments are read once in this many polls: what this process accepts is announced at once.
+const ANNOUNCE_EVERY: u64 = 3;
+
+/// Changes of the ledger that come closer together than this are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+
 /// Settlements read in one look-up.
 const READ_CHUNK: usize = 500;
 
@@ -66,7 +72,8 @@ impl Shell {
                 }
             }
             let signers: Vec<Address> = self.signers.keys().copied().collect();
-            futures_join(signers.into_iter().map(|signer| self.reclaim_lane(signer))).await;
+            futures::future::join_all(signers.into_iter().map(|signer| self.reclaim_lane(signer)))
+                .await;
             self.status.send_replace(EngineStatus::Running);
         };
         tokio::select! {
@@ -137,8 +144,16 @@ impl Shell {
             known => {
                 let head = self.parts.nodes.head().await?;
                 let sealed = self.parts.nodes.account_nonce(signer, head.number).await?;
-                if known != Some(sealed) {
-                    self.ledger.adopt_nonce(lane.fence, sealed).await?;
+                match known {
+                    Some(known) if known > sealed => {
+                        let cause = format!(
+                            "the node has nonce {sealed} for {signer}, the ledger closed the slots below {known}: the node \
+                             is behind, or a reorg took transactions back"
+                        );
+                        return Err(Setback::Passing(cause));
+                    }
+                    Some(known) if known == sealed => {}
+                    _ => self.ledger.adopt_nonce(lane.fence, sealed).await?,
                 }
                 sealed
             }
@@ -232,12 +247,12 @@ impl Shell {
 
     /// Polling behind every hint: accepted payments that nobody announced, outcomes that nobody told.
     pub(crate) async fn poll_ledger(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
-        loop {
+        for round in 1_u64.. {
             tokio::select! {
                 () = stopping(&mut stopped) => return,
                 () = tokio::time::sleep(self.timings.poll) => {}
             }
-            if !self.fences().is_empty() {
+            if round.is_multiple_of(ANNOUNCE_EVERY) && !self.fences().is_empty() {
                 self.announce_accepted().await;
             }
             read_outcomes(self.ledger.as_ref(), &self.waiters).await;
@@ -279,7 +294,7 @@ pub(crate) async fn watch_outcomes(
     loop {
         tokio::select! {
             () = stopping(&mut stopped) => return,
-            changed = changes.changed() => if changed.is_err() { tokio::time::sleep(poll).await },
+            changed = changes.changed() => tokio::time::sleep(if changed.is_err() { poll } else { DEBOUNCE }).await,
             () = tokio::time::sleep(poll) => {}
         }
         read_outcomes(ledger.as_ref(), &waiters).await;
@@ -298,18 +313,4 @@ async fn read_outcomes(ledger: &dyn Ledger, waiters: &Waiters) {
             }
         }
     }
-}
-
-/// Runs all to their end.
-async fn futures_join(work: impl Iterator<Item = impl Future<Output = ()>>) {
-    let mut work: Vec<_> = work.map(Box::pin).collect();
-    std::future::poll_fn(|context| {
-        work.retain_mut(|task| task.as_mut().poll(context).is_pending());
-        if work.is_empty() {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
 }

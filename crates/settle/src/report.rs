@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use alloy_primitives::Address;
 use metrics::{counter, gauge, histogram};
-use teller_domain::invariants::attempts_are_sound;
 use teller_domain::{
     Attempt, AttemptKind, ChainId, Resolution, SettlementId, SettlementState, SettlementStateKind,
 };
@@ -13,23 +13,30 @@ use teller_store::SlotClosure;
 use crate::core::{Again, Core, LaneState, Queued};
 use crate::engine::Shell;
 
-/// The state of the queue and the lanes.
-pub(crate) fn core(core: &Core, now_ms: u64) {
+/// The state of the queue and the lanes. Signers are numbered as they are configured; a lane that is being read again
+/// shows as empty.
+pub(crate) fn core(shell: &Shell, core: &Core, now_ms: u64) {
     let network = core.chain().to_string();
     gauge!("teller_queue_depth", "network" => network.clone()).set(core.queue_depth() as f64);
-    let mut oldest = None;
-    for (index, lane) in core.lanes().enumerate() {
+    let lanes: HashMap<Address, _> = core.lanes().map(|lane| (lane.signer(), lane)).collect();
+    for (index, signer) in shell.parts.signers.iter().enumerate() {
         let labels = [
             ("network", network.clone()),
             ("signer_index", index.to_string()),
         ];
-        gauge!("teller_lane_depth", &labels).set(lane.open_slots() as f64);
+        let lane = lanes.get(&signer.address());
+        let state = lane.map(|lane| lane.state());
+        gauge!("teller_lane_depth", &labels).set(lane.map_or(0, |lane| lane.open_slots()) as f64);
         gauge!("teller_lane_frozen", &labels)
-            .set(f64::from(u8::from(lane.state() == LaneState::Frozen)));
-        oldest = oldest.into_iter().chain(lane.oldest_open_ms()).min();
+            .set(f64::from(u8::from(state == Some(LaneState::Frozen))));
+        gauge!("teller_lane_usable", &labels)
+            .set(f64::from(u8::from(state == Some(LaneState::Active))));
     }
-    let age_ms = oldest.map_or(0, |opened: u64| now_ms.saturating_sub(opened));
+    let oldest = core.lanes().filter_map(|lane| lane.oldest_open_ms()).min();
+    let age_ms = oldest.map_or(0, |opened| now_ms.saturating_sub(opened));
     gauge!("teller_oldest_open_slot_age_seconds", "network" => network).set(age_ms as f64 / 1000.0);
+    counter!("teller_invariant_violations_total", "invariant" => "attempts")
+        .absolute(core.unsound_attempts());
 }
 
 /// A reorg was seen.
@@ -47,9 +54,6 @@ pub(crate) fn broadcast(chain: ChainId, attempt: &Attempt, again: Again) {
         (Again::First, AttemptKind::Batch) => "first",
     };
     counter!("teller_attempts_total", "network" => chain.to_string(), "kind" => kind).increment(1);
-    if !attempts_are_sound(std::slice::from_ref(attempt)) {
-        counter!("teller_invariant_violations_total", "invariant" => "attempts").increment(1);
-    }
 }
 
 /// Payments reached an outcome outside a slot.

@@ -161,6 +161,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Registers or renews this process for `lease_ms`. Deliveries claimed by a process that is not registered, or
     /// whose lease has run out, may be claimed by others. The embedded ledger forgets all others at its start.
+    /// Beside it, about once a minute, rows are pruned that nobody needs any more: outbox rows and idempotency keys
+    /// after seven days, dead processes after one.
     async fn heartbeat(&self, process: ProcessId, lease_ms: u64) -> StoreResult<()>;
 
     /// Inserts the payment as accepted unless its authorization is in the ledger. Grouped.

@@ -13,6 +13,7 @@ mod listing;
 mod memory;
 mod migrations;
 mod postgres;
+mod pruning;
 mod redis;
 mod reservations;
 mod resolving;
@@ -28,6 +29,6 @@ pub use ledger::{
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;
 pub use redis::RedisReservations;
-pub use reservations::{HoldPurpose, Reservations, ReserveOutcome, ReserveRequest};
+pub use reservations::{HoldPurpose, HoldVersion, Reservations, ReserveOutcome, ReserveRequest};
 pub use sqlite::SqliteLedger;
 pub use stores::{LedgerUrl, ReservationsUrl, Stores, migrate, open_ledger, open_ledger_read_only};

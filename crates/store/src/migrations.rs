@@ -8,17 +8,31 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 1] = [(
-    1,
-    "ledger",
-    include_str!("../../../migrations/sqlite/0001_ledger.sql"),
-)];
+const SQLITE: [(i64, &str, &str); 2] = [
+    (
+        1,
+        "ledger",
+        include_str!("../../../migrations/sqlite/0001_ledger.sql"),
+    ),
+    (
+        2,
+        "pruning",
+        include_str!("../../../migrations/sqlite/0002_pruning.sql"),
+    ),
+];
 
-const POSTGRES: [(i64, &str, &str); 1] = [(
-    1,
-    "ledger",
-    include_str!("../../../migrations/postgres/0001_ledger.sql"),
-)];
+const POSTGRES: [(i64, &str, &str); 2] = [
+    (
+        1,
+        "ledger",
+        include_str!("../../../migrations/postgres/0001_ledger.sql"),
+    ),
+    (
+        2,
+        "pruning",
+        include_str!("../../../migrations/postgres/0002_pruning.sql"),
+    ),
+];
 
 fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
     let migrations = migrations

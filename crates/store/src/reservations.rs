@@ -50,12 +50,19 @@ pub struct ReserveRequest {
     pub balance_hold_until: UnixMillis,
 }
 
+/// Tells one grant or renewal of a hold from every other: each leaves the hold another version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldVersion(pub(crate) u128);
+
 /// What became of a [`ReserveRequest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReserveOutcome {
     /// Both holds are granted.
-    Granted,
-    /// The same request held them already; they are renewed.
+    Granted {
+        /// What gives them back for as long as nobody else relies on them: [`Reservations::give_back`].
+        version: HoldVersion,
+    },
+    /// The same request held them already; they are renewed. Whoever was granted them cannot give them back any more.
     Renewed,
     /// Another request holds the authorization.
     AuthorizationHeld,
@@ -72,10 +79,11 @@ pub enum ReserveOutcome {
 /// 64 blocks of the balance reads that follow. An expired hold counts as absent.
 #[async_trait]
 pub trait Reservations: Send + Sync + 'static {
-    /// Answers if holds can be granted. [`crate::StoreError::Recovering`] while lost holds are being loaded.
+    /// Answers if holds can be granted to verify. [`crate::StoreError::Recovering`] while lost holds are being loaded.
     async fn ping(&self) -> StoreResult<()>;
 
-    /// Grants or refuses both holds at once, atomically. Grouped inside.
+    /// Grants or refuses both holds at once, atomically. While lost holds are being loaded verify gets
+    /// [`crate::StoreError::Recovering`], and settle is held against those that are there. Grouped inside.
     async fn reserve(&self, request: ReserveRequest) -> StoreResult<ReserveOutcome>;
 
     /// Gives the holds back if this tenant has them for this payment and the purpose was verify (a settling hold stays). `true` if it
@@ -86,6 +94,16 @@ pub trait Reservations: Send + Sync + 'static {
         tenant: &TenantId,
         digest: PaymentDigest,
         now: UnixMillis,
+    ) -> StoreResult<bool>;
+
+    /// Undoes a grant that came to nothing, whatever its purpose: the holds are given back if this tenant has them for
+    /// this payment and nobody has renewed them since, nor has a block mined the payment. `true` if it did.
+    async fn give_back(
+        &self,
+        key: AuthorizationKey,
+        tenant: &TenantId,
+        digest: PaymentDigest,
+        version: HoldVersion,
     ) -> StoreResult<bool>;
 
     /// Ends the holds of payments that reached an outcome without moving the payer's money (failed, expired, withdrawn).

@@ -58,6 +58,8 @@ contract! {
     pages_are_of_one_tenant_newest_first,
     settlements_are_found_by_what_is_known_of_them,
     events_come_in_order_and_once,
+    what_is_long_over_is_pruned,
+    pruning_leaves_the_newest_event,
     a_restart_keeps_everything,
     changes_wake_their_watchers,
 }
@@ -957,6 +959,89 @@ async fn events_come_in_order_and_once(store: TestLedger) {
         .unwrap();
     assert_eq!(others.len(), 1);
     assert_eq!(others[0].settlement.tenant, tenant("other"));
+}
+
+/// All events, once there are as many as expected.
+async fn left(store: &TestLedger, expected: usize) -> Vec<SettlementEvent> {
+    let mut events = Vec::new();
+    for _ in 0..500 {
+        events = store.ledger.events(0, None, 1_000).await.unwrap();
+        if events.len() == expected {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(events.len(), expected);
+    events
+}
+
+const AGE: &str = "UPDATE settlements SET updated_at = updated_at - 604800001";
+const OLD_EVENTS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4999) \
+    INSERT INTO outbox (sequence, settlement_id, tenant) SELECT -i, settlement_id, tenant FROM n, \
+    (SELECT settlement_id, tenant FROM outbox LIMIT 1) AS one";
+
+async fn what_is_long_over_is_pruned(store: TestLedger) {
+    let (shop, digest) = (tenant("shop"), payment().digest());
+    let bind = |name: &'static str, digest| {
+        let (store, shop) = (&store, &shop);
+        async move {
+            let key = name.parse().unwrap();
+            let bound = store
+                .ledger
+                .bind_idempotency_key(shop, "settle", &key, digest);
+            bound.await.unwrap()
+        }
+    };
+    settle(&store).await;
+    bind("old", digest).await;
+    // More than one transaction takes.
+    assert_eq!(store.execute(OLD_EVENTS).await, 4_999);
+    store.execute(AGE).await;
+    let keys = "UPDATE idempotency_keys SET bound_at = bound_at - 604800001";
+    assert_eq!(store.execute(keys).await, 1);
+    let young = accept(&store).await;
+    // Behind a younger one, so that it stays: there are no gaps.
+    let behind = accept(&store).await;
+    let six_days = "UPDATE settlements SET updated_at = updated_at - 518400000";
+    assert_eq!(store.execute(six_days).await, 3);
+    let quiet = "UPDATE settlements SET updated_at = 0 WHERE id = (SELECT settlement_id FROM outbox ORDER BY sequence DESC LIMIT 1)";
+    assert_eq!(store.execute(quiet).await, 1);
+    bind("young", digest).await;
+    // Six days are not seven.
+    let six_days = "UPDATE idempotency_keys SET bound_at = bound_at - 518400000";
+    assert_eq!(store.execute(six_days).await, 2);
+    // Any id will do for a process that died long ago.
+    let dead =
+        "INSERT INTO processes SELECT settlement_id, 1 FROM outbox ORDER BY sequence DESC LIMIT 1";
+    assert_eq!(store.execute(dead).await, 1);
+
+    let process = ProcessId::fresh();
+    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    let events = left(&store, 2).await;
+    assert_eq!(events[0].settlement.id, young.id);
+    assert_eq!(events[1].settlement.id, behind.id);
+    let sequences = "UPDATE outbox SET sequence = sequence";
+    assert_eq!(store.execute(sequences).await, 2);
+    let processes = "UPDATE processes SET lease_until = lease_until";
+    assert_eq!(store.execute(processes).await, 1);
+    let another = payment().digest();
+    let free = bind("old", another).await;
+    assert!(matches!(free, IdempotencyOutcome::Bound(_)), "{free:?}");
+    let bound = bind("young", another).await;
+    assert_eq!(bound, IdempotencyOutcome::UsedForAnother(digest));
+}
+
+async fn pruning_leaves_the_newest_event(store: TestLedger) {
+    settle(&store).await;
+    let last = store.ledger.last_event().await.unwrap();
+    store.execute(AGE).await;
+    let process = ProcessId::fresh();
+    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    left(&store, 1).await;
+    assert_eq!(store.ledger.last_event().await.unwrap(), last);
+    accept(&store).await;
+    let next = store.ledger.events(last, None, 10).await.unwrap();
+    assert_eq!(next.len(), 1, "a reader that saw all before sees it");
 }
 
 async fn a_restart_keeps_everything(mut store: TestLedger) {

@@ -46,6 +46,9 @@ contract! {
     a_lenient_tenant_may_repeat_itself,
     settle_takes_what_verify_left,
     only_its_owner_releases_and_only_before_settling,
+    a_grant_that_came_to_nothing_is_given_back_by_its_owner_only,
+    what_somebody_else_was_promised_is_not_given_back,
+    what_settle_or_the_chain_has_taken_over_is_not_given_back,
     an_abandoned_hold_is_gone,
     the_largest_amounts_are_added_exactly,
     restored_holds_do_not_replace_living_ones,
@@ -99,17 +102,58 @@ fn read_at(request: &ReserveRequest, read_at_block: u64) -> ReserveRequest {
     }
 }
 
-async fn reserve(store: &TestReservations, request: &ReserveRequest) -> ReserveOutcome {
-    store.reservations.reserve(request.clone()).await.unwrap()
+/// An outcome without its version, which differs from grant to grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Granted,
+    Renewed,
+    AuthorizationHeld,
+    InsufficientBalance { held: AssetAmount },
 }
 
-fn short(held: u64) -> ReserveOutcome {
-    ReserveOutcome::InsufficientBalance {
-        held: AssetAmount::from(held),
+use Told::{AuthorizationHeld, Granted, Renewed};
+
+impl From<ReserveOutcome> for Told {
+    fn from(outcome: ReserveOutcome) -> Self {
+        match outcome {
+            ReserveOutcome::Granted { .. } => Granted,
+            ReserveOutcome::Renewed => Renewed,
+            ReserveOutcome::AuthorizationHeld => AuthorizationHeld,
+            ReserveOutcome::InsufficientBalance { held } => Self::InsufficientBalance { held },
+        }
     }
 }
 
-use ReserveOutcome::{AuthorizationHeld, Granted, Renewed};
+async fn reserve(store: &TestReservations, request: &ReserveRequest) -> Told {
+    let outcome = store.reservations.reserve(request.clone()).await;
+    outcome.unwrap().into()
+}
+
+/// Reserves what must be granted.
+async fn granted(store: &TestReservations, request: &ReserveRequest) -> HoldVersion {
+    match store.reservations.reserve(request.clone()).await {
+        Ok(ReserveOutcome::Granted { version }) => version,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+async fn give_back(
+    store: &TestReservations,
+    request: &ReserveRequest,
+    version: HoldVersion,
+) -> bool {
+    store
+        .reservations
+        .give_back(request.key, &request.tenant, request.digest, version)
+        .await
+        .unwrap()
+}
+
+fn short(held: u64) -> Told {
+    Told::InsufficientBalance {
+        held: AssetAmount::from(held),
+    }
+}
 
 async fn of_fifty_reserves_of_one_authorization_one_is_granted(store: TestReservations) {
     let one = request(payer(), COIN, 100 * COIN);
@@ -360,6 +404,67 @@ async fn only_its_owner_releases_and_only_before_settling(store: TestReservation
     assert!(!release("shop", one.digest).await, "it is being settled");
 }
 
+async fn a_grant_that_came_to_nothing_is_given_back_by_its_owner_only(store: TestReservations) {
+    let verified = request(payer(), COIN, COIN);
+    for one in [verified.clone(), settling(&verified)] {
+        let version = granted(&store, &one).await;
+        let another_tenant = ReserveRequest {
+            tenant: tenant("other"),
+            ..one.clone()
+        };
+        let another_payment = ReserveRequest {
+            digest: payment().digest(),
+            ..one.clone()
+        };
+        for stranger in [another_tenant, another_payment] {
+            assert!(!give_back(&store, &stranger, version).await);
+        }
+        assert!(give_back(&store, &one, version).await);
+        assert!(!give_back(&store, &one, version).await);
+    }
+    // A grant of the past does not give back a later one.
+    let past = granted(&store, &verified).await;
+    store.reservations.abandon(&[verified.key]).await.unwrap();
+    let version = granted(&store, &verified).await;
+    assert!(!give_back(&store, &verified, past).await);
+    assert!(give_back(&store, &verified, version).await);
+}
+
+async fn what_somebody_else_was_promised_is_not_given_back(store: TestReservations) {
+    let mut keyed = request(payer(), COIN, COIN);
+    keyed.idempotency_key = Some("order 1".parse().unwrap());
+    let mut lenient = request(payer(), COIN, COIN);
+    lenient.purpose = HoldPurpose::Verify { lenient: true };
+    let settled = settling(&request(payer(), COIN, COIN));
+    for one in [keyed, lenient, settled] {
+        let version = granted(&store, &one).await;
+        assert_eq!(reserve(&store, &one).await, Renewed);
+        assert!(!give_back(&store, &one, version).await);
+        assert_eq!(
+            reserve(&store, &request(one.key.payer, 1, COIN)).await,
+            short(COIN)
+        );
+    }
+}
+
+async fn what_settle_or_the_chain_has_taken_over_is_not_given_back(store: TestReservations) {
+    let one = request(payer(), COIN, COIN);
+    let version = granted(&store, &one).await;
+    assert_eq!(reserve(&store, &settling(&one)).await, Renewed);
+    assert!(!give_back(&store, &one, version).await);
+
+    let one = settling(&request(payer(), COIN, COIN));
+    let version = granted(&store, &one).await;
+    store.reservations.mined(&[one.key], 105).await.unwrap();
+    assert!(!give_back(&store, &one, version).await);
+    store.reservations.unmined(&[one.key]).await.unwrap();
+    assert!(!give_back(&store, &one, version).await);
+    assert_eq!(
+        reserve(&store, &request(one.key.payer, 1, COIN)).await,
+        short(COIN)
+    );
+}
+
 async fn an_abandoned_hold_is_gone(store: TestReservations) {
     let (one, two) = (request(payer(), COIN, COIN), request(payer(), COIN, COIN));
     for one in [&one, &two] {
@@ -391,7 +496,7 @@ async fn the_largest_amounts_are_added_exactly(store: TestReservations) {
     let held = AssetAmount(almost);
     assert_eq!(
         reserve(&store, &over).await,
-        ReserveOutcome::InsufficientBalance { held }
+        Told::InsufficientBalance { held }
     );
     let rest = amount(U256::from(u128::MAX));
     assert_eq!(reserve(&store, &rest).await, Granted);
@@ -399,14 +504,14 @@ async fn the_largest_amounts_are_added_exactly(store: TestReservations) {
     let one = amount(U256::ONE);
     assert_eq!(
         reserve(&store, &one).await,
-        ReserveOutcome::InsufficientBalance { held }
+        Told::InsufficientBalance { held }
     );
     store.reservations.abandon(&[most.key]).await.unwrap();
     let held = AssetAmount(U256::from(u128::MAX));
     let all = amount(U256::MAX);
     assert_eq!(
         reserve(&store, &all).await,
-        ReserveOutcome::InsufficientBalance { held }
+        Told::InsufficientBalance { held }
     );
     assert_eq!(reserve(&store, &amount(almost)).await, Granted);
 }
@@ -482,6 +587,17 @@ mod lost {
             matches!(refused, Err(StoreError::Recovering)),
             "{refused:?}"
         );
+        let settled = settling(&request(payer(), COIN, COIN));
+        assert_eq!(
+            reserve(&store, &settled).await,
+            Granted,
+            "the ledger decides"
+        );
+        assert_eq!(reserve(&store, &settled).await, Renewed);
+        assert_eq!(
+            reserve(&store, &settling(&request(settled.key.payer, 1, COIN))).await,
+            short(COIN)
+        );
         store.reservations.restore(vec![one.clone()]).await.unwrap();
         store.reservations.recovered().await.unwrap();
         store.reservations.ping().await.unwrap();
@@ -515,6 +631,9 @@ mod agreement {
         Release {
             who: usize,
         },
+        GiveBack {
+            who: usize,
+        },
         Abandon {
             who: usize,
         },
@@ -537,6 +656,7 @@ mod agreement {
                 |(who, value, purpose, key, balance, block)| Step::Reserve { who, value, purpose, key, balance, block }
             ),
             1 => who.clone().prop_map(|who| Step::Release { who }),
+            2 => who.clone().prop_map(|who| Step::GiveBack { who }),
             1 => who.clone().prop_map(|who| Step::Abandon { who }),
             2 => (who.clone(), 100..200_u64).prop_map(|(who, block)| Step::Mined { who, block }),
             1 => who.prop_map(|who| Step::Unmined { who }),
@@ -546,6 +666,7 @@ mod agreement {
 
     async fn apply(
         store: &TestReservations,
+        versions: &mut [Option<HoldVersion>],
         base: &[ReserveRequest],
         now: u64,
         step: &Step,
@@ -571,7 +692,11 @@ mod agreement {
                     _ => HoldPurpose::Verify { lenient: false },
                 };
                 one.idempotency_key = key.then(|| "key".parse().unwrap());
-                format!("{:?}", store.reserve(one).await.unwrap())
+                let outcome = store.reserve(one).await.unwrap();
+                if let ReserveOutcome::Granted { version } = outcome {
+                    versions[*who] = Some(version);
+                }
+                format!("{:?}", Told::from(outcome))
             }
             Step::Release { who } => {
                 let one = &base[*who];
@@ -583,6 +708,16 @@ mod agreement {
                         .await
                         .unwrap()
                 )
+            }
+            Step::GiveBack { who } => {
+                let one = &base[*who];
+                match versions[*who] {
+                    Some(version) => {
+                        let done = store.give_back(one.key, &one.tenant, one.digest, version);
+                        format!("{}", done.await.unwrap())
+                    }
+                    None => String::new(),
+                }
             }
             Step::Abandon { who } => format!("{:?}", store.abandon(&[base[*who].key]).await),
             Step::Mined { who, block } => {
@@ -613,12 +748,13 @@ mod agreement {
             base[5].asset = Address::repeat_byte(0xbb);
             base[4].tenant = tenant("other");
             let mut now = 0;
+            let (mut ours, mut theirs) = ([None; 6], [None; 6]);
             for (index, step) in steps.iter().enumerate() {
                 if let Step::Wait { ms } = step {
                     now += ms;
                 }
                 let (left, right) = runtime.block_on(async {
-                    (apply(&memory, &base, now, step).await, apply(&redis, &base, now, step).await)
+                    (apply(&memory, &mut ours, &base, now, step).await, apply(&redis, &mut theirs, &base, now, step).await)
                 });
                 prop_assert_eq!(left, right, "step {} at {}: {:?}", index, now, step);
             }

@@ -111,7 +111,12 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
                 poll: POLL,
             },
         ),
-        Role::Api => Engine::remote(Arc::clone(&stores.ledger), process, POLL),
+        Role::Api => Engine::remote(
+            Arc::clone(&stores.ledger),
+            Arc::clone(&stores.reservations),
+            process,
+            POLL,
+        ),
     };
     let mut engine_watch = EngineWatch::new(engine.status());
     let deadline = tokio::time::Instant::now() + SETTLE_IN;

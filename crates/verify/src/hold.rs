@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::Address;
 use teller_domain::{AuthorizationKey, PaymentDigest, TenantId, UnixMillis};
-use teller_store::{HoldPurpose, Reservations};
+use teller_store::{HoldVersion, Reservations};
 use tokio::runtime::Handle;
 
 /// The clock of leases and holds.
@@ -18,17 +18,28 @@ pub(crate) fn wall_clock() -> UnixMillis {
 }
 
 /// The holds of a verified payment. Dropped before [`delivered`](Hold::delivered), a hold that this very request was
-/// granted is given back: an answer that reached nobody reserves nothing.
+/// granted is given back unless somebody else was promised it meanwhile: an answer that reached nobody reserves nothing.
 pub struct Hold {
     payer: Address,
-    give_back: Option<GiveBack>,
+    kind: Kind,
+}
+
+enum Kind {
+    /// This request was granted it.
+    Granted(GiveBack),
+    /// Somebody held it before.
+    Renewed,
+    /// Nothing is held: the ledger alone decides.
+    Absent,
+    /// It stays.
+    Delivered,
 }
 
 impl fmt::Debug for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hold")
             .field("payer", &self.payer)
-            .field("new", &self.give_back.is_some())
+            .field("new", &matches!(self.kind, Kind::Granted(_)))
             .finish()
     }
 }
@@ -37,20 +48,27 @@ impl Hold {
     pub(crate) fn renewed(payer: Address) -> Self {
         Self {
             payer,
-            give_back: None,
+            kind: Kind::Renewed,
+        }
+    }
+
+    pub(crate) fn absent(payer: Address) -> Self {
+        Self {
+            payer,
+            kind: Kind::Absent,
         }
     }
 
     pub(crate) fn granted(payer: Address, give_back: GiveBack) -> Self {
         Self {
             payer,
-            give_back: Some(give_back),
+            kind: Kind::Granted(give_back),
         }
     }
 
     /// Whether somebody held this before.
     pub(crate) fn is_renewed(&self) -> bool {
-        self.give_back.is_none()
+        matches!(self.kind, Kind::Renewed)
     }
 
     /// Whose money is held.
@@ -60,13 +78,13 @@ impl Hold {
 
     /// The answer was handed to the transport, or the ledger has (or may have) accepted the payment: the hold stays.
     pub fn delivered(mut self) {
-        self.give_back = None;
+        self.kind = Kind::Delivered;
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let Some(give_back) = self.give_back.take() else {
+        let Kind::Granted(give_back) = std::mem::replace(&mut self.kind, Kind::Delivered) else {
             return;
         };
         // Without a runtime the process is ending; the hold then ends by itself.
@@ -82,20 +100,15 @@ pub(crate) struct GiveBack {
     pub(crate) key: AuthorizationKey,
     pub(crate) tenant: TenantId,
     pub(crate) digest: PaymentDigest,
-    pub(crate) purpose: HoldPurpose,
+    pub(crate) version: HoldVersion,
 }
 
 impl GiveBack {
     async fn run(self) {
-        let result = match self.purpose {
-            // Leaves it alone if a settle has taken it over meanwhile.
-            HoldPurpose::Verify { .. } => self
-                .reservations
-                .release(self.key, &self.tenant, self.digest, wall_clock())
-                .await
-                .map(drop),
-            HoldPurpose::Settle => self.reservations.abandon(&[self.key]).await,
-        };
+        let result = self
+            .reservations
+            .give_back(self.key, &self.tenant, self.digest, self.version)
+            .await;
         if let Err(error) = result {
             tracing::warn!(chain = %self.key.chain, %error, "a hold could not be given back; it ends by itself");
         }

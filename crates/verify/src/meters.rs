@@ -75,6 +75,12 @@ impl Meters {
         now
     }
 
+    /// A settle goes on although reservations did not answer.
+    pub(crate) fn settle_without_hold(&self) {
+        metrics::counter!("teller_settles_without_hold_total", "network" => self.network.clone())
+            .increment(1);
+    }
+
     pub(crate) fn verdict(&self, verdict: &Verdict) {
         count(self.network.clone(), verdict);
     }

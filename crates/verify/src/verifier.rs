@@ -23,6 +23,8 @@ use crate::{CheckError, Policy, Verdict, VerifyNetwork};
 
 /// How long the chain's state may take to read.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a settle waits for reservations that do not answer.
+const SETTLE_RESERVE_DEADLINE: Duration = Duration::from_secs(3);
 /// A nonce hold is never longer, however far `validBefore` is.
 const LONGEST_NONCE_HOLD_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -86,7 +88,8 @@ impl Verifier {
 
     /// Checks whatever may have gone stale since verify, or all of it if there was none, and reserves as settling.
     /// The holds of a valid verdict stay; dropping it gives nothing back once [`Hold::delivered`] was called, which the
-    /// caller does when the ledger has accepted the payment.
+    /// caller does when the ledger has accepted the payment. When reservations do not answer, a good payment is valid
+    /// without a hold.
     pub async fn check_for_settle(&self, request: &PaymentRequest) -> Verdict {
         self.check(request, HoldPurpose::Settle).await
     }
@@ -177,6 +180,17 @@ impl Inner {
             }
         };
         let hold = self.reserve(request, purpose, digest, reading, now).await;
+        let hold = match hold {
+            Err(Stop::Unknown(CheckError::Store(error)))
+                if purpose == HoldPurpose::Settle && error.is_retryable() =>
+            {
+                // The ledger's unique key decides alone (DESIGN section 3.1, last paragraph).
+                tracing::warn!(chain = %network.chain, %error, "a settle goes on without a hold");
+                network.meters.settle_without_hold();
+                Ok(Hold::absent(request.payment.key.payer))
+            }
+            hold => hold,
+        };
         network.meters.stage(Stage::Reserve, started);
         hold
     }
@@ -216,6 +230,7 @@ impl Inner {
         now: UnixSeconds,
         refusal: Refusal,
     ) -> Result<Hold, Stop> {
+        // Without an answer of the reservations it is not known who held it, and the ledger cannot tell either.
         // No balance is needed: nothing can move any more.
         let reading = Reading {
             balance: AssetAmount(U256::MAX),
@@ -224,8 +239,13 @@ impl Inner {
         let held = self.reserve(request, HoldPurpose::Settle, digest, reading, now);
         match held.await {
             Ok(hold) if hold.is_renewed() => Ok(hold),
-            // Nobody held it before it was used; what was just granted is given back.
-            Ok(_) | Err(Stop::Refused(_)) => Err(Stop::Refused(refusal)),
+            Ok(granted) => {
+                // Nobody held it before it was used, unless that was forgotten; what was just granted is given back.
+                drop(granted);
+                self.reservations.ping().await?;
+                Err(Stop::Refused(refusal))
+            }
+            Err(Stop::Refused(_)) => Err(Stop::Refused(refusal)),
             Err(unknown) => Err(unknown),
         }
     }
@@ -255,15 +275,22 @@ impl Inner {
             balance_hold_until: self.balance_hold_until(request.max_timeout_seconds, now),
         };
         let payer = payment.key.payer;
-        match self.reservations.reserve(reserve).await? {
-            ReserveOutcome::Granted => Ok(Hold::granted(
+        let reserved = self.reservations.reserve(reserve);
+        let reserved = match purpose {
+            HoldPurpose::Verify { .. } => reserved.await,
+            HoldPurpose::Settle => timeout(SETTLE_RESERVE_DEADLINE, reserved)
+                .await
+                .unwrap_or_else(|_| Err(no_answer())),
+        };
+        match reserved? {
+            ReserveOutcome::Granted { version } => Ok(Hold::granted(
                 payer,
                 GiveBack {
                     reservations: Arc::clone(&self.reservations),
                     key: payment.key,
                     tenant: request.tenant.clone(),
                     digest,
-                    purpose,
+                    version,
                 },
             )),
             ReserveOutcome::Renewed => Ok(Hold::renewed(payer)),
@@ -286,6 +313,13 @@ impl Inner {
             seconds => seconds.min(self.policy.balance_hold_cap_seconds),
         };
         UnixMillis(now.0.saturating_add(asked.saturating_mul(1000)))
+    }
+}
+
+fn no_answer() -> StoreError {
+    StoreError::Unavailable {
+        store: "reservations",
+        cause: "no answer in time".to_owned(),
     }
 }
 

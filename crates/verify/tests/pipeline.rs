@@ -31,6 +31,7 @@ struct World {
     nodes: Nodes,
     heads: HeadHandle,
     verifier: Verifier,
+    ledger: SqliteLedger,
     _files: tempfile::TempDir,
 }
 
@@ -73,6 +74,7 @@ impl World {
             nodes,
             heads,
             verifier,
+            ledger,
             _files: files,
         }
     }
@@ -216,6 +218,67 @@ async fn a_good_payment_is_held_once_and_an_undelivered_one_not_at_all() {
     let (key, digest) = (lenient.payment.key, lenient.payment.digest());
     let released = verifier.release(&lenient.tenant, key, digest).await;
     assert_eq!(released.ok(), Some(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_request_was_promised_outlives_an_undelivered_answer() {
+    let world = World::start(Mining::Instant, 1_000_000).await;
+    let verifier = &world.verifier;
+    let mut keyed = world.request(0, 10_000).await;
+    keyed.idempotency_key = Some("order 1".parse().unwrap());
+    let mut lenient = world.request(1, 10_000).await;
+    lenient.tenant = TenantId::new("lenient");
+    for request in [keyed, lenient] {
+        let first = verifier.verify(&request).await;
+        assert!(matches!(first, Verdict::Valid(_)), "{first:?}");
+        assert_eq!(reason(verifier.verify(&request).await), None);
+        drop(first);
+        sleep(Duration::from_millis(100)).await;
+        let (key, digest) = (request.payment.key, request.payment.digest());
+        let released = verifier.release(&request.tenant, key, digest).await;
+        assert_eq!(released.ok(), Some(true), "it was held until now");
+    }
+
+    let settled = world.request(2, 1_000_000).await;
+    let first = verifier.check_for_settle(&settled).await;
+    assert!(matches!(first, Verdict::Valid(_)), "{first:?}");
+    assert_eq!(reason(verifier.check_for_settle(&settled).await), None);
+    drop(first);
+    sleep(Duration::from_millis(100)).await;
+    let other = world.request(2, 1).await;
+    let too_little = Some(Reason::InsufficientBalance);
+    assert_eq!(reason(verifier.verify(&other).await), too_little);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_reservations_settle_goes_on_and_verify_does_not() {
+    let world = World::start(Mining::Instant, 1_000_000).await;
+    let verifier = &world.verifier;
+    let verified = world.request(0, 10_000).await;
+    assert_eq!(reason(verifier.verify(&verified).await), None);
+    let used = world.request(1, 10_000).await;
+    world.settle(&used.payment).await;
+    // The reservations write to its file.
+    world.ledger.close().await;
+
+    let unverified = world.request(2, 10_000).await;
+    let poor = world.request(3, 1_000_001).await;
+    let unavailable = |verdict: Verdict| {
+        assert!(
+            matches!(
+                &verdict,
+                Verdict::Unknown(CheckError::Store(error)) if error.is_retryable()
+            ),
+            "{verdict:?}"
+        );
+    };
+    unavailable(verifier.verify(&unverified).await);
+    assert_eq!(reason(verifier.check_for_settle(&unverified).await), None);
+    assert_eq!(reason(verifier.check_for_settle(&verified).await), None);
+    let too_little = Some(Reason::InsufficientBalance);
+    assert_eq!(reason(verifier.check_for_settle(&poor).await), too_little);
+    // Whether it was held before it was used is not known.
+    unavailable(verifier.check_for_settle(&used).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,10 +8,11 @@ use alloy_primitives::Address;
 use teller_api::{
     Api, ApiConfig, ApiKey, Auth, Readiness, Supported, SupportedNetwork, TenantLimits,
 };
-use teller_domain::{ChainId, ProcessId, TenantId};
+use teller_chain::{InspectLimits, Inspector, NodeConfig, Nodes, watch_heads};
+use teller_domain::{ChainId, ProcessId, TenantId, known_assets};
 use teller_settle::Engine;
 use teller_store::{Ledger, MemoryReservations, SqliteLedger};
-use teller_verify::{Policy, Verifier};
+use teller_verify::{Policy, Verifier, VerifyNetwork};
 
 /// The API with everything behind it out of order.
 pub async fn api(auth: Auth) -> Api {
@@ -32,10 +33,15 @@ pub async fn api_with(auth: Auth, readiness: Readiness) -> Api {
     sqlite.close().await;
     let ledger: Arc<dyn Ledger> = Arc::new(sqlite);
     let poll = Duration::from_secs(60);
-    let (_engine, settler) = Engine::remote(ledger.clone(), ProcessId::fresh(), poll);
+    let (_engine, settler) = Engine::remote(
+        ledger.clone(),
+        reservations.clone(),
+        ProcessId::fresh(),
+        poll,
+    );
     Api::new(
         ApiConfig::default(),
-        Verifier::new(Vec::new(), Policy::default(), reservations),
+        Verifier::new(vec![without_a_node()], Policy::default(), reservations),
         settler,
         ledger,
         Supported {
@@ -47,6 +53,30 @@ pub async fn api_with(auth: Auth, readiness: Readiness) -> Api {
         auth,
         readiness,
     )
+}
+
+/// Base Sepolia through a node that nobody runs.
+fn without_a_node() -> VerifyNetwork {
+    let chain = ChainId(84532);
+    let config = NodeConfig {
+        chain,
+        rpc: vec!["http://127.0.0.1:1".to_owned()],
+        request_timeout: Duration::from_millis(200),
+    };
+    let nodes = Nodes::connect(config).unwrap();
+    let heads = watch_heads(nodes.clone(), Duration::from_secs(2));
+    let limits = InspectLimits {
+        first_head: Duration::from_millis(200),
+        ..InspectLimits::default()
+    };
+    VerifyNetwork {
+        chain,
+        assets: known_assets(chain).collect(),
+        own_addresses: Vec::new(),
+        inspector: Inspector::spawn(nodes, heads.clone(), limits),
+        heads,
+        margin_seconds: 6,
+    }
 }
 
 /// Two tenants; the second may ask once a minute or so.

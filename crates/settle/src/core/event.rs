@@ -137,6 +137,8 @@ pub enum Event {
     },
     /// The slot is durable.
     SlotOpened {
+        /// The lane as it was held; news of an older holding changes nothing.
+        fence: FencedLane,
         /// The slot.
         id: SlotId,
         /// Its first attempt.
@@ -144,6 +146,8 @@ pub enum Event {
     },
     /// The slot was not written: these payments are not accepted any more.
     PaymentsMoved {
+        /// The lane as it was held.
+        fence: FencedLane,
         /// The slot.
         id: SlotId,
         /// The payments.
@@ -174,11 +178,12 @@ pub enum Event {
         /// The attempt.
         mined: Mined,
     },
-    /// None of a slot's attempts is in a sealed block.
+    /// None of a slot's attempts is in a sealed block, and if the sealed nonce has passed the slot, no node knows any of
+    /// them either.
     NotFound {
         /// The slot.
         id: SlotId,
-        /// The signer's nonce in the sealed state, read after the look-up.
+        /// The signer's nonce in the sealed state, read before the look-up.
         sealed_nonce: AccountNonce,
     },
     /// Payments that a mined attempt did not settle were looked into.
@@ -255,7 +260,12 @@ pub enum Effect {
     },
     /// Look for these hashes in sealed blocks. Answer for each slot: [`Event::Found`] or [`Event::NotFound`], or nothing
     /// where no node could say.
-    FindReceipts(Vec<(SlotId, Vec<B256>)>),
+    FindReceipts {
+        /// The slots and their hashes.
+        lookups: Vec<(SlotId, Vec<B256>)>,
+        /// Whether they are known to be in a block.
+        certainty: Certainty,
+    },
     /// Look into payments that a mined attempt did not settle. Answer: [`Event::Investigated`], as often as it takes.
     Investigate {
         /// The slot.
@@ -290,6 +300,15 @@ pub enum Effect {
     },
 }
 
+/// What is known of hashes that are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certainty {
+    /// A sealed block lists them: a node without their receipts is behind, and is asked again.
+    InBlock,
+    /// They may be anywhere.
+    Unknown,
+}
+
 /// Whether bytes go out for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
@@ -299,4 +318,21 @@ pub enum Again {
     Outbid,
     /// They were sent, or may have been.
     Repeat,
+}
+
+impl Effect {
+    /// The lane whose fate hangs on the effect's answer.
+    pub fn signer(&self) -> Option<Address> {
+        match self {
+            Self::ReadCode { signer, .. } | Self::ReclaimLane { signer } => Some(*signer),
+            Self::OpenSlot { id, .. }
+            | Self::AddAttempt { id, .. }
+            | Self::Investigate { id, .. } => Some(id.signer),
+            Self::CloseSlot { fence, .. } => Some(fence.signer),
+            Self::Broadcast { .. }
+            | Self::FindReceipts { .. }
+            | Self::ResolveAccepted(_)
+            | Self::LaneFrozen { .. } => None,
+        }
+    }
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256};
+use teller_chain::FeePolicy;
+use teller_domain::invariants::attempts_are_sound;
 use teller_domain::{
     AccountNonce, Attempt, AttemptKind, FencedLane, Resolution, SettlementId, SlotId, UnixSeconds,
 };
 use teller_store::SlotClosure;
 
 use super::batch::Room;
-use super::event::Again;
+use super::event::{Again, Certainty};
 use super::mined::{explain, settled};
 use super::{
     Core, Effect, Finding, Mined, Outcomes, Queued, RecoveredLane, RecoveredSlot, Sent, gas_limit,
@@ -84,7 +86,10 @@ struct OpenSlot {
     broadcast_ms: u64,
     lookup_ms: u64,
     replacements: u64,
+    /// A node says that another transaction of this slot pays as much: outbid, at most once a block.
+    underpriced: bool,
     foreign_uses: u32,
+    foreign_use_ms: u64,
 }
 
 impl OpenSlot {
@@ -98,7 +103,9 @@ impl OpenSlot {
             broadcast_ms: now_ms,
             lookup_ms: now_ms,
             replacements: 0,
+            underpriced: false,
             foreign_uses: 0,
+            foreign_use_ms: now_ms,
         }
     }
 
@@ -188,6 +195,11 @@ impl Lane {
         found
     }
 
+    /// Whether this slot, under this holding, is what the lane's forming batch waits for.
+    fn awaits(&self, fence: FencedLane, id: SlotId) -> bool {
+        self.fence == fence && self.next_nonce == id.nonce && self.forming.is_some()
+    }
+
     fn slot_id(&self, nonce: AccountNonce) -> SlotId {
         SlotId {
             chain: self.fence.chain,
@@ -231,7 +243,10 @@ impl Core {
         };
         self.lanes.insert(lane.signer(), lane);
         if !lookups.is_empty() {
-            self.emit(Effect::FindReceipts(lookups));
+            self.emit(Effect::FindReceipts {
+                lookups,
+                certainty: Certainty::Unknown,
+            });
         }
     }
 
@@ -286,7 +301,13 @@ impl Core {
         }
     }
 
-    pub(super) fn on_code_read(&mut self, signer: Address, batch: u64, with_code: &[SettlementId]) {
+    pub(super) fn on_code_read(
+        &mut self,
+        signer: Address,
+        batch: u64,
+        with_code: &[SettlementId],
+        now_ms: u64,
+    ) {
         let Some(lane) = self.lanes.get_mut(&signer) else {
             return;
         };
@@ -307,24 +328,52 @@ impl Core {
                 .collect();
             self.emit(Effect::ResolveAccepted(resolutions));
         }
-        self.open_slot(signer);
+        self.open_slot(signer, now_ms);
     }
 
-    pub(super) fn on_payments_moved(&mut self, id: SlotId, moved: &[SettlementId]) {
-        self.forget(moved);
-        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+    pub(super) fn on_payments_moved(
+        &mut self,
+        fence: FencedLane,
+        id: SlotId,
+        moved: &[SettlementId],
+        now_ms: u64,
+    ) {
+        let Some(lane) = self
+            .lanes
+            .get_mut(&id.signer)
+            .filter(|lane| lane.awaits(fence, id))
+        else {
             return;
         };
+        moved.iter().for_each(|payment| {
+            self.known.remove(payment);
+        });
         if let Some(forming) = lane.forming.as_mut() {
             forming
                 .payments
                 .retain(|queued| !moved.contains(&queued.id));
         }
-        self.open_slot(id.signer);
+        self.open_slot(id.signer, now_ms);
     }
 
-    /// Asks for the slot of the lane's forming batch, if anything is left of it.
-    fn open_slot(&mut self, signer: Address) {
+    /// Asks for the slot of the lane's forming batch, if anything is left of it that can still be settled in time.
+    fn open_slot(&mut self, signer: Address, now_ms: u64) {
+        let cutoff = self
+            .chain_time(now_ms)
+            .unwrap_or_default()
+            .plus(self.config.cutoff_seconds);
+        let mut late = Vec::new();
+        if let Some(forming) = self
+            .lanes
+            .get_mut(&signer)
+            .and_then(|lane| lane.forming.as_mut())
+        {
+            late = forming
+                .payments
+                .extract_if(.., |queued| queued.payment.valid_before <= cutoff)
+                .collect();
+        }
+        self.end_late(&late, false);
         let fees = self.initial_fees();
         let Some(lane) = self.lanes.get_mut(&signer) else {
             return;
@@ -344,8 +393,18 @@ impl Core {
         self.emit(effect);
     }
 
-    pub(super) fn on_slot_opened(&mut self, id: SlotId, attempt: Attempt, now_ms: u64) {
-        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+    pub(super) fn on_slot_opened(
+        &mut self,
+        fence: FencedLane,
+        id: SlotId,
+        attempt: Attempt,
+        now_ms: u64,
+    ) {
+        let Some(lane) = self
+            .lanes
+            .get_mut(&id.signer)
+            .filter(|lane| lane.awaits(fence, id))
+        else {
             return;
         };
         let Some(Forming { mut payments, .. }) = lane.forming.take() else {
@@ -376,9 +435,11 @@ impl Core {
             return;
         };
         slot.attempts.push(attempt.clone());
-        if !slot.is_unmined() {
+        let (sound, unmined) = (attempts_are_sound(&slot.attempts), slot.is_unmined());
+        self.unsound_attempts += u64::from(!sound);
+        let Some(slot) = self.slot_mut(id).filter(|_| unmined) else {
             return;
-        }
+        };
         slot.phase = Phase::Sent {
             acknowledged: false,
         };
@@ -394,37 +455,32 @@ impl Core {
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
             return;
         };
-        match (outcome.clone(), lane.state) {
-            (Sent::InsufficientFunds, LaneState::Active) => lane.state = LaneState::OutOfFunds,
-            (Sent::Accepted, LaneState::OutOfFunds) => lane.state = LaneState::Active,
-            _ => {}
-        }
         let Some(slot) = lane.slots.get_mut(&id.nonce) else {
             return;
         };
         if !matches!(slot.phase, Phase::Sent { .. }) {
             return;
         }
+        match (&outcome, lane.state) {
+            (Sent::InsufficientFunds, LaneState::Active) => lane.state = LaneState::OutOfFunds,
+            (Sent::Accepted, LaneState::OutOfFunds) => lane.state = LaneState::Active,
+            _ => {}
+        }
+        let newest = slot
+            .attempts
+            .last()
+            .is_some_and(|newest| newest.hash == hash);
         match outcome {
             Sent::Accepted => slot.phase = Phase::Sent { acknowledged: true },
             Sent::NonceTooLow => {
                 slot.lookup_ms = now_ms;
-                let hashes = slot.hashes();
-                self.emit(Effect::FindReceipts(vec![(id, hashes)]));
+                let lookups = vec![(id, slot.hashes())];
+                self.emit(Effect::FindReceipts {
+                    lookups,
+                    certainty: Certainty::Unknown,
+                });
             }
-            Sent::Underpriced
-                if slot
-                    .attempts
-                    .last()
-                    .is_some_and(|newest| newest.hash == hash) =>
-            {
-                let kind = if slot.is_parked() {
-                    AttemptKind::NoOp
-                } else {
-                    AttemptKind::Batch
-                };
-                self.add_attempt(id, kind);
-            }
+            Sent::Underpriced => slot.underpriced |= newest,
             Sent::GasTooHigh => {
                 let half = slot.payments.len() / 2;
                 slot.payments
@@ -432,7 +488,7 @@ impl Core {
                     .for_each(|queued| queued.company = half.max(1));
                 self.add_attempt(id, AttemptKind::NoOp);
             }
-            Sent::Underpriced | Sent::InsufficientFunds | Sent::Unknown => {}
+            Sent::InsufficientFunds | Sent::Unknown => {}
         }
     }
 
@@ -451,10 +507,19 @@ impl Core {
         else {
             return;
         };
-        let Some(fees) = config.fees.replacement(newest.fees, base_fee, tip) else {
+        let policy = match kind {
+            AttemptKind::Batch => config.fees,
+            // A gap in the nonces stops the whole lane: closing it is worth 21,000 gas at any price.
+            AttemptKind::NoOp => FeePolicy {
+                max_fee_ceiling: None,
+                ..config.fees
+            },
+        };
+        let Some(fees) = policy.replacement(newest.fees, base_fee, tip) else {
             return;
         };
         slot.phase = Phase::Adding;
+        slot.underpriced = false;
         self.emit(Effect::AddAttempt {
             fence,
             id,
@@ -466,6 +531,7 @@ impl Core {
 
     pub(super) fn on_not_found(&mut self, id: SlotId, sealed_nonce: AccountNonce, now_ms: u64) {
         let cutoff = self.cutoff();
+        let interval = self.config.block_interval_ms;
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
             return;
         };
@@ -477,7 +543,12 @@ impl Core {
             return;
         };
         if sealed_nonce > id.nonce {
-            slot.foreign_uses += 1;
+            let apart =
+                slot.foreign_uses == 0 || now_ms.saturating_sub(slot.foreign_use_ms) >= interval;
+            if apart {
+                slot.foreign_uses += 1;
+                slot.foreign_use_ms = now_ms;
+            }
             if slot.foreign_uses >= FOREIGN_USE_WITNESSES && lane.state != LaneState::Frozen {
                 lane.state = LaneState::Frozen;
                 self.emit(Effect::LaneFrozen {
@@ -511,6 +582,14 @@ impl Core {
     }
 
     pub(super) fn on_found(&mut self, id: SlotId, mined: Mined) {
+        if let Some(lane) = self
+            .lanes
+            .get_mut(&id.signer)
+            .filter(|lane| lane.state == LaneState::Frozen)
+        {
+            tracing::warn!(signer = %id.signer, "a lane thaws: the transaction that took its slot is ours");
+            lane.state = LaneState::Active;
+        }
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.is_unmined()) else {
             return;
         };
@@ -622,6 +701,10 @@ impl Core {
         let Some(slot) = lane.slots.remove(&id.nonce) else {
             return;
         };
+        if lane.slots.is_empty() && lane.state == LaneState::OutOfFunds {
+            // Nothing is left whose sending could tell that there is money again: the next batch will.
+            lane.state = LaneState::Active;
+        }
         for queued in &slot.payments {
             self.known.remove(&queued.id);
         }
@@ -630,33 +713,33 @@ impl Core {
         }
     }
 
-    /// Sends again, outbids, looks up and parks, as each slot's time comes.
+    /// Sends again, outbids, looks up and parks, as each slot's time comes. A frozen lane is only looked up.
     pub(super) fn attend_slots(&mut self, now_ms: u64) {
         let interval = self.config.block_interval_ms;
         let mut care = Vec::new();
         for lane in self.lanes.values_mut() {
-            if lane.state == LaneState::Frozen {
-                continue;
-            }
+            let frozen = lane.state == LaneState::Frozen;
             let (chain, signer) = (lane.fence.chain, lane.fence.signer);
-            for (place, (nonce, slot)) in lane
-                .slots
-                .iter_mut()
-                .filter(|(_, slot)| slot.is_unmined())
-                .enumerate()
-            {
-                let needed = slot.attend(place == 0, interval, now_ms);
+            let unmined = lane.slots.iter_mut().filter(|(_, slot)| slot.is_unmined());
+            for (place, (nonce, slot)) in unmined.enumerate() {
                 let id = SlotId {
                     chain,
                     signer,
                     nonce: *nonce,
                 };
+                let needed = slot.attend(place == 0, frozen, interval, now_ms);
                 care.extend(needed.into_iter().map(|needed| (id, needed)));
             }
         }
         for (id, care) in care {
             match care {
-                Care::LookUp(hashes) => self.emit(Effect::FindReceipts(vec![(id, hashes)])),
+                Care::LookUp(hashes) => {
+                    let lookups = vec![(id, hashes)];
+                    self.emit(Effect::FindReceipts {
+                        lookups,
+                        certainty: Certainty::Unknown,
+                    });
+                }
                 Care::Rebroadcast(attempt) => self.emit(Effect::Broadcast {
                     id,
                     attempt,
@@ -679,23 +762,26 @@ impl Core {
 }
 
 impl OpenSlot {
-    fn attend(&mut self, heads_lane: bool, interval: u64, now_ms: u64) -> Vec<Care> {
+    fn attend(&mut self, heads_lane: bool, frozen: bool, interval: u64, now_ms: u64) -> Vec<Care> {
         let since = |then: u64| now_ms.saturating_sub(then);
         let mut care = Vec::new();
-        if heads_lane && since(self.lookup_ms) >= Schedule::LOOK_UP * interval {
+        if (heads_lane || frozen) && since(self.lookup_ms) >= Schedule::LOOK_UP * interval {
             self.lookup_ms = now_ms;
             care.push(Care::LookUp(self.hashes()));
         }
         let Phase::Sent { acknowledged } = self.phase else {
             return care;
         };
+        if frozen {
+            return care;
+        }
         let heading_since = match self.heading_since_ms {
             Some(since) => since,
             None if heads_lane => *self.heading_since_ms.insert(now_ms),
             None => now_ms,
         };
         let age = since(heading_since) / interval.max(1);
-        if let Some(kind) = self.due_attempt(age) {
+        if let Some(kind) = self.due_attempt(age, since(self.broadcast_ms) >= interval) {
             self.replacements += 1;
             care.push(Care::Add(kind));
             return care;
@@ -711,19 +797,24 @@ impl OpenSlot {
     }
 
     /// The further attempt that is due at this age in block intervals, if one is.
-    fn due_attempt(&self, age: u64) -> Option<AttemptKind> {
+    fn due_attempt(&self, age: u64, rested: bool) -> Option<AttemptKind> {
+        let same = if self.is_parked() {
+            AttemptKind::NoOp
+        } else {
+            AttemptKind::Batch
+        };
+        if self.underpriced && rested && age < Schedule::PARK {
+            return Some(same);
+        }
         let made = usize::try_from(self.replacements).unwrap_or(usize::MAX);
         match Schedule::REPLACE.get(made) {
-            Some(due) => (age >= *due).then_some(if self.is_parked() {
-                AttemptKind::NoOp
-            } else {
-                AttemptKind::Batch
-            }),
-            None => {
+            Some(due) if age < Schedule::PARK => (age >= *due).then_some(same),
+            _ => {
                 let further = self
                     .replacements
                     .saturating_sub(Schedule::REPLACE.len() as u64);
-                (age >= Schedule::PARK + further * Schedule::REPLACE_PARKED)
+                let parked = u64::from(self.is_parked()) * further.max(1);
+                (age >= Schedule::PARK + parked * Schedule::REPLACE_PARKED)
                     .then_some(AttemptKind::NoOp)
             }
         }

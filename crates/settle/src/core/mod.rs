@@ -16,7 +16,8 @@ use teller_domain::{ChainId, Fees, Reason, Refusal, SettlementId, SettlementStat
 
 pub use batch::{BatchLimits, Queue, Queued, gas_limit};
 pub use event::{
-    Again, BlockSummary, Effect, Event, Finding, Log, Mined, RecoveredLane, RecoveredSlot, Sent,
+    Again, BlockSummary, Certainty, Effect, Event, Finding, Log, Mined, RecoveredLane,
+    RecoveredSlot, Sent,
 };
 pub use lane::{Lane, LaneState, Schedule};
 pub use mined::Outcomes;
@@ -59,6 +60,7 @@ pub struct Core {
     tip: u128,
     effects: Vec<Effect>,
     batches: u64,
+    unsound_attempts: u64,
 }
 
 impl Core {
@@ -73,11 +75,22 @@ impl Core {
             tip: 0,
             effects: Vec::new(),
             batches: 0,
+            unsound_attempts: 0,
         }
     }
 
-    /// Takes in one event at monotonic time `now_ms` and answers what must be done about it, in order.
-    pub fn handle(&mut self, event: Event, now_ms: u64) -> Vec<Effect> {
+    /// Takes in events at monotonic time `now_ms` and answers what must be done about them, in order.
+    pub fn handle(&mut self, events: impl IntoIterator<Item = Event>, now_ms: u64) -> Vec<Effect> {
+        for event in events {
+            self.hear(event, now_ms);
+        }
+        self.expire(now_ms);
+        self.form_batches(now_ms);
+        self.attend_slots(now_ms);
+        std::mem::take(&mut self.effects)
+    }
+
+    fn hear(&mut self, event: Event, now_ms: u64) {
         match event {
             Event::Accepted(payments) => self.on_accepted(payments, now_ms),
             Event::LaneClaimed(lane) => self.on_lane_claimed(lane, now_ms),
@@ -86,10 +99,14 @@ impl Core {
                 signer,
                 batch,
                 with_code,
-            } => self.on_code_read(signer, batch, &with_code),
+            } => self.on_code_read(signer, batch, &with_code, now_ms),
             Event::CodeUnread { signer, batch } => self.on_code_unread(signer, batch, now_ms),
-            Event::SlotOpened { id, attempt } => self.on_slot_opened(id, attempt, now_ms),
-            Event::PaymentsMoved { id, moved } => self.on_payments_moved(id, &moved),
+            Event::SlotOpened { fence, id, attempt } => {
+                self.on_slot_opened(fence, id, attempt, now_ms)
+            }
+            Event::PaymentsMoved { fence, id, moved } => {
+                self.on_payments_moved(fence, id, &moved, now_ms)
+            }
             Event::AttemptAdded { id, attempt } => self.on_attempt_added(id, attempt, now_ms),
             Event::Sent { id, hash, outcome } => self.on_sent(id, hash, outcome, now_ms),
             Event::Block(block) => self.on_block(&block, now_ms),
@@ -101,10 +118,6 @@ impl Core {
             Event::Tip(tip) => self.tip = tip,
             Event::Tick => {}
         }
-        self.expire(now_ms);
-        self.form_batches(now_ms);
-        self.attend_slots(now_ms);
-        std::mem::take(&mut self.effects)
     }
 
     /// The network.
@@ -120,6 +133,11 @@ impl Core {
     /// The lanes, for metrics and readers.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.values()
+    }
+
+    /// How often a slot's attempts broke invariant 6 or 11. Anything but zero is a defect.
+    pub fn unsound_attempts(&self) -> u64 {
+        self.unsound_attempts
     }
 
     /// Whether nothing waits for time to pass: without events a tick would change nothing.
@@ -169,7 +187,10 @@ impl Core {
             lookups.extend(lane.attempts_in(&block.transactions));
         }
         if !lookups.is_empty() {
-            self.emit(Effect::FindReceipts(lookups));
+            self.emit(Effect::FindReceipts {
+                lookups,
+                certainty: Certainty::InBlock,
+            });
         }
     }
 
@@ -180,23 +201,27 @@ impl Core {
         };
         let cutoff = time.plus(self.config.cutoff_seconds);
         let late = self.queue.take_expiring(cutoff);
+        let too_dear = self.config.fees.exceeds_ceiling(head.base_fee);
+        self.end_late(&late, too_dear);
+    }
+
+    fn end_late(&mut self, late: &[Queued], too_dear: bool) {
         if late.is_empty() {
             return;
         }
-        let too_dear = self.config.fees.exceeds_ceiling(head.base_fee);
-        let resolutions = late.iter().map(|payment| {
-            let state = if too_dear {
-                let detail = "the base fee stayed above the operator's ceiling until the deadline";
-                SettlementState::Failed {
-                    refusal: Refusal::new(Reason::FeeCeilingExceeded, detail),
-                    transaction: None,
-                }
-            } else {
-                SettlementState::Expired
-            };
-            (payment.id, state)
-        });
-        let resolutions = resolutions.collect();
+        let state = if too_dear {
+            let detail = "the base fee stayed above the operator's ceiling until the deadline";
+            SettlementState::Failed {
+                refusal: Refusal::new(Reason::FeeCeilingExceeded, detail),
+                transaction: None,
+            }
+        } else {
+            SettlementState::Expired
+        };
+        let resolutions = late
+            .iter()
+            .map(|payment| (payment.id, state.clone()))
+            .collect();
         self.emit(Effect::ResolveAccepted(resolutions));
     }
 

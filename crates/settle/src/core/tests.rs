@@ -105,7 +105,7 @@ impl Bench {
     }
 
     fn tell(&mut self, event: Event) -> Vec<Effect> {
-        self.core.handle(event, self.now)
+        self.core.handle([event], self.now)
     }
 
     fn seal(&mut self, transactions: Vec<B256>) -> Vec<Effect> {
@@ -153,6 +153,7 @@ impl Bench {
         };
         let attempt = self.attempt(AttemptKind::Batch, *fees);
         let sent = self.tell(Event::SlotOpened {
+            fence: fence(),
             id: *id,
             attempt: attempt.clone(),
         });
@@ -315,6 +316,7 @@ fn a_withdrawn_payment_leaves_its_forming_batch() {
         with_code: Vec::new(),
     });
     let effects = bench.tell(Event::PaymentsMoved {
+        fence: fence(),
         id: slot(7),
         moved: vec![withdrawn],
     });
@@ -330,7 +332,7 @@ fn settled_payments_share_gas_and_cost_to_the_unit() {
     let (id, batch, attempt) = bench.open(effects);
     assert!(matches!(
         &bench.seal(vec![attempt.hash])[..],
-        [Effect::FindReceipts(_)]
+        [Effect::FindReceipts { .. }]
     ));
     let mined = bench.mined(&attempt, true, &batch);
     let resolutions = bench.found(id, mined);
@@ -456,7 +458,7 @@ fn a_stalled_slot_is_sent_again_outbid_and_parked_with_rising_fees() {
                     });
                 }
                 Effect::Broadcast { attempt, .. } => assert_eq!(Some(&attempt), attempts.last()),
-                Effect::FindReceipts(_) => {}
+                Effect::FindReceipts { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -486,7 +488,7 @@ fn a_recovered_slot_is_looked_up_before_its_bytes_are_sent_again() {
     };
     let effects = bench.tell(Event::LaneClaimed(recovered(payments(2))));
     assert!(
-        matches!(&effects[..], [Effect::FindReceipts(lookups)] if lookups[0].1 == [attempt.hash])
+        matches!(&effects[..], [Effect::FindReceipts { lookups, .. }] if lookups[0].1 == [attempt.hash])
     );
     let effects = bench.tell(Event::NotFound {
         id: slot(7),
@@ -521,7 +523,7 @@ fn a_nonce_that_somebody_else_used_freezes_the_lane() {
         hash: attempt.hash,
         outcome: Sent::NonceTooLow,
     });
-    assert!(matches!(&effects[..], [Effect::FindReceipts(_)]));
+    assert!(matches!(&effects[..], [Effect::FindReceipts { .. }]));
     let missing = Event::NotFound {
         id,
         sealed_nonce: AccountNonce(8),
@@ -530,10 +532,18 @@ fn a_nonce_that_somebody_else_used_freezes_the_lane() {
         bench.tell(missing.clone()).is_empty(),
         "one look is not enough"
     );
-    assert!(matches!(
-        &bench.tell(missing)[..],
-        [Effect::LaneFrozen { .. }]
-    ));
+    assert!(
+        bench.tell(missing.clone()).is_empty(),
+        "nor are two at once"
+    );
+    bench.now += INTERVAL;
+    let effects = bench.tell(missing);
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::LaneFrozen { .. })),
+        "{effects:?}"
+    );
     assert!(
         bench
             .tell(Event::Accepted(vec![payment(9, 3_600)]))
@@ -586,4 +596,154 @@ fn a_lost_lane_is_read_again_and_forgets_what_it_thought() {
     let effects = bench.tell(Event::Accepted(batch));
     let (id, _, _) = bench.open(effects);
     assert_eq!(id, slot(7));
+}
+
+#[test]
+fn a_frozen_lane_thaws_when_its_own_transaction_turns_up() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, batch, attempt) = bench.open(effects);
+    for _ in 0..2 {
+        bench.now += INTERVAL;
+        bench.tell(Event::NotFound {
+            id,
+            sealed_nonce: AccountNonce(8),
+        });
+    }
+    assert_eq!(
+        bench.core.lanes().next().unwrap().state(),
+        LaneState::Frozen
+    );
+    bench.now += 3 * INTERVAL;
+    let effects = bench.tell(Event::Tick);
+    assert!(
+        matches!(&effects[..], [Effect::FindReceipts { .. }]),
+        "{effects:?}"
+    );
+    let mined = bench.mined(&attempt, true, &batch);
+    assert_eq!(bench.found(id, mined).len(), 1);
+    assert_eq!(
+        bench.core.lanes().next().unwrap().state(),
+        LaneState::Active
+    );
+}
+
+#[test]
+fn a_lane_that_ran_out_of_funds_is_used_again_once_its_slots_are_closed() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, batch, attempt) = bench.open(effects);
+    bench.tell(Event::Sent {
+        id,
+        hash: attempt.hash,
+        outcome: Sent::InsufficientFunds,
+    });
+    assert_eq!(
+        bench.core.lanes().next().unwrap().state(),
+        LaneState::OutOfFunds
+    );
+    assert!(
+        bench
+            .tell(Event::Accepted(vec![payment(9, 3_600)]))
+            .is_empty(),
+        "nothing new is signed"
+    );
+    let mined = bench.mined(&attempt, true, &batch);
+    bench.found(id, mined);
+    let effects = bench.tell(Event::SlotClosed { id });
+    assert!(
+        matches!(&effects[..], [Effect::ReadCode { .. }]),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn an_underpriced_attempt_is_outbid_once_a_block_and_not_more() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, _, attempt) = bench.open(effects);
+    let outbids = |effects: &[Effect]| {
+        effects
+            .iter()
+            .filter(|e| matches!(e, Effect::AddAttempt { .. }))
+            .count()
+    };
+    let refused = Event::Sent {
+        id,
+        hash: attempt.hash,
+        outcome: Sent::Underpriced,
+    };
+    assert_eq!(outbids(&bench.tell(refused.clone())), 0);
+    assert_eq!(outbids(&bench.tell(refused)), 0);
+    bench.now += INTERVAL;
+    assert_eq!(outbids(&bench.tell(Event::Tick)), 1);
+    assert_eq!(outbids(&bench.tell(Event::Tick)), 0);
+}
+
+#[test]
+fn news_of_an_older_holding_opens_no_slot() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let [Effect::ReadCode { signer, batch, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    bench.tell(Event::CodeRead {
+        signer: *signer,
+        batch: *batch,
+        with_code: Vec::new(),
+    });
+    let older = FencedLane {
+        epoch: 0,
+        ..fence()
+    };
+    let fees = Fees {
+        max_fee_per_gas: 1,
+        max_priority_fee_per_gas: 1,
+    };
+    let attempt = bench.attempt(AttemptKind::Batch, fees);
+    assert!(
+        bench
+            .tell(Event::SlotOpened {
+                fence: older,
+                id: slot(7),
+                attempt
+            })
+            .is_empty()
+    );
+    assert_eq!(bench.core.lanes().next().unwrap().open_slots(), 0);
+}
+
+#[test]
+fn a_no_op_passes_the_ceiling_that_stops_a_batch() {
+    let mut bench = Bench::with_lane();
+    bench.core.config.fees.max_fee_ceiling = Some(5_000_001);
+    let fees = Fees {
+        max_fee_per_gas: 5_000_001,
+        max_priority_fee_per_gas: 1_000,
+    };
+    let attempt = bench.attempt(AttemptKind::Batch, fees);
+    let slots = vec![RecoveredSlot {
+        id: slot(7),
+        attempts: vec![attempt],
+        payments: vec![payment(5, 1)],
+    }];
+    bench.tell(Event::LaneClaimed(RecoveredLane {
+        fence: fence(),
+        next_nonce: AccountNonce(8),
+        slots,
+    }));
+    let effects = bench.tell(Event::NotFound {
+        id: slot(7),
+        sealed_nonce: AccountNonce(7),
+    });
+    assert!(
+        matches!(
+            &effects[..],
+            [Effect::AddAttempt {
+                kind: AttemptKind::NoOp,
+                ..
+            }]
+        ),
+        "{effects:?}"
+    );
 }

@@ -6,7 +6,7 @@ use alloy_primitives::{Address, U256, Uint};
 use teller_domain::{AssetAmount, AuthorizationKey, ChainId, PaymentDigest};
 
 use crate::holds::{Fingerprint, Hold, MINED_KEPT_BLOCKS};
-use crate::{HoldPurpose, ReserveOutcome, ReserveRequest, StoreError, StoreResult};
+use crate::{HoldPurpose, HoldVersion, ReserveOutcome, ReserveRequest, StoreError, StoreResult};
 
 /// More holds than this are not kept: verify is refused until some expire.
 const MOST_HOLDS: usize = 1_000_000;
@@ -22,15 +22,9 @@ pub(super) type Changes = Vec<(AuthorizationKey, Option<Hold>)>;
 /// Sums of 256-bit values that cannot overflow.
 type Sum = Uint<320, 5>;
 
-/// The answer, and the version of the hold that it left.
-pub(super) struct Decided {
-    pub(super) outcome: ReserveOutcome,
-    pub(super) version: u64,
-}
-
 struct Entry {
     hold: Hold,
-    version: u64,
+    version: HoldVersion,
 }
 
 /// What is held of one payer's balance of one asset.
@@ -53,7 +47,7 @@ pub(super) struct Book {
     sweep: BTreeSet<(u64, AuthorizationKey)>,
     /// The highest block that balances were read at.
     heads: HashMap<ChainId, u64>,
-    versions: u64,
+    versions: u128,
 }
 
 fn wide(value: AssetAmount) -> Sum {
@@ -74,7 +68,7 @@ impl Book {
     }
 
     /// Inserts or replaces a hold; answers its version.
-    fn put(&mut self, key: AuthorizationKey, hold: Hold) -> u64 {
+    fn put(&mut self, key: AuthorizationKey, hold: Hold) -> HoldVersion {
         self.remove(key);
         let balance = self
             .balances
@@ -91,7 +85,7 @@ impl Book {
         }
         self.sweep.insert((hold.nonce_until, key));
         self.versions += 1;
-        let version = self.versions;
+        let version = HoldVersion(self.versions);
         self.holds.insert(key, Entry { hold, version });
         version
     }
@@ -120,7 +114,7 @@ impl Book {
     }
 
     /// Takes back a grant that could not be written.
-    pub(super) fn forget(&mut self, key: AuthorizationKey, version: u64) {
+    pub(super) fn forget(&mut self, key: AuthorizationKey, version: HoldVersion) {
         if self
             .holds
             .get(&key)
@@ -223,7 +217,10 @@ impl Book {
         }
     }
 
-    pub(super) fn reserve(&mut self, request: &ReserveRequest) -> (StoreResult<Decided>, Changes) {
+    pub(super) fn reserve(
+        &mut self,
+        request: &ReserveRequest,
+    ) -> (StoreResult<ReserveOutcome>, Changes) {
         let mut changes = Changes::new();
         let head = self.heads.entry(request.key.chain).or_default();
         *head = (*head).max(request.read_at_block);
@@ -233,14 +230,12 @@ impl Book {
         (decided, changes)
     }
 
-    fn decide(&mut self, request: &ReserveRequest, changes: &mut Changes) -> StoreResult<Decided> {
+    fn decide(
+        &mut self,
+        request: &ReserveRequest,
+        changes: &mut Changes,
+    ) -> StoreResult<ReserveOutcome> {
         let key = request.key;
-        let refused = |outcome| {
-            Ok(Decided {
-                outcome,
-                version: 0,
-            })
-        };
         let settling = request.purpose == HoldPurpose::Settle;
         let asked = Hold::of(request, settling);
         let own = self
@@ -250,17 +245,14 @@ impl Book {
             .filter(|hold| hold.mined.is_some() || hold.nonce_until > request.now.0);
         let Some(own) = own else {
             if let Err(outcome) = self.affords(request) {
-                return refused(outcome);
+                return Ok(outcome);
             }
             if self.holds.len() >= MOST_HOLDS {
                 return Err(StoreError::unavailable("reservations", "too many holds"));
             }
             changes.push((key, Some(asked.clone())));
             let version = self.put(key, asked);
-            return Ok(Decided {
-                outcome: ReserveOutcome::Granted,
-                version,
-            });
+            return Ok(ReserveOutcome::Granted { version });
         };
         let same_payment = (own.tenant, own.digest) == (asked.tenant, asked.digest);
         let same_request = match request.purpose {
@@ -270,7 +262,7 @@ impl Book {
             }
         };
         if !(same_payment && same_request) {
-            return refused(ReserveOutcome::AuthorizationHeld);
+            return Ok(ReserveOutcome::AuthorizationHeld);
         }
         let mut renewed = own.clone();
         renewed.settling |= settling;
@@ -278,19 +270,17 @@ impl Book {
             if own.balance_until <= request.now.0
                 && let Err(outcome) = self.affords(request)
             {
-                return refused(outcome);
+                return Ok(outcome);
             }
             renewed.nonce_until = own.nonce_until.max(asked.nonce_until);
             renewed.balance_until = own.balance_until.max(asked.balance_until);
         }
         if renewed != own {
             changes.push((key, Some(renewed.clone())));
-            self.put(key, renewed);
         }
-        Ok(Decided {
-            outcome: ReserveOutcome::Renewed,
-            version: 0,
-        })
+        // Even if nothing else changed, the version does.
+        self.put(key, renewed);
+        Ok(ReserveOutcome::Renewed)
     }
 
     pub(super) fn release(
@@ -305,6 +295,24 @@ impl Book {
                 && !hold.settling
                 && hold.mined.is_none()
                 && hold.nonce_until > now
+        });
+        if theirs {
+            self.remove(key);
+            (true, vec![(key, None)])
+        } else {
+            (false, Changes::new())
+        }
+    }
+
+    pub(super) fn give_back(
+        &mut self,
+        key: AuthorizationKey,
+        tenant: Fingerprint,
+        digest: PaymentDigest,
+        version: HoldVersion,
+    ) -> (bool, Changes) {
+        let theirs = self.holds.get(&key).is_some_and(|entry| {
+            (entry.hold.tenant, entry.hold.digest, entry.version) == (tenant, digest, version)
         });
         if theirs {
             self.remove(key);

@@ -11,7 +11,10 @@ use teller_domain::{AuthorizationKey, PaymentDigest, TenantId, UnixMillis};
 use self::book::Book;
 use crate::holds::{Fingerprint, count_conflict};
 use crate::sqlite::{HoldWrite, Writer};
-use crate::{Reservations, ReserveOutcome, ReserveRequest, SqliteLedger, StoreError, StoreResult};
+use crate::{
+    HoldVersion, Reservations, ReserveOutcome, ReserveRequest, SqliteLedger, StoreError,
+    StoreResult,
+};
 
 /// In-process reservations.
 pub struct MemoryReservations {
@@ -81,21 +84,21 @@ impl Reservations for MemoryReservations {
 
     async fn reserve(&self, request: ReserveRequest) -> StoreResult<ReserveOutcome> {
         let key = request.key;
-        let (decided, written) = self.change(|book| book.reserve(&request)).await?;
-        let decided = decided?;
+        let (outcome, written) = self.change(|book| book.reserve(&request)).await?;
+        let outcome = outcome?;
         if let Err(error) = written {
             // Not in the file, so not granted: nobody was told that it is held.
-            if decided.outcome == ReserveOutcome::Granted {
-                self.book().forget(key, decided.version);
+            if let ReserveOutcome::Granted { version } = outcome {
+                self.book().forget(key, version);
             }
             return Err(error);
         }
-        match decided.outcome {
+        match outcome {
             ReserveOutcome::AuthorizationHeld => count_conflict("authorization_held"),
             ReserveOutcome::InsufficientBalance { .. } => count_conflict("insufficient_balance"),
-            ReserveOutcome::Granted | ReserveOutcome::Renewed => {}
+            ReserveOutcome::Granted { .. } | ReserveOutcome::Renewed => {}
         }
-        Ok(decided.outcome)
+        Ok(outcome)
     }
 
     async fn release(
@@ -110,6 +113,20 @@ impl Reservations for MemoryReservations {
             .change(|book| book.release(key, tenant, digest, now.0))
             .await?;
         written.map(|()| released)
+    }
+
+    async fn give_back(
+        &self,
+        key: AuthorizationKey,
+        tenant: &TenantId,
+        digest: PaymentDigest,
+        version: HoldVersion,
+    ) -> StoreResult<bool> {
+        let tenant = Fingerprint::tenant(tenant);
+        let (given_back, written) = self
+            .change(|book| book.give_back(key, tenant, digest, version))
+            .await?;
+        written.map(|()| given_back)
     }
 
     async fn abandon(&self, keys: &[AuthorizationKey]) -> StoreResult<()> {

@@ -9,6 +9,10 @@ use teller_domain::{
 
 use super::hot::clock;
 use super::slots;
+use crate::pruning::{
+    DEAD_PROCESSES_KEPT_MS, EVENTS_KEPT_MS, KEYS_KEPT_MS, PRUNED_AT_ONCE, prune_keys, prune_outbox,
+    prune_processes,
+};
 use crate::resolving::expect_accepted_outcome;
 use crate::rows::{Columns, signed, unsigned, word};
 use crate::{IdempotencyOutcome, Lane, LaneRecovery, StoreError, StoreResult};
@@ -56,6 +60,38 @@ pub(super) async fn heartbeat(
     .await
     .map(|_| ())
     .map_err(StoreError::of_ledger)
+}
+
+/// One round of pruning; whether there is more. One process does it at a time.
+pub(super) async fn prune(connection: &mut PgConnection) -> StoreResult<bool> {
+    let alone = sqlx::query_scalar::<_, bool>(
+        "SELECT pg_try_advisory_xact_lock(hashtext(current_schema() || '.pruning'))",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if !alone {
+        return Ok(false);
+    }
+    let mut removed = 0;
+    for (sql, kept_ms) in [
+        (prune_outbox!(clock!()), EVENTS_KEPT_MS),
+        (prune_keys!(clock!()), KEYS_KEPT_MS),
+    ] {
+        let done = sqlx::query(sql)
+            .bind(kept_ms)
+            .bind(PRUNED_AT_ONCE)
+            .execute(&mut *connection)
+            .await
+            .map_err(StoreError::of_ledger)?;
+        removed = done.rows_affected().max(removed);
+    }
+    sqlx::query(prune_processes!(clock!()))
+        .bind(DEAD_PROCESSES_KEPT_MS)
+        .execute(connection)
+        .await
+        .map_err(StoreError::of_ledger)?;
+    Ok(i64::try_from(removed).is_ok_and(|removed| removed >= PRUNED_AT_ONCE))
 }
 
 pub(super) async fn claim(

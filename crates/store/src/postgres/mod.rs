@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 
 use crate::claiming::Claim;
 use crate::group::Grouper;
+use crate::pruning::Pruning;
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, ClaimOutcome, IdempotencyOutcome, LaneRecovery, Ledger, NewSettlement, NewSlot,
@@ -53,6 +54,7 @@ pub struct PostgresLedger {
     confirms: Grouper<(SettlementId, RequestId), ()>,
     changes: watch::Sender<u64>,
     listener: AbortHandle,
+    pruning: Pruning,
 }
 
 impl Drop for PostgresLedger {
@@ -110,6 +112,13 @@ async fn listen(pool: PgPool, changes: watch::Sender<u64>) {
     }
 }
 
+async fn prune(pool: PgPool) -> StoreResult<bool> {
+    let mut transaction = pool.begin().await.map_err(StoreError::of_ledger)?;
+    let more = lanes::prune(&mut transaction).await?;
+    transaction.commit().await.map_err(StoreError::of_ledger)?;
+    Ok(more)
+}
+
 impl PostgresLedger {
     /// Connects to a database whose tables are up to date.
     ///
@@ -161,6 +170,7 @@ impl PostgresLedger {
             confirms,
             changes,
             listener,
+            pruning: Pruning::default(),
         })
     }
 
@@ -226,7 +236,11 @@ impl Ledger for PostgresLedger {
     async fn heartbeat(&self, process: ProcessId, lease_ms: u64) -> StoreResult<()> {
         let mut transaction = self.begin().await?;
         let done = bounded(lanes::heartbeat(&mut transaction, process, lease_ms)).await;
-        self.end(transaction, done).await
+        self.end(transaction, done).await?;
+        let pool = self.pool.clone();
+        self.pruning
+            .run_if_due(move || bounded(prune(pool.clone())));
+        Ok(())
     }
 
     async fn accept(&self, new: NewSettlement) -> StoreResult<AcceptOutcome> {

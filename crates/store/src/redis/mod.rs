@@ -15,7 +15,7 @@ use teller_domain::{AuthorizationKey, PaymentDigest, TenantId, UnixMillis};
 use self::operations::{Answer, Operation, scripts};
 use crate::group::Grouper;
 use crate::holds::{Fingerprint, count_conflict};
-use crate::{Reservations, ReserveOutcome, ReserveRequest, StoreError, StoreResult};
+use crate::{HoldVersion, Reservations, ReserveOutcome, ReserveRequest, StoreError, StoreResult};
 
 /// How long Redis may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -183,10 +183,10 @@ impl Shared {
         Ok(answers
             .into_iter()
             .map(|answer| {
-                let (word, held): (String, String) = answer
+                let (word, detail): (String, String) = answer
                     .and_then(|value| Ok(::redis::from_redis_value(value)?))
                     .map_err(failed)?;
-                Answer::read(&word, &held)
+                Answer::read(&word, &detail)
             })
             .collect())
     }
@@ -226,9 +226,11 @@ impl Reservations for RedisReservations {
     }
 
     async fn reserve(&self, request: ReserveRequest) -> StoreResult<ReserveOutcome> {
+        // Unique among all processes, and after any loss.
+        let version = HoldVersion(uuid::Uuid::now_v7().as_u128());
         let answer = self
             .operations
-            .call(Operation::Reserve(Box::new(request)))
+            .call(Operation::Reserve(Box::new(request), version))
             .await?;
         let Answer::Reserve(outcome) = answer else {
             return Err(StoreError::unavailable("reservations", "an odd answer"));
@@ -236,7 +238,7 @@ impl Reservations for RedisReservations {
         match outcome {
             ReserveOutcome::AuthorizationHeld => count_conflict("authorization_held"),
             ReserveOutcome::InsufficientBalance { .. } => count_conflict("insufficient_balance"),
-            ReserveOutcome::Granted | ReserveOutcome::Renewed => {}
+            ReserveOutcome::Granted { .. } | ReserveOutcome::Renewed => {}
         }
         Ok(outcome)
     }
@@ -249,6 +251,17 @@ impl Reservations for RedisReservations {
         now: UnixMillis,
     ) -> StoreResult<bool> {
         let operation = Operation::Release(key, Fingerprint::tenant(tenant), digest, now.0);
+        Ok(self.operations.call(operation).await? == Answer::Released(true))
+    }
+
+    async fn give_back(
+        &self,
+        key: AuthorizationKey,
+        tenant: &TenantId,
+        digest: PaymentDigest,
+        version: HoldVersion,
+    ) -> StoreResult<bool> {
+        let operation = Operation::GiveBack(key, Fingerprint::tenant(tenant), digest, version);
         Ok(self.operations.call(operation).await? == Answer::Released(true))
     }
 

@@ -7,7 +7,7 @@ use alloy_primitives::{U256, hex};
 use teller_domain::{AssetAmount, AuthorizationKey, PaymentDigest};
 
 use crate::holds::{Fingerprint, Hold};
-use crate::{HoldPurpose, ReserveOutcome, ReserveRequest, StoreError, StoreResult};
+use crate::{HoldPurpose, HoldVersion, ReserveOutcome, ReserveRequest, StoreError, StoreResult};
 
 macro_rules! script {
     ($name:ident, $file:literal) => {
@@ -18,20 +18,24 @@ macro_rules! script {
 }
 script!(RESERVE, "reserve.lua");
 script!(RELEASE, "release.lua");
+script!(GIVE_BACK, "give_back.lua");
 script!(ABANDON, "abandon.lua");
 script!(MINED, "mined.lua");
 script!(UNMINED, "unmined.lua");
 script!(RESTORE, "restore.lua");
 
 /// Every script, to be loaded.
-pub(super) fn scripts() -> [&'static Script; 6] {
-    [&RESERVE, &RELEASE, &ABANDON, &MINED, &UNMINED, &RESTORE]
+pub(super) fn scripts() -> [&'static Script; 7] {
+    [
+        &RESERVE, &RELEASE, &GIVE_BACK, &ABANDON, &MINED, &UNMINED, &RESTORE,
+    ]
 }
 
 /// One atomic change of one payer's holds.
 pub(super) enum Operation {
-    Reserve(Box<ReserveRequest>),
+    Reserve(Box<ReserveRequest>, HoldVersion),
     Release(AuthorizationKey, Fingerprint, PaymentDigest, u64),
+    GiveBack(AuthorizationKey, Fingerprint, PaymentDigest, HoldVersion),
     Abandon(AuthorizationKey),
     Mined(AuthorizationKey, u64),
     Unmined(AuthorizationKey),
@@ -49,8 +53,9 @@ pub(super) enum Answer {
 impl Operation {
     pub(super) fn script(&self) -> &'static Script {
         match self {
-            Self::Reserve(_) => &RESERVE,
+            Self::Reserve(..) => &RESERVE,
             Self::Release(..) => &RELEASE,
+            Self::GiveBack(..) => &GIVE_BACK,
             Self::Abandon(_) => &ABANDON,
             Self::Mined(..) => &MINED,
             Self::Unmined(_) => &UNMINED,
@@ -61,8 +66,9 @@ impl Operation {
     /// `KEYS[1]`: the braces make all keys of a payer share a cluster shard.
     pub(super) fn base(&self, prefix: &str) -> String {
         let key = match self {
-            Self::Reserve(request) | Self::Restore(request) => &request.key,
+            Self::Reserve(request, _) | Self::Restore(request) => &request.key,
             Self::Release(key, ..)
+            | Self::GiveBack(key, ..)
             | Self::Abandon(key)
             | Self::Mined(key, _)
             | Self::Unmined(key) => key,
@@ -72,8 +78,11 @@ impl Operation {
 
     pub(super) fn arguments(&self) -> Vec<String> {
         match self {
-            Self::Reserve(request) => {
-                request_arguments(request, request.purpose == HoldPurpose::Settle)
+            Self::Reserve(request, version) => {
+                let settling = request.purpose == HoldPurpose::Settle;
+                let mut arguments = request_arguments(request, settling);
+                arguments.push(version_digits(*version));
+                arguments
             }
             Self::Restore(request) => request_arguments(request, true),
             Self::Release(key, tenant, digest, now) => vec![
@@ -82,41 +91,51 @@ impl Operation {
                 hex::encode(digest.0),
                 now.to_string(),
             ],
+            Self::GiveBack(key, tenant, digest, version) => vec![
+                member(key),
+                hex::encode(tenant.0),
+                hex::encode(digest.0),
+                version_digits(*version),
+            ],
             Self::Abandon(key) | Self::Unmined(key) => vec![member(key)],
             Self::Mined(key, block) => vec![member(key), block.to_string()],
         }
     }
 
-    /// What takes back a grant of verify that must not be. One of settle stays: its payment is in the ledger, or will
-    /// be asked for again.
+    /// What takes back a grant of verify that must not be.
     pub(super) fn undo(&self, answer: &Answer) -> Option<Self> {
         match (self, answer) {
-            (Self::Reserve(request), Answer::Reserve(ReserveOutcome::Granted)) => {
-                Some(Self::Release(
+            (Self::Reserve(request, _), Answer::Reserve(ReserveOutcome::Granted { version }))
+                if self.grants() =>
+            {
+                Some(Self::GiveBack(
                     request.key,
                     Fingerprint::tenant(&request.tenant),
                     request.digest,
-                    request.now.0,
+                    *version,
                 ))
             }
             _ => None,
         }
     }
 
-    /// Grants are void unless the holds are known to be complete.
+    /// Grants of verify are void unless the holds are known to be complete. Those of settle count even then: the
+    /// ledger decides about its payment.
     pub(super) fn grants(&self) -> bool {
-        matches!(self, Self::Reserve(_))
+        matches!(self, Self::Reserve(request, _) if request.purpose != HoldPurpose::Settle)
     }
 }
 
 impl Answer {
-    pub(super) fn read(word: &str, held: &str) -> StoreResult<Self> {
+    pub(super) fn read(word: &str, detail: &str) -> StoreResult<Self> {
         Ok(match word {
-            "granted" => Self::Reserve(ReserveOutcome::Granted),
+            "granted" => Self::Reserve(ReserveOutcome::Granted {
+                version: version(detail)?,
+            }),
             "renewed" => Self::Reserve(ReserveOutcome::Renewed),
             "held" => Self::Reserve(ReserveOutcome::AuthorizationHeld),
             "insufficient" => Self::Reserve(ReserveOutcome::InsufficientBalance {
-                held: amount(held)?,
+                held: amount(detail)?,
             }),
             "released" => Self::Released(true),
             "kept" => Self::Released(false),
@@ -134,6 +153,16 @@ fn member(key: &AuthorizationKey) -> String {
 /// 72 digits, room for sums of 2^32 amounts.
 fn digits(value: AssetAmount) -> String {
     format!("{:072x}", value.0)
+}
+
+fn version_digits(version: HoldVersion) -> String {
+    format!("{:032x}", version.0)
+}
+
+fn version(digits: &str) -> StoreResult<HoldVersion> {
+    u128::from_str_radix(digits, 16)
+        .map(HoldVersion)
+        .map_err(|_| StoreError::unavailable("reservations", "an odd answer"))
 }
 
 /// A sum of 288 bits, told as the largest amount if it is larger.

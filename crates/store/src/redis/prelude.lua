@@ -53,7 +53,8 @@ local function exceeds(left, right)
   return false
 end
 
-local FIELDS = { 'asset', 'value', 'tenant', 'digest', 'idempotency', 'settling', 'nonce_until', 'balance_until', 'mined' }
+-- The version is that of the last grant or renewal; '-' if nobody can give the hold back.
+local FIELDS = { 'asset', 'value', 'tenant', 'digest', 'idempotency', 'settling', 'nonce_until', 'balance_until', 'mined', 'version' }
 
 local function get(member)
   local packed = redis.call('HGET', holds, member)

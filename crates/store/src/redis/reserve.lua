@@ -1,7 +1,7 @@
 local member, asset, value, tenant, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local idempotency, purpose, balance = ARGV[6], ARGV[7], ARGV[8]
 local read_at, now = tonumber(ARGV[9]), tonumber(ARGV[10])
-local nonce_until, balance_until = ARGV[11], ARGV[12]
+local nonce_until, balance_until, version = ARGV[11], ARGV[12], ARGV[13]
 local ttl = tonumber(nonce_until) - now
 
 -- What ended since the last look.
@@ -34,8 +34,9 @@ if not live(own, now) then
   put(member, {
     asset = asset, value = value, tenant = tenant, digest = digest, idempotency = idempotency,
     settling = purpose == 'settle' and '1' or '0', nonce_until = nonce_until, balance_until = balance_until, mined = '-',
+    version = version,
   }, ttl)
-  return { 'granted', '' }
+  return { 'granted', version }
 end
 
 local same_payment = own.tenant == tenant and own.digest == digest
@@ -50,5 +51,6 @@ if own.mined == '-' then
   own.balance_until = later(own.balance_until, balance_until)
 end
 if purpose == 'settle' then own.settling = '1' end
+own.version = version
 put(member, own, ttl)
 return { 'renewed', '' }

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 pub(crate) use self::holds::{HoldWrite, load as load_holds};
 pub(crate) use self::writer::Writer;
 use crate::group::Grouper;
+use crate::pruning::Pruning;
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, ClaimOutcome, IdempotencyOutcome, LaneRecovery, Ledger, NewSettlement, NewSlot,
@@ -48,6 +49,7 @@ pub struct SqliteLedger {
     readers: SqlitePool,
     finds: Grouper<AuthorizationKey, Option<Settlement>>,
     changes: watch::Receiver<u64>,
+    pruning: Pruning,
 }
 
 impl SqliteLedger {
@@ -110,6 +112,7 @@ impl SqliteLedger {
             readers,
             finds,
             changes,
+            pruning: Pruning::default(),
         })
     }
 
@@ -191,9 +194,16 @@ impl Ledger for SqliteLedger {
     }
 
     async fn heartbeat(&self, process: ProcessId, lease_ms: u64) -> StoreResult<()> {
-        self.writer()?
+        let writer = self.writer()?;
+        writer
             .job(move |c| Box::pin(lanes::heartbeat(c, process, lease_ms)))
-            .await
+            .await?;
+        let writer = writer.clone();
+        self.pruning.run_if_due(move || {
+            let writer = writer.clone();
+            async move { writer.job(|c| Box::pin(lanes::prune(c))).await }
+        });
+        Ok(())
     }
 
     async fn accept(&self, new: NewSettlement) -> StoreResult<AcceptOutcome> {

@@ -153,6 +153,28 @@ impl TestLedger {
         }
     }
 
+    /// Runs SQL beside the ledger, as only time does otherwise.
+    pub async fn execute(&self, sql: &'static str) -> u64 {
+        use sqlx::Connection;
+        match &self.url {
+            LedgerUrl::Sqlite(path) => {
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+                let mut connection = sqlx::SqliteConnection::connect_with(&options)
+                    .await
+                    .unwrap();
+                let done = sqlx::query(sql).execute(&mut connection).await.unwrap();
+                connection.close().await.unwrap();
+                done.rows_affected()
+            }
+            LedgerUrl::Postgres(url) => {
+                let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+                let done = sqlx::query(sql).execute(&mut connection).await.unwrap();
+                connection.close().await.unwrap();
+                done.rows_affected()
+            }
+        }
+    }
+
     pub fn sqlite(&self) -> &Arc<SqliteLedger> {
         &self.embedded.as_ref().unwrap().1
     }

@@ -193,6 +193,14 @@ fn describe_lanes() {
         "1 while a signer sends nothing because somebody else used its key"
     );
     describe_gauge!(
+        "teller_lane_usable",
+        "1 while a signer takes new batches; 0 while its lane is read again, frozen, or out of gas money"
+    );
+    describe_counter!(
+        "teller_settles_without_hold_total",
+        "Settles that went on from the ledger because reservations were away"
+    );
+    describe_gauge!(
         "teller_oldest_open_slot_age_seconds",
         Unit::Seconds,
         "Age of the oldest slot without a mined transaction"
@@ -276,15 +284,17 @@ mod tests {
         }
     }
 
+    /// What looks like a metric's name and is not one of a crate or a Postgres channel.
     fn is_metric(text: &str) -> bool {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        let crates = [
+        let others = [
             "teller_api",
             "teller_chain",
             "teller_settle",
+            "teller_settlements",
             "teller_store",
             "teller_verify",
         ];
-        text.starts_with("teller_") && text.bytes().all(plain) && !crates.contains(&text)
+        text.starts_with("teller_") && text.bytes().all(plain) && !others.contains(&text)
     }
 }

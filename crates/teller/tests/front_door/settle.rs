@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, U256, hex};
+use alloy_sol_types::{SolCall, sol};
 use futures::future::join_all;
 use serde_json::json;
 
 use crate::node_proxy::{Next, NodeProxy};
 use crate::support::{CHAIN, Chain, Setup, Teller, body, shared_stores};
+
+sol! {
+    function transfer(address to, uint256 value) external returns (bool);
+}
 
 const PAYEE: Address = Address::repeat_byte(0x42);
 
@@ -221,4 +226,121 @@ async fn the_cluster_stores_settle_as_the_embedded_ones_do() {
         .count();
     assert_eq!(successes, 40, "{answers:?}");
     assert_eq!(chain.balance(PAYEE).await, U256::from(7 * 40));
+}
+
+/// Eight payers, of whom one turns into a contract that burns all gas when its signature is checked: after the batch's
+/// payers were looked at, and before the batch is mined.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payer_who_turns_into_a_gas_burner_does_not_burn_his_neighbours() {
+    let chain = Chain::start(Duration::from_secs(1)).await;
+    let proxy = NodeProxy::start(chain.devnet.rpc_url()).await;
+    let teller = Teller::embedded_at(&chain, &proxy.url).await;
+    let payments: Vec<_> = (0..9)
+        .map(|number| chain.payer(number as usize).pay(&chain, PAYEE, 7, number))
+        .collect();
+    let bodies: Vec<_> = payments
+        .iter()
+        .map(|payment| body(&chain, payment))
+        .collect();
+    for (_, answer) in join_all(bodies.iter().map(|body| teller.post("/verify", body))).await {
+        assert_eq!(answer["isValid"], true, "{answer}");
+    }
+    proxy.set(Next::Swallow);
+    let hostile = payments[4].key.payer;
+    let (answers, ()) = tokio::join!(
+        join_all(bodies.iter().map(|body| teller.post("/settle", body))),
+        async {
+            proxy.caught().await;
+            // The first batch is committed and on its way; all of them are once the swallowing has gone on for a while.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let code = teller_devnet::contracts::Contract::HostileWallet
+                .runtime()
+                .unwrap();
+            chain
+                .devnet
+                .rpc(
+                    "anvil_setCode",
+                    json!([hostile, hex::encode_prefixed(code)]),
+                )
+                .await
+                .unwrap();
+            proxy.set(Next::Pass);
+        }
+    );
+    let mut transactions = std::collections::HashSet::new();
+    for (payment, (_, answer)) in payments.iter().zip(&answers) {
+        if payment.key.payer == hostile {
+            assert_eq!(answer["success"], false, "{answer}");
+            assert_eq!(
+                answer["errorReason"], "payer_has_code_not_supported",
+                "{answer}"
+            );
+        } else {
+            assert_eq!(answer["success"], true, "{answer}");
+            transactions.insert(answer["transaction"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(chain.balance(PAYEE).await, U256::from(7 * 8));
+    assert!(
+        transactions.len() <= 4,
+        "neighbours still share batches: {transactions:?}"
+    );
+}
+
+/// The balance moves away between verify and settle's batch: "no", with the chain's own reason, and the truth.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payer_who_empties_his_account_after_the_check_fails_alone() {
+    let chain = Chain::start(Duration::from_secs(1)).await;
+    let proxy = NodeProxy::start(chain.devnet.rpc_url()).await;
+    let teller = Teller::embedded_at(&chain, &proxy.url).await;
+    let payments: Vec<_> = (0..3)
+        .map(|number| chain.payer(number as usize).pay(&chain, PAYEE, 7, number))
+        .collect();
+    let bodies: Vec<_> = payments
+        .iter()
+        .map(|payment| body(&chain, payment))
+        .collect();
+    proxy.set(Next::Swallow);
+    let poor = payments[1].key.payer;
+    let (answers, ()) = tokio::join!(
+        join_all(bodies.iter().map(|body| teller.post("/settle", body))),
+        async {
+            proxy.caught().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let all = chain.balance(poor).await;
+            let rpc = |method: &'static str, params| chain.devnet.rpc(method, params);
+            rpc("anvil_setBalance", json!([poor, "0xde0b6b3a7640000"]))
+                .await
+                .unwrap();
+            rpc("anvil_impersonateAccount", json!([poor]))
+                .await
+                .unwrap();
+            let data = transferCall {
+                to: Address::repeat_byte(0x13),
+                value: all,
+            }
+            .abi_encode();
+            let transfer = json!([{"from": poor, "to": chain.asset.address, "data": hex::encode_prefixed(data)}]);
+            rpc("eth_sendTransaction", transfer).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            proxy.set(Next::Pass);
+        }
+    );
+    for (payment, (_, answer)) in payments.iter().zip(&answers) {
+        let expected = payment.key.payer != poor;
+        assert_eq!(answer["success"], expected, "{answer}");
+        if !expected {
+            assert_eq!(
+                answer["errorReason"], "invalid_exact_evm_insufficient_balance",
+                "{answer}"
+            );
+        }
+    }
+    assert_eq!(chain.balance(PAYEE).await, U256::from(7 * 2));
+    // A failed authorization is dead: asking again repeats the recorded answer.
+    let (_, again) = teller.post("/settle", &bodies[1]).await;
+    assert_eq!(
+        again["errorReason"], "invalid_exact_evm_insufficient_balance",
+        "{again}"
+    );
 }

@@ -1,0 +1,106 @@
+//! Which settles of a payment this process has begun: while one may have been accepted, nobody is told that nothing was.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use teller_domain::PaymentDigest;
+
+/// Payments whose accept was begun are remembered for this many further ones.
+const REMEMBERED: usize = 65_536;
+
+/// Settles that are under way or may have been accepted.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight(Mutex<Begun>);
+
+#[derive(Debug, Default)]
+struct Begun {
+    under_way: HashMap<PaymentDigest, usize>,
+    accepted: HashMap<PaymentDigest, ()>,
+    order: VecDeque<PaymentDigest>,
+}
+
+impl InFlight {
+    fn lock(&self) -> MutexGuard<'_, Begun> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a settle of this payment has begun, until the guard is dropped.
+    pub(crate) fn begin(self: &Arc<Self>, digest: PaymentDigest) -> Settling {
+        *self.lock().under_way.entry(digest).or_default() += 1;
+        Settling {
+            in_flight: self.clone(),
+            digest,
+        }
+    }
+}
+
+/// A settle that is under way.
+#[derive(Debug)]
+pub(crate) struct Settling {
+    in_flight: Arc<InFlight>,
+    digest: PaymentDigest,
+}
+
+impl Settling {
+    /// From now on the ledger may have the payment.
+    pub(crate) fn may_be_accepted(&self) {
+        let mut begun = self.in_flight.lock();
+        if begun.accepted.insert(self.digest, ()).is_some() {
+            return;
+        }
+        begun.order.push_back(self.digest);
+        if begun.order.len() > REMEMBERED
+            && let Some(oldest) = begun.order.pop_front()
+        {
+            begun.accepted.remove(&oldest);
+        }
+    }
+
+    /// Whether nothing can have been accepted: not by an earlier settle of this payment, and not by one beside this.
+    pub(crate) fn is_alone(&self) -> bool {
+        let begun = self.in_flight.lock();
+        !begun.accepted.contains_key(&self.digest)
+            && begun
+                .under_way
+                .get(&self.digest)
+                .is_none_or(|count| *count <= 1)
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        let mut begun = self.in_flight.lock();
+        if let Some(count) = begun.under_way.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                begun.under_way.remove(&self.digest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_primitives::B256;
+
+    #[test]
+    fn a_settle_is_alone_until_another_is_beside_it_or_was_accepted() {
+        let in_flight = Arc::new(InFlight::default());
+        let digest = PaymentDigest(B256::repeat_byte(1));
+        let first = in_flight.begin(digest);
+        assert!(first.is_alone());
+        let second = in_flight.begin(digest);
+        assert!(!first.is_alone());
+        drop(second);
+        assert!(first.is_alone());
+        first.may_be_accepted();
+        drop(first);
+        assert!(!in_flight.begin(digest).is_alone());
+        assert!(
+            in_flight
+                .begin(PaymentDigest(B256::repeat_byte(2)))
+                .is_alone()
+        );
+    }
+}
