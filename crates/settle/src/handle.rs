@@ -17,22 +17,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::core::{Event, Queued};
+use crate::delivery::{Delivery, DeliveryEnd};
 use crate::waiters::Waiters;
 
 /// How often an accept whose fate is unknown is looked up again while somebody waits for it.
 const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
-
-/// How long the ledger may be away before the end of a delivery is given up: half a minute in all.
-const DELIVERY_PATIENCE: [Duration; 8] = [
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(6),
-    Duration::from_secs(8),
-    Duration::from_secs(8),
-];
 
 /// What the ledger knows of a payment that somebody asks to settle.
 #[derive(Debug)]
@@ -49,14 +38,14 @@ pub enum Known {
 /// A place in the queue for one settlement's outcome.
 #[derive(Debug)]
 pub struct Ticket {
-    settlement: Option<Settlement>,
+    settlement: Option<Box<Settlement>>,
     resolved: Option<oneshot::Receiver<SettlementState>>,
 }
 
 impl Ticket {
     /// The settlement as it was when the ticket was given; `None` if accept may or may not have committed.
     pub fn settlement(&self) -> Option<&Settlement> {
-        self.settlement.as_ref()
+        self.settlement.as_deref()
     }
 }
 
@@ -95,83 +84,6 @@ pub enum SettleAnswer {
         /// Hash of the newest attempt, if bytes were signed.
         transaction: Option<B256>,
     },
-}
-
-/// A success on its way to the one request that may deliver it. Dropped before [`delivered`](Delivery::delivered), the
-/// claim is given back, so that another request can deliver it.
-pub struct Delivery {
-    ledger: Arc<dyn Ledger>,
-    id: SettlementId,
-    request: RequestId,
-    end: DeliveryEnd,
-}
-
-/// What becomes of a claim when its [`Delivery`] is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DeliveryEnd {
-    /// It is confirmed: the answer was handed to the transport.
-    Confirm,
-    /// It is given back: the answer reached nobody.
-    Release,
-    /// It stays as it is: it is another request's, or shared by requests with the same idempotency key, each of which
-    /// can claim it again.
-    Leave,
-}
-
-impl Delivery {
-    /// The answer was handed to the transport.
-    pub fn delivered(mut self) {
-        self.end = DeliveryEnd::Confirm;
-    }
-
-    async fn write_end(
-        ledger: &dyn Ledger,
-        id: SettlementId,
-        request: RequestId,
-        end: DeliveryEnd,
-    ) {
-        for patience in DELIVERY_PATIENCE {
-            let written = match end {
-                DeliveryEnd::Confirm => ledger.confirm_delivery(id, request).await,
-                DeliveryEnd::Release => ledger.release_delivery(id, request).await,
-                DeliveryEnd::Leave => return,
-            };
-            match written {
-                Ok(()) => return,
-                Err(error) if error.is_retryable() => {
-                    tracing::warn!(settlement = %id, %error, "the end of a delivery is written down again");
-                    tokio::time::sleep(patience).await;
-                }
-                Err(error) => {
-                    tracing::warn!(settlement = %id, %error, "the end of a delivery was not written down");
-                    return;
-                }
-            }
-        }
-        tracing::error!(settlement = %id, "the end of a delivery was never written down");
-    }
-}
-
-impl std::fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Delivery")
-            .field("id", &self.id)
-            .field("request", &self.request)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        let (ledger, id, request, end) = (self.ledger.clone(), self.id, self.request, self.end);
-        if end == DeliveryEnd::Leave {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        runtime.spawn(async move { Self::write_end(ledger.as_ref(), id, request, end).await });
-    }
 }
 
 struct Shared {
@@ -249,7 +161,7 @@ impl Settler {
             Ok(AcceptOutcome::Accepted(settlement)) => {
                 self.announce(&settlement).await;
                 Ok(Known::Accepted(Ticket {
-                    settlement: Some(settlement),
+                    settlement: Some(Box::new(settlement)),
                     resolved: Some(resolved),
                 }))
             }
@@ -296,7 +208,7 @@ impl Settler {
                 }
             },
         };
-        let Some(mut settlement) = settlement else {
+        let Some(mut settlement) = settlement.map(|settlement| *settlement) else {
             return SettleAnswer::Pending {
                 settlement: None,
                 transaction: None,
@@ -343,7 +255,7 @@ impl Settler {
     async fn ticket(&self, settlement: Settlement) -> Result<Ticket, StoreError> {
         if settlement.state.is_resolved() {
             return Ok(Ticket {
-                settlement: Some(settlement),
+                settlement: Some(Box::new(settlement)),
                 resolved: None,
             });
         }
@@ -362,12 +274,12 @@ impl Settler {
             drop(resolved);
             self.shared.waiters.leave(newest.id);
             return Ok(Ticket {
-                settlement: Some(newest),
+                settlement: Some(Box::new(newest)),
                 resolved: None,
             });
         }
         Ok(Ticket {
-            settlement: Some(newest),
+            settlement: Some(Box::new(newest)),
             resolved: Some(resolved),
         })
     }

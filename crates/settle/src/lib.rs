@@ -4,6 +4,7 @@
 //! ([`Settler`]) is what the API talks to.
 
 pub mod core;
+mod delivery;
 mod effects;
 mod engine;
 mod handle;
@@ -12,5 +13,6 @@ mod recover;
 mod report;
 mod waiters;
 
+pub use delivery::Delivery;
 pub use engine::{Engine, EngineError, EngineStatus, NetworkParts, Timings};
-pub use handle::{Delivery, Known, SettleAnswer, Settler, Ticket};
+pub use handle::{Known, SettleAnswer, Settler, Ticket};

@@ -1,13 +1,16 @@
-//! What a mined attempt means for each payment of its slot.
+//! What a mined attempt means for its slot and for each payment in it.
 
 use alloy_primitives::B256;
 use teller_domain::invariants::split_by_largest_remainder;
 use teller_domain::{
-    Level, Reason, Receipt, Refusal, Resolution, SettlementId, SettlementState, UnixSeconds, Wei,
+    Level, Reason, Receipt, Refusal, Resolution, SettlementId, SettlementState, SlotId,
+    UnixSeconds, Wei,
 };
 use teller_schemes::{EventLog, effects};
+use teller_store::SlotClosure;
 
-use super::{Finding, Mined, Queued};
+use super::lane::{LaneState, Phase};
+use super::{Core, Effect, Finding, Mined, Queued};
 
 /// A payment that has been in this many slots without an outcome fails.
 const MAX_TRIES: u32 = 3;
@@ -116,5 +119,139 @@ pub fn payer_has_code() -> SettlementState {
     SettlementState::Failed {
         refusal: Refusal::new(Reason::PayerHasCode, detail),
         transaction: None,
+    }
+}
+
+impl Core {
+    pub(super) fn on_found(&mut self, id: SlotId, mined: Mined) {
+        if let Some(lane) = self
+            .lanes
+            .get_mut(&id.signer)
+            .filter(|lane| lane.state == LaneState::Frozen)
+        {
+            tracing::warn!(signer = %id.signer, "a lane thaws: the transaction that took its slot is ours");
+            lane.state = LaneState::Active;
+        }
+        let Some(slot) = self.slot_mut(id).filter(|slot| slot.is_unmined()) else {
+            return;
+        };
+        let reverted = !mined.succeeded && slot.payments.len() > 1;
+        if reverted {
+            // One of them did this to all: send them again in halves, and do not count the try.
+            let half = slot.payments.len().div_ceil(2);
+            for queued in &mut slot.payments {
+                queued.company = queued.company.min(half);
+                queued.tries = queued.tries.saturating_sub(1);
+            }
+            let resolutions = slot
+                .payments
+                .iter()
+                .map(|queued| (queued.id, Resolution::Requeued))
+                .collect();
+            self.close_slot(id, &mined, resolutions);
+            return;
+        }
+        let outcomes = Outcomes::read(&mined, &slot.payments);
+        if outcomes.unexplained.is_empty() {
+            let resolutions = settled(&mined, &outcomes.settled);
+            self.close_slot(id, &mined, resolutions);
+            return;
+        }
+        let payments = slot
+            .payments
+            .iter()
+            .filter(|queued| outcomes.unexplained.contains(&queued.id))
+            .cloned()
+            .collect();
+        let block = mined.block;
+        slot.phase = Phase::Investigating {
+            mined,
+            settled: outcomes.settled,
+        };
+        self.emit(Effect::Investigate {
+            id,
+            block,
+            payments,
+        });
+    }
+
+    pub(super) fn on_investigated(&mut self, id: SlotId, findings: Vec<(SettlementId, Finding)>) {
+        let cutoff = self.cutoff();
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        let Phase::Investigating {
+            mined,
+            settled: ours,
+        } = &slot.phase
+        else {
+            return;
+        };
+        let mined = mined.clone();
+        let mut resolutions = settled(&mined, ours);
+        for (payment, finding) in findings {
+            let Some(queued) = slot.payments.iter().find(|queued| queued.id == payment) else {
+                continue;
+            };
+            resolutions.push((payment, explain(queued, finding, mined.transaction, cutoff)));
+        }
+        if resolutions.len() == slot.payments.len() {
+            self.close_slot(id, &mined, resolutions);
+        }
+    }
+
+    fn close_slot(
+        &mut self,
+        id: SlotId,
+        mined: &Mined,
+        resolutions: Vec<(SettlementId, Resolution)>,
+    ) {
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
+        let fence = lane.fence;
+        let Some(slot) = lane.slots.get_mut(&id.nonce) else {
+            return;
+        };
+        let requeued = |queued: &&Queued| {
+            resolutions.iter().any(|(payment, resolution)| {
+                *payment == queued.id && *resolution == Resolution::Requeued
+            })
+        };
+        let requeue = slot.payments.iter().filter(requeued).cloned().collect();
+        let payments = slot.payments.clone();
+        slot.phase = Phase::Closing { requeue };
+        let closure = SlotClosure {
+            id,
+            transaction: mined.transaction,
+            block: mined.block,
+            gas_used: mined.gas_used,
+            cost: mined.cost,
+            resolutions,
+        };
+        self.emit(Effect::CloseSlot {
+            fence,
+            closure,
+            payments,
+        });
+    }
+
+    pub(super) fn on_slot_closed(&mut self, id: SlotId, now_ms: u64) {
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
+        let Some(slot) = lane.slots.remove(&id.nonce) else {
+            return;
+        };
+        if lane.slots.is_empty() && lane.state == LaneState::OutOfFunds {
+            // Nothing is left whose sending could tell that there is money again: the next batch will.
+            lane.state = LaneState::Active;
+        }
+        for queued in &slot.payments {
+            self.known.remove(&queued.id);
+        }
+        if let Phase::Closing { requeue } = slot.phase {
+            self.on_accepted(requeue, now_ms);
+        }
     }
 }

@@ -8,6 +8,7 @@ mod batch;
 mod event;
 mod lane;
 mod mined;
+mod slots;
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Behaviour of the state machine, event by event.
+//! Behaviour of the state machine, event by event. One long file, because every test drives the same bench.
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use teller_chain::FeePolicy;

@@ -1,0 +1,96 @@
+//! The delivery of a success: told at most once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use teller_domain::{RequestId, SettlementId};
+use teller_store::Ledger;
+
+/// How long the ledger may be away before the end of a delivery is given up: half a minute in all.
+const DELIVERY_PATIENCE: [Duration; 8] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(6),
+    Duration::from_secs(8),
+    Duration::from_secs(8),
+];
+
+/// A success on its way to the one request that may deliver it. Dropped before [`delivered`](Delivery::delivered), the
+/// claim is given back, so that another request can deliver it.
+pub struct Delivery {
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) id: SettlementId,
+    pub(crate) request: RequestId,
+    pub(crate) end: DeliveryEnd,
+}
+
+/// What becomes of a claim when its [`Delivery`] is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeliveryEnd {
+    /// It is confirmed: the answer was handed to the transport.
+    Confirm,
+    /// It is given back: the answer reached nobody.
+    Release,
+    /// It stays as it is: it is another request's, or shared by requests with the same idempotency key, each of which
+    /// can claim it again.
+    Leave,
+}
+
+impl Delivery {
+    /// The answer was handed to the transport.
+    pub fn delivered(mut self) {
+        self.end = DeliveryEnd::Confirm;
+    }
+
+    async fn write_end(
+        ledger: &dyn Ledger,
+        id: SettlementId,
+        request: RequestId,
+        end: DeliveryEnd,
+    ) {
+        for patience in DELIVERY_PATIENCE {
+            let written = match end {
+                DeliveryEnd::Confirm => ledger.confirm_delivery(id, request).await,
+                DeliveryEnd::Release => ledger.release_delivery(id, request).await,
+                DeliveryEnd::Leave => return,
+            };
+            match written {
+                Ok(()) => return,
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(settlement = %id, %error, "the end of a delivery is written down again");
+                    tokio::time::sleep(patience).await;
+                }
+                Err(error) => {
+                    tracing::warn!(settlement = %id, %error, "the end of a delivery was not written down");
+                    return;
+                }
+            }
+        }
+        tracing::error!(settlement = %id, "the end of a delivery was never written down");
+    }
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("id", &self.id)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let (ledger, id, request, end) = (self.ledger.clone(), self.id, self.request, self.end);
+        if end == DeliveryEnd::Leave {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move { Self::write_end(ledger.as_ref(), id, request, end).await });
+    }
+}
