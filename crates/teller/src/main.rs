@@ -17,6 +17,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// A settle waits for a block, and thousands wait at once and end at once. glibc keeps what they held, in an arena a
+/// thread; this gives it back, as `.cargo/config.toml` tells it to.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let command = cli::Cli::parse().command;
     // reqwest and the ws transport take their TLS from here; a second installation is nobody's business.
