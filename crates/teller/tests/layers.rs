@@ -64,11 +64,12 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        // The api for its gRPC clients only.
         "teller-loadtest",
         &[
+            "teller-api",
             "teller-devnet",
             "teller-domain",
-            "teller-protocol",
             "teller-schemes",
         ],
     ),

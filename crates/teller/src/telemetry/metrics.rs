@@ -284,6 +284,7 @@ mod tests {
         }
     }
 
+    /// What looks like a metric's name and is not one of a crate or a Postgres channel.
     fn is_metric(text: &str) -> bool {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         let others = [

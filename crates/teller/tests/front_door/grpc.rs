@@ -157,12 +157,17 @@ async fn health_and_reflection_tell_a_stranger_what_is_there() {
         let request = tonic_health::pb::HealthCheckRequest {
             service: service.to_owned(),
         };
-        let answer = health.check(request).await.unwrap();
-        assert_eq!(
-            answer.get_ref().status(),
-            ServingStatus::Serving,
-            "{service}"
-        );
+        // Health follows readiness, a moment behind it.
+        let mut serving = None;
+        for _ in 0..50 {
+            let answer = health.check(request.clone()).await;
+            serving = answer.ok().map(|answer| answer.get_ref().status());
+            if serving == Some(ServingStatus::Serving) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(serving, Some(ServingStatus::Serving), "{service:?}");
     }
 
     let mut client = reflection::server_reflection_client::ServerReflectionClient::new(channel);

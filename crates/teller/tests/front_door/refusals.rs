@@ -6,7 +6,7 @@ use alloy_primitives::{Address, hex};
 use serde_json::{Value, json};
 
 use crate::node_proxy::{Next, NodeProxy};
-use crate::support::{Buyer, Chain, Teller, body, now};
+use crate::support::{Buyer, CHAIN, Chain, Teller, body, now};
 
 const PAYEE: Address = Address::repeat_byte(0x42);
 
@@ -192,8 +192,18 @@ async fn without_a_node_verify_cannot_say_and_nothing_is_lost() {
         (503, &json!("unexpected_settle_error")),
         "{answer}"
     );
-    let (status, _) = teller.get("/readyz").await;
-    assert_eq!(status, 503);
+    // Blocks may be late for a while before a node counts as gone.
+    let mut readiness = teller.get("/readyz").await;
+    for _ in 0..60 {
+        if readiness.0 == 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        readiness = teller.get("/readyz").await;
+    }
+    assert_eq!(readiness.0, 503, "{}", readiness.1);
+    let missing = &readiness.1["dependencies"][CHAIN.to_string()];
+    assert_eq!(missing, "unavailable", "{}", readiness.1);
     proxy.set(Next::Pass);
     for _ in 0..50 {
         let (_, answer) = teller.post("/settle", &request).await;
