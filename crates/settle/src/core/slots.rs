@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256};
-use teller_chain::FeePolicy;
 use teller_domain::invariants::attempts_are_sound;
 use teller_domain::{
     AccountNonce, Attempt, AttemptKind, FencedLane, SettlementId, SlotId, UnixSeconds,
@@ -311,10 +310,7 @@ impl Core {
         let policy = match kind {
             AttemptKind::Batch => config.fees,
             // A gap in the nonces stops the whole lane: closing it is worth 21,000 gas at any price.
-            AttemptKind::NoOp => FeePolicy {
-                max_fee_ceiling: None,
-                ..config.fees
-            },
+            AttemptKind::NoOp => config.fees.without_ceiling(),
         };
         let Some(fees) = policy.replacement(newest.fees, base_fee, tip) else {
             return;
