@@ -23,8 +23,9 @@ mod stores;
 
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
-    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, Ledger, NewSettlement,
-    NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure,
+    AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
+    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, SlotClosure, Spending, UnfinalSlot,
 };
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;

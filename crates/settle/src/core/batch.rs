@@ -1,7 +1,7 @@
 //! The queue of accepted payments and the forming of batches.
 
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
-use teller_domain::{Payment, SettlementId, UnixSeconds};
+use teller_domain::{Payment, Settlement, SettlementId, TenantId, UnixSeconds};
 
 /// Gas that one payment may need at most in a batch: 80k when the payee's balance is zero (DESIGN section 4).
 const GAS_PER_PAYMENT: u64 = 80_000;
@@ -21,18 +21,22 @@ pub struct Queued {
     pub payment: Payment,
     /// How many slots it has been in, this one included. Slots that reverted as a whole do not count.
     pub tries: u32,
-    /// It travels with fewer than this many others: halved each time that a batch with it reverts as a whole.
+    /// It travels in batches of at most this many: halved each time that a batch with it reverts as a whole, and 1
+    /// for a payer with code.
     pub company: usize,
+    /// Whose budget its gas counts against.
+    pub tenant: TenantId,
 }
 
 impl Queued {
     /// A payment that any batch may carry.
-    pub fn new(id: SettlementId, payment: Payment, tries: u32) -> Self {
+    pub fn new(settlement: &Settlement) -> Self {
         Self {
-            id,
-            payment,
-            tries,
+            id: settlement.id,
+            payment: settlement.payment,
+            tries: settlement.tries,
             company: usize::MAX,
+            tenant: settlement.tenant.clone(),
         }
     }
 
