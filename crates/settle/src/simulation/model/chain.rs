@@ -310,7 +310,9 @@ impl Filling {
     ) -> bool {
         let sender = state.account(transaction.from);
         let data_fee = rules.data_fee * (transaction.calldata.0 + transaction.calldata.1);
+        let (intrinsic, floor) = transaction.intrinsic_gas();
         let valid = transaction.nonce == sender.nonce
+            && transaction.gas_limit >= intrinsic.max(floor)
             && transaction.fees.max_fee_per_gas >= env.base_fee
             && transaction.upfront() + U256::from(data_fee) <= sender.wei
             && self.gas + transaction.gas_limit <= rules.gas_limit;

@@ -13,8 +13,9 @@ use super::transaction::Transaction;
 /// Where nodes differ from each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolRules {
-    /// By how many per cent both fees of a replacement must be higher.
-    pub bump_percent: u128,
+    /// By how many per cent both fees of a replacement must be higher; `None` is anvil, to which any higher
+    /// `maxFeePerGas` will do.
+    pub bump_percent: Option<u128>,
     /// Whether a transaction that offers less than the base fee is refused.
     pub demands_base_fee: bool,
     /// Whether a block takes the highest `maxFeePerGas` first (anvil) or the highest tip (everybody else).
@@ -26,7 +27,7 @@ pub struct PoolRules {
 impl PoolRules {
     /// op-geth, which Base runs, and most others.
     pub const GETH: Self = Self {
-        bump_percent: 10,
+        bump_percent: Some(10),
         demands_base_fee: false,
         by_max_fee: false,
         forgets_invalid: false,
@@ -59,6 +60,15 @@ impl Pool {
             .any(|(transaction, _)| transaction.hash == hash)
     }
 
+    /// Whether a transaction waits for one with a lower nonce that is not here.
+    pub fn waits_behind_a_gap(&self, hash: B256, state: &State) -> bool {
+        let waiting = self.transactions().find(|waiting| waiting.hash == hash);
+        waiting.is_some_and(|waiting| {
+            let sealed = state.account(waiting.from).nonce;
+            (sealed..waiting.nonce).any(|nonce| !self.waiting.contains_key(&(waiting.from, nonce)))
+        })
+    }
+
     pub fn transactions(&self) -> impl Iterator<Item = &Arc<Transaction>> {
         self.waiting.values().map(|(transaction, _)| transaction)
     }
@@ -74,15 +84,15 @@ impl Pool {
         state: &State,
         base_fee: u128,
     ) -> SendOutcome {
-        if transaction.gas_limit > TRANSACTION_GAS_CAP {
-            return SendOutcome::GasTooHigh;
-        }
         if self.knows(transaction.hash) {
             return SendOutcome::AlreadyKnown;
         }
         let sender = state.account(transaction.from);
         if transaction.nonce < sender.nonce {
             return SendOutcome::NonceTooLow;
+        }
+        if transaction.gas_limit > TRANSACTION_GAS_CAP {
+            return SendOutcome::GasTooHigh;
         }
         if transaction.upfront() > sender.wei {
             return SendOutcome::InsufficientFunds;
@@ -92,13 +102,16 @@ impl Pool {
         }
         let place = (transaction.from, transaction.nonce);
         if let Some((old, _)) = self.waiting.get(&place) {
-            let raised = |old: u128, new: u128| {
-                new.saturating_mul(100) >= old.saturating_mul(100 + self.rules.bump_percent)
-            };
             let (old, new) = (old.fees, transaction.fees);
-            if !raised(old.max_fee_per_gas, new.max_fee_per_gas)
-                || !raised(old.max_priority_fee_per_gas, new.max_priority_fee_per_gas)
-            {
+            let outbids = match self.rules.bump_percent {
+                None => new.max_fee_per_gas > old.max_fee_per_gas,
+                Some(percent) => {
+                    let raised = |old: u128, new: u128| new * 100 >= old * (100 + percent);
+                    raised(old.max_fee_per_gas, new.max_fee_per_gas)
+                        && raised(old.max_priority_fee_per_gas, new.max_priority_fee_per_gas)
+                }
+            };
+            if !outbids {
                 return SendOutcome::Underpriced;
             }
         }

@@ -13,9 +13,10 @@ const AUTHORIZATION_CANCELED: B256 =
     b256!("1cdd46ff242716cdaa72d159d339a485b3438398348d68f09d7c8c0a59353d81");
 const TRANSFER: B256 = b256!("ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef");
 
-/// Frame of Multicall3, and what it spends on each call beside the call.
+/// Frame of Multicall3, and what it spends before each call and on the call's result.
 const BATCH_GAS: u64 = 2_600;
-const BATCH_ITEM_GAS: u64 = 1_450;
+const BATCH_ITEM_GAS: u64 = 1_000;
+const BATCH_RESULT_GAS: u64 = 1_100;
 /// The proxy and the pause: what every call of the token costs once code and storage are warm, and what the first call
 /// in a transaction pays beside it.
 const TOKEN_GAS: u64 = 2_050;
@@ -97,7 +98,7 @@ pub struct Executed {
 type CallResult = Result<u64, (u64, Option<Reason>)>;
 
 /// What a transaction has touched, which is cheaper to touch again.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Warm {
     token: bool,
     signatures: bool,
@@ -186,6 +187,7 @@ impl State {
                         Err((spent, _)) if *may_fail => left -= spent,
                         Err((spent, reason)) => return Err((gas - left + spent, reason)),
                     }
+                    left = left.checked_sub(BATCH_RESULT_GAS).ok_or((gas, None))?;
                 }
                 Ok(gas - left)
             }
@@ -207,11 +209,16 @@ impl State {
         if target != env.token {
             return Ok(2_600);
         }
+        // What a call has warmed is cold again when it fails (EIP-2929).
+        let before = warm.clone();
         let mut spent = TOKEN_GAS;
         if !std::mem::replace(&mut warm.token, true) {
             spent += TOKEN_COLD_GAS;
         }
         let reached = self.try_token_call(caller, call, gas, env, warm, spent);
+        if !reached.as_ref().is_ok_and(|(spent, _)| *spent <= gas) {
+            *warm = before;
+        }
         match reached {
             Ok((spent, mut emitted)) if spent <= gas => {
                 self.apply(caller, call);
