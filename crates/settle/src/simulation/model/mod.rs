@@ -7,6 +7,7 @@
 
 mod anvil;
 pub mod chain;
+pub mod endpoint;
 
 pub mod pool;
 pub mod state;
