@@ -241,6 +241,11 @@ fn api(
     let api_config = ApiConfig {
         max_concurrent_requests: config.server.max_in_flight,
         settle_wait: config.server.settle_wait,
+        settled_at: config
+            .networks
+            .iter()
+            .map(|network| (network.id, network.settled_at))
+            .collect(),
         drain_patience: DRAIN_PATIENCE.min(config.server.shutdown / 2),
         ..ApiConfig::default()
     };
@@ -268,6 +273,7 @@ fn auth(auth: &Auth) -> teller_api::Auth {
                         burst: key.burst,
                         max_settles_in_flight: key.max_settles_in_flight,
                         settle_wait: key.settle_wait,
+                        settled_at: key.settled_at,
                     },
                 })
                 .collect(),
