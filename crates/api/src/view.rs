@@ -5,7 +5,8 @@ use std::str::FromStr;
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 use teller_domain::{
-    ChainId, Compensation, Level, Receipt, Settlement, SettlementId, SettlementState, Told, v1_chain,
+    ChainId, Compensation, Level, Receipt, Settlement, SettlementId, SettlementState, Told,
+    v1_chain,
 };
 use teller_protocol::field;
 use teller_store::SettlementQuery;

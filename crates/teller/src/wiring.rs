@@ -22,11 +22,14 @@ use crate::commands::Failure;
 use crate::config::{Auth, Config, Role, Secret};
 use crate::engine_watch::EngineWatch;
 use crate::recovery;
+use crate::telemetry;
 
 /// How long a lane or a delivery stays this process's if it stops saying that it lives.
 const LEASE: Duration = Duration::from_secs(15);
 /// How often the ledger is asked for what no event told of.
 const POLL: Duration = Duration::from_secs(1);
+/// How often the ledger is asked for new compensating entries.
+const COMPENSATIONS_POLL: Duration = Duration::from_secs(5);
 /// How long a start waits for nodes. One that is away must not keep a teller from starting.
 const SETTLE_IN: Duration = Duration::from_secs(5);
 /// Settle requests wait on for at most this long once shutdown has begun.
@@ -81,6 +84,7 @@ impl Teller {
 /// Starts everything that this role needs. Requests are taken when this answers.
 pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
     let takes_requests = role != Role::Settler;
+    telemetry::register_metrics(config);
     // First of all, because a taken port is the commonest mistake.
     let listeners = match takes_requests {
         true => Some((
@@ -135,6 +139,10 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
             LEASE,
         ));
     }
+    chores.spawn(telemetry::count_compensations(
+        Arc::clone(&stores.ledger),
+        COMPENSATIONS_POLL,
+    ));
     recovery::open_new(&stores, config.reservations.balance_hold).await;
     chores.spawn(recovery::reservations(
         stores.clone(),

@@ -270,7 +270,10 @@ fn budget(section: &mut Section<'_>) -> (Budget, Option<u128>) {
             ),
         );
     }
-    let asked = (section.has("max_usd_per_payment"), section.has("native_usd"));
+    let asked = (
+        section.has("max_usd_per_payment"),
+        section.has("native_usd"),
+    );
     let per_payment = section.parsed("max_usd_per_payment", USD, Usd::parse);
     let coin = section.parsed("native_usd", USD, Usd::parse);
     let (here, missing) = match asked {

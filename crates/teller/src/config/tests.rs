@@ -264,7 +264,8 @@ fn preconfirmed_needs_somebody_who_sees_flashblocks() {
     );
     let message = refusal(&tenant, &[]);
     assert!(
-        message.contains("`settled_at` of tenant shop is \"preconfirmed\" and network eip155:84532"),
+        message
+            .contains("`settled_at` of tenant shop is \"preconfirmed\" and network eip155:84532"),
         "{message}"
     );
     assert!(read(&tenant, &[seen, at]).is_ok());
