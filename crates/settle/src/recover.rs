@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use futures::future::join_all;
-use teller_domain::{ChainId, FencedLane, SettlementId, Slot, UnixMillis};
+use teller_domain::{ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis};
 use teller_store::{LaneRecovery, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -217,7 +217,7 @@ impl Shell {
         let mut rows = HashMap::new();
         for chunk in ids.chunks(READ_CHUNK) {
             let read = self.ledger.settlements(chunk).await?;
-            rows.extend(read.into_iter().map(|row| (row.id, Queued::new(&row))));
+            rows.extend(read.into_iter().map(|row| (row.id, row)));
         }
         let now = self.ledger.now().await?;
         let opened: Vec<_> = open_slots
@@ -227,13 +227,20 @@ impl Shell {
         self.note_recovered(signer, &opened);
         let queued = |ids: &[SettlementId]| {
             ids.iter()
-                .filter_map(|id| rows.get(id).cloned())
+                .filter_map(|id| rows.get(id).map(Queued::new))
                 .collect::<Vec<_>>()
+        };
+        let preconfirmed = |ids: &[SettlementId]| {
+            ids.iter().find_map(|id| match rows.get(id)?.state {
+                SettlementState::Preconfirmed { transaction, .. } => Some(transaction),
+                _ => None,
+            })
         };
         let recovered = open_slots.into_iter().map(|slot| RecoveredSlot {
             id: slot.id,
             payments: queued(&slot.payments),
             ended: queued(&slot.ended),
+            preconfirmed: preconfirmed(&slot.payments),
             attempts: slot.attempts,
         });
         Ok(recovered.collect())

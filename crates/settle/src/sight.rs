@@ -135,8 +135,8 @@ impl Shell {
 
     /// One look: the next one follows soon.
     async fn find_in_flashblock(&self, lookups: Vec<(SlotId, Vec<B256>)>) {
-        let receipts = self.parts.nodes.flashblock_receipts(&hashes_of(&lookups));
-        match receipts.await {
+        let hashes = hashes_of(&lookups);
+        match self.parts.nodes.flashblock_receipts(&hashes).await {
             Ok(receipts) => {
                 let found = assign(&lookups, receipts.into_iter());
                 self.tell_found(found).await;
