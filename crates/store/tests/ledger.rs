@@ -1083,6 +1083,7 @@ async fn a_restart_keeps_everything(mut store: TestLedger) {
         .confirm_delivery(settled.id, request)
         .await
         .unwrap();
+    let settled = store.ledger.settlement(settled.id).await.unwrap().unwrap();
     let last = store.ledger.last_event().await.unwrap();
     store.reopen().await;
     let both = store
