@@ -1,5 +1,8 @@
 //! The engine's handle: what a request for a settlement goes through.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
