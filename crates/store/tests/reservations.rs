@@ -621,10 +621,15 @@ mod lost {
 
     #[tokio::test]
     async fn an_absent_redis_is_unavailable_and_its_password_untold() {
-        let url = "redis://user:secret@127.0.0.1:1/";
-        let refused = RedisReservations::connect(url, "x").await.err().unwrap();
-        assert!(matches!(refused, StoreError::Unavailable { .. }));
-        assert!(!refused.to_string().contains("secret"), "{refused}");
+        for url in [
+            "redis://user:secret@127.0.0.1:1/",
+            "rediss://user:secret@127.0.0.1:1/",
+        ] {
+            assert!(url.parse::<ReservationsUrl>().is_ok());
+            let refused = RedisReservations::connect(url, "x").await.err().unwrap();
+            assert!(matches!(refused, StoreError::Unavailable { .. }));
+            assert!(!refused.to_string().contains("secret"), "{refused}");
+        }
     }
 }
 
