@@ -41,6 +41,8 @@ impl Block {
 pub struct TxReceipt {
     /// Hash of the transaction.
     pub transaction: B256,
+    /// Who signed it.
+    pub sender: Address,
     /// The block that holds it.
     pub block: BlockRef,
     /// Whether it did not revert.
@@ -132,6 +134,7 @@ impl From<WireLog> for Log {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WireReceipt {
     transaction_hash: B256,
+    from: Address,
     block_number: U64,
     block_hash: B256,
     status: U64,
@@ -168,6 +171,7 @@ impl From<WireReceipt> for TxReceipt {
     fn from(wire: WireReceipt) -> Self {
         Self {
             transaction: wire.transaction_hash,
+            sender: wire.from,
             block: BlockRef {
                 number: wire.block_number.to(),
                 hash: wire.block_hash,
@@ -185,10 +189,10 @@ mod tests {
     use super::*;
 
     fn receipt(extra: &str) -> TxReceipt {
-        let hash = B256::repeat_byte(1);
+        let (hash, sender) = (B256::repeat_byte(1), Address::repeat_byte(2));
         let text = format!(
             r#"{{"transactionHash":"{hash}","blockNumber":"0x10","blockHash":"{hash}","status":"0x1","type":"0x2",
-            "gasUsed":"0xf4240","effectiveGasPrice":"0x2","logs":[],"logsBloom":"0x00","from":"0x00"{extra}}}"#
+            "gasUsed":"0xf4240","effectiveGasPrice":"0x2","logs":[],"logsBloom":"0x00","from":"{sender}"{extra}}}"#
         );
         serde_json::from_str::<WireReceipt>(&text).unwrap().into()
     }
