@@ -258,6 +258,8 @@ pub enum Event {
     Investigated {
         /// The slot.
         id: SlotId,
+        /// The block of the [`Effect::Investigate`] that this answers.
+        block: BlockRef,
         /// What was found of each.
         findings: Vec<(SettlementId, Finding)>,
     },
