@@ -69,13 +69,7 @@ impl NonceLine {
     }
 
     /// What is missing between two nonces: above the sealed one a slot, below it an explanation.
-    fn gap(
-        &self,
-        from: AccountNonce,
-        to: AccountNonce,
-        seen: &Seen,
-        out: &mut Vec<Difference>,
-    ) {
+    fn gap(&self, from: AccountNonce, to: AccountNonce, seen: &Seen, out: &mut Vec<Difference>) {
         let used = to.min(self.sealed);
         if from < used {
             out.push(seen.differs(

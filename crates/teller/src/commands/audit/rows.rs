@@ -84,7 +84,10 @@ pub fn check_settled(row: &Settlement, seen: &Seen, out: &mut Vec<Difference>) {
         None => out.push(seen.differs(
             Kind::TransferDiffers,
             subject,
-            format!("{} from {} to {}", payment.value, payment.key.payer, payment.payee),
+            format!(
+                "{} from {} to {}",
+                payment.value, payment.key.payer, payment.payee
+            ),
             transferred(&effect),
         )),
     }
@@ -93,7 +96,10 @@ pub fn check_settled(row: &Settlement, seen: &Seen, out: &mut Vec<Difference>) {
 fn transferred(effect: &teller_schemes::Effect) -> String {
     match effect {
         teller_schemes::Effect::Used(Some(transfer)) => {
-            format!("{} from {} to {}", transfer.value, transfer.from, transfer.to)
+            format!(
+                "{} from {} to {}",
+                transfer.value, transfer.from, transfer.to
+            )
         }
         teller_schemes::Effect::Used(None) | teller_schemes::Effect::Cancelled => {
             "no transfer behind it".to_owned()
@@ -119,7 +125,9 @@ pub fn check_told(
     let (told, needed, allowed): (_, Option<CompensationKind>, &[CompensationKind]) = match row.told
     {
         // Somebody was told "no" before he was told "yes", or the other way round: older entries stay.
-        Some(Told::Success { .. }) if settled => ("success", None, &[SuccessRestored, FailureSettled]),
+        Some(Told::Success { .. }) if settled => {
+            ("success", None, &[SuccessRestored, FailureSettled])
+        }
         Some(Told::Success { .. }) => ("success", Some(SuccessTakenBack), &[]),
         Some(Told::Failure { .. }) if settled => ("failure", Some(FailureSettled), &[]),
         Some(Told::Failure { .. }) => ("failure", None, &[FailureRestored, SuccessTakenBack]),

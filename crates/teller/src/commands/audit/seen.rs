@@ -57,8 +57,12 @@ impl Seen {
     ) -> (Option<&TxReceipt>, Option<Difference>) {
         let recorded = format!("{transaction} in block {} {}", block.number, block.hash);
         let Some(receipt) = self.receipts.get(&transaction) else {
-            let missing =
-                self.differs(Kind::TransactionMissing, subject, recorded, "no such transaction");
+            let missing = self.differs(
+                Kind::TransactionMissing,
+                subject,
+                recorded,
+                "no such transaction",
+            );
             return (None, Some(missing));
         };
         if receipt.block != block {

@@ -72,7 +72,11 @@ pub fn check_slot(slot: &AuditSlot, seen: &Seen, out: &mut Vec<Difference>) {
             ));
         }
     }
-    let attempts = || slot.attempts.iter().filter_map(|hash| seen.receipts.get(hash));
+    let attempts = || {
+        slot.attempts
+            .iter()
+            .filter_map(|hash| seen.receipts.get(hash))
+    };
     match &slot.state {
         SlotState::Open => {
             let late = |receipt: &&TxReceipt| {
@@ -250,8 +254,7 @@ pub fn check_use(
         ));
         return;
     };
-    let here = super::rows::recorded(row)
-        .is_some_and(|receipt| receipt.transaction == transaction);
+    let here = super::rows::recorded(row).is_some_and(|receipt| receipt.transaction == transaction);
     // What moved something else than was signed settles nothing; the row may well have failed.
     let settles = used.1.settles(&row.payment).is_some();
     if settles && !here {

@@ -135,25 +135,31 @@ impl Tally {
     }
 
     /// For people.
-    pub fn lines(&self, chain: ChainId, head: BlockRef) -> Vec<String> {
-        let states: Vec<String> = self
-            .rows
-            .iter()
-            .map(|(state, count)| format!("{count} {state}"))
-            .collect();
+    pub fn lines(&self, chain: ChainId, head: BlockRef, slots_only: bool) -> Vec<String> {
         let mut lines = vec![
             format!("{chain}  up to block {} {}", head.number, head.hash),
             format!(
                 "  slots        {} mined, {} foreign, {} open; {} newer, left out",
                 self.slots_mined, self.slots_foreign, self.slots_open, self.slots_newer
             ),
-            format!(
-                "  settlements  {}; of these {} not resolved yet and {} newer, left out of the sums",
-                if states.is_empty() { "none".to_owned() } else { states.join(", ") },
-                self.unresolved,
-                self.rows_newer
-            ),
         ];
+        if slots_only {
+            lines.push("  only one signer's slots and their payments were audited".to_owned());
+            return lines;
+        }
+        let states: Vec<String> = self
+            .rows
+            .iter()
+            .map(|(state, count)| format!("{count} {state}"))
+            .collect();
+        let states = match states.is_empty() {
+            true => "none".to_owned(),
+            false => states.join(", "),
+        };
+        lines.push(format!(
+            "  settlements  {states}; of these {} not resolved yet and {} newer, left out of the sums",
+            self.unresolved, self.rows_newer
+        ));
         for (asset, sum) in &self.values {
             lines.push(format!(
                 "  value        {asset}: ledger {}, chain {}",
@@ -172,7 +178,10 @@ impl Tally {
             "  used         {} authorizations by slots, {} by other transactions of the signers; {logs}",
             self.uses_in_slots, self.uses_elsewhere
         ));
-        lines.push(format!("  told         {} compensating entries", self.compensations));
+        lines.push(format!(
+            "  told         {} compensating entries",
+            self.compensations
+        ));
         lines
     }
 }

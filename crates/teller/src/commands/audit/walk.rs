@@ -129,7 +129,9 @@ impl Walk<'_> {
             .find(|lane| lane.fence.chain == chain && lane.fence.signer == signer)
             .and_then(|lane| lane.next_nonce);
         let head = self.scope.head.number;
-        let sealed = self.ask_nodes(|| self.nodes.account_nonce(signer, head)).await?;
+        let sealed = self
+            .ask_nodes(|| self.nodes.account_nonce(signer, head))
+            .await?;
         let mut line = NonceLine::new(signer, sealed);
         let mut after = self
             .scope
@@ -307,9 +309,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn compensations(
-        &self,
-    ) -> Result<HashMap<SettlementId, Vec<CompensationKind>>, Failure> {
+    async fn compensations(&self) -> Result<HashMap<SettlementId, Vec<CompensationKind>>, Failure> {
         let mut entries: HashMap<SettlementId, Vec<CompensationKind>> = HashMap::new();
         let (mut after, mut read) = (0, 0);
         loop {
@@ -322,10 +322,15 @@ impl Walk<'_> {
             after = last.sequence;
             read += page.len();
             if read > MOST_COMPENSATIONS {
-                return Err(Failure::text("more compensating entries than fit in memory"));
+                return Err(Failure::text(
+                    "more compensating entries than fit in memory",
+                ));
             }
             for entry in page {
-                entries.entry(entry.settlement).or_default().push(entry.kind);
+                entries
+                    .entry(entry.settlement)
+                    .or_default()
+                    .push(entry.kind);
             }
         }
     }
