@@ -331,15 +331,14 @@ impl Core {
 
     /// Without a usable lane for a while, the queue goes back to the ledger: another process may have one.
     fn release_queue(&mut self, now_ms: u64) {
-        if self.draining || self.lanes.values().any(Lane::is_usable) {
+        let usable = !self.draining && self.lanes.values().any(Lane::is_usable);
+        if usable || self.queue.is_empty() {
             self.unusable_since_ms = None;
-            if !self.draining {
-                return;
-            }
+            return;
         }
         let since = *self.unusable_since_ms.get_or_insert(now_ms);
         let waited = now_ms.saturating_sub(since) >= RELEASE_AFTER_MS;
-        if self.queue.is_empty() || !(waited || self.draining) {
+        if !(waited || self.draining) {
             return;
         }
         let released: Vec<SettlementId> =
