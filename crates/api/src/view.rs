@@ -4,7 +4,10 @@ use std::str::FromStr;
 
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
-use teller_domain::{ChainId, Receipt, Settlement, SettlementId, SettlementState, v1_chain};
+use teller_domain::{
+    ChainId, Compensation, Level, Receipt, Settlement, SettlementId, SettlementState, Told,
+    v1_chain,
+};
 use teller_protocol::field;
 use teller_store::SettlementQuery;
 
@@ -21,6 +24,10 @@ const MAX_LIMIT: u32 = 500;
 pub(crate) struct SettlementView {
     id: SettlementId,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    told: Option<ToldView>,
     x402_version: u8,
     network: ChainId,
     scheme: &'static str,
@@ -41,6 +48,80 @@ pub(crate) struct SettlementView {
     tries: u32,
     accepted_at_ms: u64,
     updated_at_ms: u64,
+}
+
+/// What a caller was told last; the state and the level are what the chain says.
+#[derive(Debug, Serialize)]
+#[serde(
+    tag = "outcome",
+    rename_all = "snake_case",
+    rename_all_fields = "camelCase"
+)]
+enum ToldView {
+    Success {
+        transaction: B256,
+        level: &'static str,
+        at_ms: u64,
+    },
+    Failure {
+        reason: &'static str,
+        at_ms: u64,
+    },
+}
+
+impl From<Told> for ToldView {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Success {
+                transaction,
+                level,
+                at,
+            } => Self::Success {
+                transaction,
+                level: level.as_str(),
+                at_ms: at.0,
+            },
+            Told::Failure { reason, at } => Self::Failure {
+                reason: reason.as_str(),
+                at_ms: at.0,
+            },
+        }
+    }
+}
+
+/// One settlement with everything that went against what was told of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct WholeView {
+    #[serde(flatten)]
+    settlement: SettlementView,
+    compensations: Vec<CompensationView>,
+}
+
+impl WholeView {
+    pub(crate) fn new(settlement: &Settlement, compensations: &[Compensation]) -> Self {
+        Self {
+            settlement: settlement.into(),
+            compensations: compensations.iter().map(CompensationView::from).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CompensationView {
+    sequence: u64,
+    kind: &'static str,
+    at_ms: u64,
+}
+
+impl From<&Compensation> for CompensationView {
+    fn from(entry: &Compensation) -> Self {
+        Self {
+            sequence: entry.sequence,
+            kind: entry.kind.as_str(),
+            at_ms: entry.at.0,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -65,7 +146,8 @@ pub(crate) struct PageView {
 /// The newest attempt, or where it was settled or failed.
 pub(crate) fn transaction_of(state: &SettlementState) -> Option<B256> {
     match state {
-        SettlementState::Assigned { transaction, .. } => Some(*transaction),
+        SettlementState::Assigned { transaction, .. }
+        | SettlementState::Preconfirmed { transaction, .. } => Some(*transaction),
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             Some(receipt.transaction)
         }
@@ -80,7 +162,12 @@ pub(crate) fn receipt_of(state: &SettlementState) -> Option<&Receipt> {
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             Some(receipt)
         }
-        _ => None,
+        SettlementState::Accepted
+        | SettlementState::Assigned { .. }
+        | SettlementState::Preconfirmed { .. }
+        | SettlementState::Failed { .. }
+        | SettlementState::Expired
+        | SettlementState::Withdrawn => None,
     }
 }
 
@@ -91,6 +178,8 @@ impl From<&Settlement> for SettlementView {
         Self {
             id: settlement.id,
             state: settlement.state.kind().as_str(),
+            level: settlement.state.level().map(Level::as_str),
+            told: settlement.told.map(ToldView::from),
             x402_version: settlement.version.number(),
             network: payment.key.chain,
             scheme: teller_domain::Scheme::Exact.as_str(),

@@ -43,7 +43,7 @@ pub struct TxReceipt {
     pub transaction: B256,
     /// Who signed it.
     pub sender: Address,
-    /// The block that holds it.
+    /// The block that holds it. Above the sealed head, perhaps without a hash (zero), if it was seen in a Flashblock.
     pub block: BlockRef,
     /// Whether it did not revert.
     pub succeeded: bool,
@@ -107,8 +107,9 @@ pub(crate) struct WireLog {
     address: Address,
     topics: Vec<B256>,
     data: Bytes,
-    block_number: U64,
-    block_hash: B256,
+    /// Absent or zero in what is not sealed.
+    block_number: Option<U64>,
+    block_hash: Option<B256>,
     transaction_hash: B256,
     log_index: U64,
 }
@@ -122,8 +123,8 @@ impl From<WireLog> for Log {
             index: wire.log_index.to(),
             transaction: wire.transaction_hash,
             block: BlockRef {
-                number: wire.block_number.to(),
-                hash: wire.block_hash,
+                number: wire.block_number.unwrap_or_default().to(),
+                hash: wire.block_hash.unwrap_or_default(),
             },
         }
     }
@@ -136,7 +137,8 @@ pub(crate) struct WireReceipt {
     transaction_hash: B256,
     from: Address,
     block_number: U64,
-    block_hash: B256,
+    /// Zero, absent, or the hash of a block that is still being built, in the receipt of a Flashblock.
+    block_hash: Option<B256>,
     status: U64,
     gas_used: U64,
     effective_gas_price: U128,
@@ -169,17 +171,24 @@ impl WireReceipt {
 
 impl From<WireReceipt> for TxReceipt {
     fn from(wire: WireReceipt) -> Self {
+        let cost = wire.cost();
+        let block = BlockRef {
+            number: wire.block_number.to(),
+            hash: wire.block_hash.unwrap_or_default(),
+        };
+        // What the logs say of their block is never more than what the receipt says of it.
+        let log = |log| Log {
+            block,
+            ..Log::from(log)
+        };
         Self {
             transaction: wire.transaction_hash,
             sender: wire.from,
-            block: BlockRef {
-                number: wire.block_number.to(),
-                hash: wire.block_hash,
-            },
+            block,
             succeeded: wire.status == U64::from(1),
             gas_used: wire.gas_used.to(),
-            cost: wire.cost(),
-            logs: wire.logs.into_iter().map(Log::from).collect(),
+            cost,
+            logs: wire.logs.into_iter().map(log).collect(),
         }
     }
 }

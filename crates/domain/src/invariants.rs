@@ -3,9 +3,7 @@
 
 use alloy_primitives::U256;
 
-use crate::{
-    Attempt, AttemptKind, CompensationKind, Fees, SettlementStateKind, Told, Wei,
-};
+use crate::{Attempt, AttemptKind, CompensationKind, Fees, SettlementStateKind, Told, Wei};
 
 /// EIP-7825: no transaction may ask for more gas. Enforced on Base.
 pub const TRANSACTION_GAS_CAP: u64 = 16_777_216;
@@ -87,7 +85,12 @@ pub fn compensation(
             SettlementStateKind::Settled | SettlementStateKind::SettledExternally
         )
     };
-    let ended = |kind| matches!(kind, SettlementStateKind::Failed | SettlementStateKind::Expired);
+    let ended = |kind| {
+        matches!(
+            kind,
+            SettlementStateKind::Failed | SettlementStateKind::Expired
+        )
+    };
     match told? {
         Told::Success { .. } if !ended(old) && ended(new) => {
             Some(CompensationKind::SuccessTakenBack)

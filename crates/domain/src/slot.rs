@@ -6,7 +6,9 @@ use std::str::FromStr;
 use alloy_primitives::{Address, B256, Bytes};
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountNonce, BlockRef, ChainId, Level, ParseStateError, SettlementId, UnixMillis, Wei};
+use crate::{
+    AccountNonce, BlockRef, ChainId, Level, ParseStateError, SettlementId, UnixMillis, Wei,
+};
 
 /// A place in a signer's sequence of transactions. At most one transaction is ever mined in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -37,6 +37,7 @@ impl Chain {
                 .iter()
                 .map(|url| url.expose().to_owned())
                 .collect(),
+            flashblocks: Vec::new(),
             request_timeout: REQUEST_TIMEOUT,
         };
         let nodes = Nodes::connect(config).map_err(|error| {

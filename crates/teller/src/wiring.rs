@@ -241,6 +241,11 @@ fn api(
     let api_config = ApiConfig {
         max_concurrent_requests: config.server.max_in_flight,
         settle_wait: config.server.settle_wait,
+        settled_at: config
+            .networks
+            .iter()
+            .map(|network| (network.id, network.settled_at))
+            .collect(),
         drain_patience: DRAIN_PATIENCE.min(config.server.shutdown / 2),
         ..ApiConfig::default()
     };
@@ -268,6 +273,7 @@ fn auth(auth: &Auth) -> teller_api::Auth {
                         burst: key.burst,
                         max_settles_in_flight: key.max_settles_in_flight,
                         settle_wait: key.settle_wait,
+                        settled_at: key.settled_at,
                     },
                 })
                 .collect(),
@@ -320,6 +326,13 @@ pub async fn migrate(config: &Config) -> Result<(), Failure> {
 /// Opens a ledger for reading only: beside a running teller, and with nothing written.
 pub async fn open_ledger_to_read(url: &Secret) -> Result<Arc<dyn Ledger>, Failure> {
     teller_store::open_ledger_read_only(&ledger_url(url)?)
+        .await
+        .map_err(|error| Failure::new("the ledger cannot be opened", error))
+}
+
+/// Opens a ledger for reading and for orders about lanes, beside a running teller.
+pub async fn open_ledger_for_orders(url: &Secret) -> Result<Arc<dyn Ledger>, Failure> {
+    teller_store::open_ledger_for_orders(&ledger_url(url)?)
         .await
         .map_err(|error| Failure::new("the ledger cannot be opened", error))
 }
