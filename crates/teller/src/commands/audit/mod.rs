@@ -117,6 +117,7 @@ pub(super) fn connect(network: &Network, request_timeout: Duration) -> Result<No
     let config = NodeConfig {
         chain: network.id,
         rpc: rpc.collect(),
+        flashblocks: Vec::new(),
         request_timeout,
     };
     Nodes::connect(config).map_err(|error| {
