@@ -282,3 +282,141 @@ fn parsed<T: FromStr>(text: &str) -> Option<T> {
 fn bytes32(text: &str) -> Option<B256> {
     field::bytes32(text).ok()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use alloy_primitives::{Address, U256};
+    use serde_json::{Value, json};
+    use teller_domain::{
+        AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, BlockRef,
+        CompensationKind, EcdsaSignature, Payment, Reason, SettlementStateKind, TenantId,
+        UnixMillis, UnixSeconds, Wei, X402Version,
+    };
+
+    /// Settled at `safe` after success was told at `included` under another hash.
+    pub(crate) fn settlement() -> Settlement {
+        let asset = Address::repeat_byte(2);
+        let payment = Payment {
+            key: AuthorizationKey {
+                chain: ChainId(84532),
+                authority: asset,
+                payer: Address::repeat_byte(1),
+                nonce: AuthorizationNonce(B256::repeat_byte(4)),
+            },
+            asset,
+            payee: Address::repeat_byte(3),
+            value: AssetAmount(U256::from(10_000)),
+            valid_after: UnixSeconds(0),
+            valid_before: UnixSeconds(99),
+            authorization: Authorization::Eip3009 {
+                signature: EcdsaSignature {
+                    r: B256::repeat_byte(0xee),
+                    s: B256::repeat_byte(0xee),
+                    v: 27,
+                },
+            },
+        };
+        Settlement {
+            id: SettlementId::fresh(),
+            tenant: TenantId::new("shop"),
+            version: X402Version::V2,
+            payment,
+            digest: payment.digest(),
+            state: SettlementState::Settled(Receipt {
+                transaction: B256::repeat_byte(5),
+                block: BlockRef {
+                    number: 7,
+                    hash: B256::repeat_byte(6),
+                },
+                log_index: 1,
+                level: Level::Safe,
+                gas_used: 50_000,
+                cost: Wei::from(9),
+            }),
+            told: Some(Told::Success {
+                transaction: B256::repeat_byte(8),
+                level: Level::Included,
+                at: UnixMillis(1_234),
+            }),
+            tries: 1,
+            accepted_at: UnixMillis(1),
+            updated_at: UnixMillis(2),
+        }
+    }
+
+    pub(crate) fn compensation(settlement: &Settlement) -> Compensation {
+        Compensation {
+            sequence: 3,
+            settlement: settlement.id,
+            tenant: settlement.tenant.clone(),
+            kind: CompensationKind::SuccessTakenBack,
+            at: UnixMillis(5_678),
+        }
+    }
+
+    fn json_of(settlement: &Settlement) -> Value {
+        serde_json::to_value(SettlementView::from(settlement)).unwrap()
+    }
+
+    #[test]
+    fn what_was_told_is_shown_apart_from_what_the_chain_says() {
+        let mut settlement = settlement();
+        let json = json_of(&settlement);
+        assert_eq!(
+            (&json["state"], &json["level"]),
+            (&json!("settled"), &json!("safe"))
+        );
+        assert_eq!(
+            json["told"],
+            json!({
+                "outcome": "success",
+                "transaction": B256::repeat_byte(8).to_string(),
+                "level": "included",
+                "atMs": 1_234,
+            })
+        );
+        assert_eq!(json["transaction"], B256::repeat_byte(5).to_string());
+        assert!(!json.to_string().contains("eeee"), "no signature");
+        assert!(json.get("compensations").is_none());
+
+        settlement.told = Some(Told::Failure {
+            reason: Reason::GasBudgetExceeded,
+            at: UnixMillis(9),
+        });
+        settlement.state = SettlementState::Expired;
+        let json = json_of(&settlement);
+        assert_eq!(
+            json["told"],
+            json!({"outcome": "failure", "reason": "gas_budget_exceeded", "atMs": 9})
+        );
+        assert!(json.get("level").is_none());
+        settlement.told = None;
+        assert!(json_of(&settlement).get("told").is_none());
+    }
+
+    #[test]
+    fn a_single_settlement_comes_with_its_compensating_entries() {
+        let settlement = settlement();
+        let whole = WholeView::new(&settlement, &[compensation(&settlement)]);
+        let json = serde_json::to_value(whole).unwrap();
+        assert_eq!(json["id"], settlement.id.to_string());
+        assert_eq!(
+            json["compensations"],
+            json!([{"sequence": 3, "kind": "success_taken_back", "atMs": 5_678}])
+        );
+        let whole = serde_json::to_value(WholeView::new(&settlement, &[])).unwrap();
+        assert_eq!(whole["compensations"], json!([]));
+    }
+
+    #[test]
+    fn every_state_can_be_asked_for() {
+        for kind in SettlementStateKind::ALL {
+            let filters = Filters {
+                state: kind.as_str().to_owned(),
+                ..Filters::default()
+            };
+            assert_eq!(filters.query().unwrap().state, Some(kind));
+        }
+    }
+}

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A block by number and hash: heights alone name nothing once there are reorgs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct BlockRef {
     /// Height.
     pub number: u64,

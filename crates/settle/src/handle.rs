@@ -1,5 +1,8 @@
 //! The engine's handle: what a request for a settlement goes through.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -312,7 +315,7 @@ impl Settler {
         let chain = settlement.payment.key.chain;
         let unresolved = matches!(settlement.state, SettlementState::Accepted);
         if let (true, Some(engine)) = (unresolved, self.shared.engines.get(&chain)) {
-            let queued = Queued::new(settlement.id, settlement.payment, settlement.tries);
+            let queued = Queued::new(settlement);
             // An engine that is gone has been shut down; the ledger keeps the payment for the next one.
             let _ = engine.send(Event::Accepted(vec![queued])).await;
         }

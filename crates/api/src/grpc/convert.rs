@@ -279,3 +279,52 @@ pub(super) fn settlement(row: &Row) -> proto::Settlement {
         compensations: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests as shown;
+    use teller_domain::{Reason, SettlementState, UnixMillis};
+
+    #[test]
+    fn what_was_told_is_apart_from_what_the_chain_says() {
+        let mut row = shown::settlement();
+        let message = settlement(&row);
+        assert_eq!(message.state(), proto::SettlementState::Settled);
+        assert_eq!(message.level(), proto::SettlementLevel::Safe);
+        assert!(message.compensations.is_empty());
+        let told = message.told.unwrap();
+        assert_eq!(told.at_ms, 1_234);
+        let Some(proto::told::Outcome::Success(success)) = told.outcome else {
+            panic!("success was told");
+        };
+        assert_eq!(success.level(), proto::SettlementLevel::Included);
+        assert_ne!(success.transaction, message.transaction);
+
+        row.state = SettlementState::Expired;
+        row.told = Some(Told::Failure {
+            reason: Reason::AuthorizationExpired,
+            at: UnixMillis(9),
+        });
+        let message = settlement(&row);
+        assert_eq!(message.level(), proto::SettlementLevel::Unspecified);
+        let Some(proto::told::Outcome::Failure(failure)) = message.told.unwrap().outcome else {
+            panic!("failure was told");
+        };
+        assert_eq!(failure.reason, "authorization_expired");
+    }
+
+    #[test]
+    fn every_state_and_every_compensation_has_its_own_number() {
+        let mut states: Vec<i32> = SettlementStateKind::ALL
+            .map(|kind| state(kind).into())
+            .to_vec();
+        states.sort_unstable();
+        assert_eq!(states, (1..=8).collect::<Vec<_>>());
+        let mut entry = shown::compensation(&shown::settlement());
+        for (number, kind) in (1..).zip(CompensationKind::ALL) {
+            entry.kind = kind;
+            assert_eq!(compensation(&entry).kind, number);
+        }
+    }
+}

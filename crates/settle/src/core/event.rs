@@ -114,6 +114,8 @@ pub struct RecoveredSlot {
     pub payments: Vec<Queued>,
     /// Payments of its batch that have failed or expired, and that its bytes could still settle.
     pub ended: Vec<Queued>,
+    /// The attempt that a Flashblock had shown, if payments of the slot are preconfirmed.
+    pub preconfirmed: Option<B256>,
 }
 
 /// A lane that this process holds now.

@@ -150,7 +150,7 @@ impl Core {
                 refused,
             } => self.on_code_read(signer, batch, &with_code, &refused, now_ms),
             Event::CodeUnread { signer, batch } => self.on_code_unread(signer, batch, now_ms),
-            Event::Signed { fence, id, attempt } => self.on_signed(fence, id, attempt),
+            Event::Signed { fence, id, attempt } => self.on_signed(fence, id, attempt, now_ms),
             Event::SlotOpened { fence, id } => self.on_slot_opened(fence, id, now_ms),
             Event::PaymentsMoved { fence, id, moved } => {
                 self.on_payments_moved(fence, id, &moved, now_ms)

@@ -26,12 +26,16 @@ impl Core {
             attempts,
             payments,
             ended,
+            preconfirmed,
         } in recovered.slots
         {
             self.known.extend(payments.iter().map(|queued| queued.id));
             self.queue.remove(&payments);
             let mut slot = OpenSlot::new(payments, attempts, Phase::Recovered, now_ms);
             slot.ended = ended;
+            // Whichever block is sealed next confirms it or takes it back.
+            let next = self.ancestry.newest().unwrap_or_default();
+            slot.preconfirmed = preconfirmed.map(|transaction| (next, transaction));
             lookups.push(id);
             slots.insert(id.nonce, slot);
         }
@@ -198,12 +202,7 @@ impl Core {
             return;
         };
         let (false, Some(fees), true) = (forming.payments.is_empty(), fees, usable) else {
-            // The lane was drained or stopped meanwhile: its batch goes elsewhere.
-            let left = lane.forming.take().map(|forming| forming.payments);
-            for queued in left.unwrap_or_default() {
-                self.queue.push(queued, now_ms);
-            }
-            return;
+            return self.dissolve(fence, now_ms);
         };
         forming.stage = Stage::Signing;
         let payments = forming.payments.clone();
@@ -217,12 +216,34 @@ impl Core {
         self.emit(effect);
     }
 
+    /// The lane was drained or stopped meanwhile: what was to be its next batch goes elsewhere, and what was signed for
+    /// it is forgotten.
+    fn dissolve(&mut self, fence: FencedLane, now_ms: u64) {
+        let forming = self
+            .lane_mut(fence)
+            .and_then(|lane| lane.forming.take())
+            .map(|forming| forming.payments);
+        for queued in forming.unwrap_or_default() {
+            self.queue.push(queued, now_ms);
+        }
+    }
+
     /// Signed bytes of a forming batch go into the ledger before anything else happens to them.
-    pub(super) fn on_batch_signed(&mut self, fence: FencedLane, id: SlotId, attempt: Attempt) {
+    pub(super) fn on_batch_signed(
+        &mut self,
+        fence: FencedLane,
+        id: SlotId,
+        attempt: Attempt,
+        now_ms: u64,
+    ) {
         let early = !self.rules.hold(Rule::CommitBeforeSend);
+        let draining = self.draining;
         let Some(lane) = self.lane_mut(fence).filter(|lane| lane.awaits(id)) else {
             return;
         };
+        if !lane.is_usable() || draining {
+            return self.dissolve(fence, now_ms);
+        }
         let Some(forming) = lane
             .forming
             .as_mut()

@@ -17,13 +17,19 @@ const FOREIGN_USE_LOOKS: u32 = 2;
 const WITNESSES: usize = 2;
 
 impl Core {
-    pub(super) fn on_signed(&mut self, fence: FencedLane, id: SlotId, attempt: Attempt) {
+    pub(super) fn on_signed(
+        &mut self,
+        fence: FencedLane,
+        id: SlotId,
+        attempt: Attempt,
+        now_ms: u64,
+    ) {
         let adds = self.lane_mut(fence).and_then(|lane| {
             let slot = lane.slots.get_mut(&id.nonce)?;
             matches!(slot.adding, Adding::Signing).then_some(slot)
         });
         let Some(slot) = adds else {
-            return self.on_batch_signed(fence, id, attempt);
+            return self.on_batch_signed(fence, id, attempt, now_ms);
         };
         slot.adding = Adding::Committing(attempt.clone());
         if !self.rules.hold(Rule::CommitBeforeSend) {

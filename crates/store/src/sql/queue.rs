@@ -5,7 +5,7 @@ use teller_domain::{ChainId, FencedLane, ProcessId, Settlement, SettlementId, Un
 use super::dialect::{
     self, Connection, at_most, clock, for_update, ids, in_ids, settlement_columns, skip_locked,
 };
-use super::slots::expect_epoch;
+use super::slots::{expect_epoch, ids_of};
 use crate::resolving::Outcome;
 use crate::rows::{Columns, settlement, signed};
 use crate::{StoreError, StoreResult};
@@ -45,28 +45,40 @@ pub(super) async fn claim_accepted(
     expiring_by: Option<UnixSeconds>,
 ) -> StoreResult<Vec<Settlement>> {
     let rows = sqlx::query(concat!(
-        "WITH free AS MATERIALIZED (SELECT f.id FROM settlements AS f WHERE f.chain_id = $1 ",
+        "WITH free AS MATERIALIZED (SELECT f.id AS free_id FROM settlements AS f WHERE f.chain_id = $1 ",
         "AND f.state IN ('accepted', 'assigned', 'preconfirmed') AND f.state = 'accepted' ",
         "AND (f.queued_by IS NULL OR f.queued_by = $2 OR f.queued_by NOT IN ",
         "(SELECT p.id FROM processes AS p, ", clock!(), " WHERE p.lease_until > ms)) ",
         "AND ($4 IS NULL OR ", at_most!("f.valid_before", "$4"), ") ORDER BY f.id LIMIT $3",
         for_update!("f"), skip_locked!(), ") ",
-        "UPDATE settlements AS s SET queued_by = $2 FROM free WHERE s.id = free.id AND s.state = 'accepted' RETURNING ",
-        settlement_columns!(),
+        "UPDATE settlements AS s SET queued_by = $2 FROM free WHERE s.id = free_id AND s.state = 'accepted' ",
+        "RETURNING id",
     ))
     .bind(signed(chain.0, "a chain id")?)
     .bind(owner.0)
     .bind(i64::from(limit.min(LARGEST_CLAIM)))
     .bind(expiring_by.map(|moment| moment.0.to_string()))
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let claimed = ids_of(&rows)?;
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(concat!(
+        "SELECT ",
+        settlement_columns!(),
+        " FROM settlements AS s WHERE s.id ",
+        in_ids!("$1"),
+        " ORDER BY s.id"
+    ))
+    .bind(ids(&claimed))
     .fetch_all(connection)
     .await
     .map_err(StoreError::of_ledger)?;
-    let mut claimed = rows
-        .iter()
+    rows.iter()
         .map(|row| settlement(&mut Columns::of(row)))
-        .collect::<StoreResult<Vec<_>>>()?;
-    claimed.sort_by_key(|settlement| settlement.id);
-    Ok(claimed)
+        .collect()
 }
 
 /// See [`crate::Ledger::release_accepted`].
@@ -86,10 +98,7 @@ pub(super) async fn release_accepted(
     .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
-    let queued = rows
-        .iter()
-        .map(|row| Columns::of(row).take().map(SettlementId))
-        .collect::<StoreResult<Vec<_>>>()?;
+    let queued = ids_of(&rows)?;
     sqlx::query(concat!(
         "UPDATE settlements SET queued_by = NULL WHERE id ",
         in_ids!("$1")

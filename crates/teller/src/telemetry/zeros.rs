@@ -26,7 +26,14 @@ fn register_network(network: &Network) {
     }
     let outcomes = SettlementStateKind::ALL
         .into_iter()
-        .filter(|kind| kind.is_outcome())
+        .filter(|kind| {
+            !matches!(
+                kind,
+                SettlementStateKind::Accepted
+                    | SettlementStateKind::Assigned
+                    | SettlementStateKind::Preconfirmed
+            )
+        })
         .map(SettlementStateKind::as_str);
     for outcome in outcomes.chain(["requeued"]) {
         counter!("teller_payments_total", "network" => name.clone(), "outcome" => outcome)
@@ -45,6 +52,9 @@ fn register_network(network: &Network) {
         .set(network.block_interval.as_secs_f64());
     gauge!("teller_gas_spent_today_wei", "network" => name.clone()).set(0.0);
     // Without a budget there is nothing to compare with: +Inf is never reached.
-    let budget = network.budget.per_day.map_or(f64::INFINITY, |budget| f64::from(budget.0));
+    let budget = network
+        .budget
+        .per_day
+        .map_or(f64::INFINITY, |budget| f64::from(budget.0));
     gauge!("teller_gas_budget_wei", "network" => name).set(budget);
 }

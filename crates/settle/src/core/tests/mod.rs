@@ -105,6 +105,7 @@ fn recovered_slot(attempt: &Attempt, payments: Vec<Queued>) -> RecoveredLane {
             attempts: vec![attempt.clone()],
             payments,
             ended: Vec::new(),
+            preconfirmed: None,
         }],
         ..empty_lane()
     }
