@@ -12,6 +12,7 @@ mod crowd;
 mod grpc;
 mod kill;
 mod node_proxy;
+mod operator;
 mod refusals;
 mod settle;
 mod support;
