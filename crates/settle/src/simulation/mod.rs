@@ -1,6 +1,19 @@
 //! The proof of the engine: the real core and the real ledger against a model chain, under every fault that a seed
 //! draws, with the invariants of DESIGN section 8 checked at every step.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+//!
+//! A seed is a world: [`world`] schedules, [`shell`] carries effects out boundary by boundary, [`clients`] ask and
+//! interfere, [`checker`] judges, and [`model`] is the chain. Everything that happens follows from the seed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
+mod checker;
+mod clients;
 mod model;
 mod rng;
+mod shell;
+mod tests;
+mod world;

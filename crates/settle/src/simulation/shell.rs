@@ -7,7 +7,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256};
 use teller_chain::SendOutcome;
 use teller_domain::{
-    Attempt, AuthorizationKey, BlockRef, FencedLane, LaneMode, Level, Payment, ProcessId, Receipt,
+    Attempt, AuthorizationKey, BlockRef, FencedLane, LaneMode, Level, Payment, ProcessId, Reason, Receipt,
     Resolution, SettlementId, SettlementState, SlotId, Wei,
 };
 use teller_schemes::{eip3009, multicall};
@@ -282,13 +282,26 @@ impl World<'_> {
                 continue;
             }
             with_code.push(queued.id);
-            let failure = state.would_fail(&call_of(&queued.payment), &self.env(endpoint));
-            if let (1, Some(reason)) = (payments.len(), failure) {
-                let reason = reason.unwrap_or(teller_domain::Reason::TransactionFailed);
-                refused.push((queued.id, reason));
+            if payments.len() == 1 {
+                refused.extend(self.would_fail(&queued.payment).map(|reason| (queued.id, reason)));
             }
         }
         self.answer(p, Event::CodeRead { signer, batch, with_code, refused });
+    }
+
+    /// Why the call would revert, if every node says that it would. A used authorization is another matter: what used it
+    /// may have paid.
+    fn would_fail(&self, payment: &Payment) -> Option<Reason> {
+        let mut why = None;
+        for endpoint in 0..self.endpoints.len() {
+            let state = &self.view(endpoint).state;
+            let reason = state.would_fail(&call_of(payment), &self.env(endpoint))?;
+            if reason == Some(Reason::NonceAlreadyUsed) {
+                return None;
+            }
+            why = Some(reason.unwrap_or(Reason::TransactionFailed));
+        }
+        why
     }
 
     /// To one node, and to a second one if the first did not take it; any acceptance wins.
@@ -472,7 +485,7 @@ impl World<'_> {
             return Some(match failure {
                 None => Finding::WouldSettle,
                 Some(reason) => Finding::WouldRevert(
-                    reason.unwrap_or(teller_domain::Reason::TransactionFailed),
+                    reason.unwrap_or(Reason::TransactionFailed),
                 ),
             });
         }
@@ -547,11 +560,19 @@ impl World<'_> {
             let row = |id: &SettlementId| rows.iter().find(|row| row.id == *id).map(Queued::new);
             ids.iter().filter_map(row).collect()
         };
+        let preconfirmed = |ids: &[SettlementId]| {
+            let rows = self.stage.runtime.block_on(ledger.settlements(ids)).unwrap();
+            rows.iter().find_map(|row| match row.state {
+                SettlementState::Preconfirmed { transaction, .. } => Some(transaction),
+                _ => None,
+            })
+        };
         let slots = recovery.open_slots.iter().map(|slot| RecoveredSlot {
             id: slot.id,
             attempts: slot.attempts.clone(),
             payments: queued(&slot.payments),
             ended: queued(&slot.ended),
+            preconfirmed: preconfirmed(&slot.payments),
         });
         let lane = RecoveredLane {
             fence,

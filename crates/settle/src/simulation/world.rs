@@ -754,3 +754,8 @@ pub fn short(what: &impl std::fmt::Debug) -> String {
     }
     out.chars().take(1_500).collect()
 }
+
+/// Somebody who is none of ours. His address in the model is not his key's.
+pub fn stranger() -> LocalSigner {
+    LocalSigner::from_hex(&keccak256("a stranger").to_string()).unwrap()
+}

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256, Bytes, Keccak256, U256, keccak256};
 use alloy_sol_types::{SolCall, sol};
 use serde_json::{Value, json};
-use teller_chain::{LocalSigner, NodeConfig, Nodes, SendOutcome};
+use teller_chain::{LocalSigner, NodeConfig, Nodes};
 use teller_devnet::contracts::{Contract, MULTICALL3, NAME, TEST_DOLLAR, VERSION};
 use teller_devnet::{Devnet, DevnetConfig, Mining, keys};
 use teller_domain::{
@@ -24,7 +24,7 @@ use teller_schemes::{eip3009, multicall};
 use super::chain::{Chain, ChainRules, Receipt, SealPlan, Sealed};
 use super::pool::{Pool, PoolRules};
 use super::state::{Account, Code, Spent, State};
-use super::transaction::{Call, Transaction, cancelAuthorizationCall};
+use super::transaction::{Transaction, cancelAuthorizationCall};
 use crate::simulation::rng::Rng;
 
 const CHAIN: ChainId = ChainId(84532);
@@ -612,6 +612,7 @@ async fn the_model_chain_and_anvil_agree_on_random_scripts() {
     let nodes = Nodes::connect(NodeConfig {
         chain: CHAIN,
         rpc: vec![devnet.rpc_url().to_owned()],
+        flashblocks: Vec::new(),
         request_timeout: std::time::Duration::from_secs(5),
     })
     .unwrap();

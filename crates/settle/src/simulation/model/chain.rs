@@ -124,6 +124,11 @@ impl Chain {
         &self.blocks[&hash]
     }
 
+    /// A block that was sealed once, whether the chain has kept it or not.
+    pub fn known(&self, hash: B256) -> Option<&Arc<Sealed>> {
+        self.blocks.get(&hash)
+    }
+
     pub fn at(&self, height: u64) -> Option<&Arc<Sealed>> {
         let index = usize::try_from(height.checked_sub(self.first_height)?).ok()?;
         self.canonical.get(index).map(|hash| &self.blocks[hash])
