@@ -14,7 +14,7 @@ use teller_store::{Ledger, SlotClosure};
 
 use super::model::transaction::Transaction;
 use super::shell::settling_log;
-use super::world::{CUTOFF_SECONDS, EPOCH, Job, World};
+use super::world::{CUTOFF_SECONDS, Job, World};
 use crate::core::{Again, Effect, ToSign};
 
 /// A slot as its commits have made it.
@@ -23,8 +23,6 @@ pub struct Slot {
     attempts: Vec<Attempt>,
     payments: Vec<SettlementId>,
     open: bool,
-    /// It was reopened: a payment that has moved on stays linked to both slots.
-    reopened: bool,
     block: Option<teller_domain::BlockRef>,
 }
 
@@ -44,6 +42,7 @@ pub struct Checker {
     pub withdrawn: BTreeSet<SettlementId>,
     told_success: BTreeMap<AuthorizationKey, u64>,
     sent: BTreeSet<SlotId>,
+    asked: BTreeSet<(usize, u64, SlotId)>,
     /// Who has had a transaction in a nonce, in any block that ever was.
     used: BTreeMap<(Address, u64), BTreeSet<B256>>,
     pub verified: BTreeSet<B256>,
@@ -63,13 +62,16 @@ impl Checker {
         self.used.entry(place).or_default().insert(transaction.hash);
     }
 
-    pub fn reopened(&mut self, fence: FencedLane, nonces: &[AccountNonce]) {
+    /// Answers the authorizations whose holds count again.
+    pub fn reopened(&mut self, fence: FencedLane, nonces: &[AccountNonce]) -> Vec<AuthorizationKey> {
+        let mut keys = Vec::new();
         for (id, slot) in &mut self.slots {
             if id.signer == fence.signer && nonces.contains(&id.nonce) && !slot.open {
                 slot.open = true;
-                slot.reopened = true;
+                keys.extend(slot.payments.iter().map(|id| self.accepted[id].key));
             }
         }
+        keys
     }
 
     pub fn forget_company(&mut self, process: usize) {
@@ -132,7 +134,9 @@ impl World<'_> {
             }
             Effect::Broadcast { id, attempt, again } => {
                 let cutoff = self.processes[p].core.cutoff(now).unwrap_or_default();
-                let first = *again != Again::Outbid && !self.check.sent.contains(id);
+                // Asked for in time is sent in time, even if this process was paused in between.
+                let asked = !self.check.asked.insert((p, self.processes[p].life, *id));
+                let first = *again != Again::Outbid && !asked && !self.check.sent.contains(id);
                 let Some(slot) = self.check.slots.get(id).filter(|_| first) else { return };
                 let payments: Vec<_> = slot.payments.iter().map(|id| self.check.accepted[id]).collect();
                 let dead = payments.iter().all(|payment| payment.valid_before.0 + CUTOFF_SECONDS <= cutoff.0);
@@ -193,7 +197,6 @@ impl World<'_> {
             attempts: vec![attempt.clone()],
             payments: payments.to_vec(),
             open: true,
-            reopened: false,
             block: None,
         };
         self.check.attempts.insert(attempt.hash, id);
@@ -290,9 +293,11 @@ impl World<'_> {
     }
 
     /// Invariant 12: what a payer has reserved never exceeds the balance that it was checked against.
-    pub fn check_reserved(&mut self, payment: &Payment, balance: U256, read_at: u64, now: u64) {
+    pub fn check_reserved(&mut self, payment: &Payment, balance: U256, now: u64) {
         let payer = payment.key.payer;
-        self.check.holds.insert(payment.key, (payer, payment.value.0, now + 60_000));
+        // A hold ends with its authorization.
+        let until = (now + 60_000).min(payment.valid_before.0 * 1_000);
+        self.check.holds.insert(payment.key, (payer, payment.value.0, until));
         let head = Arc::clone(self.chain.head());
         let held = self.check.holds.iter().filter(|(key, (of, _, until))| {
             // What is spent on the chain, whoever spent it, is in the balance, or its hold is released.
@@ -300,7 +305,6 @@ impl World<'_> {
                 && !self.ended(**key)
         });
         let held = held.fold(U256::ZERO, |sum, (_, (_, value, _))| sum + value);
-        let _ = read_at;
         self.demand(held <= balance, || format!("invariant 12: {payer} has reserved {held} of {balance}"));
     }
 
@@ -436,6 +440,5 @@ impl World<'_> {
             }
             _ => {}
         }
-        let _ = EPOCH;
     }
 }

@@ -154,7 +154,7 @@ impl World<'_> {
         let reservations = Arc::clone(&self.stage.reservations);
         let outcome = self.stage.runtime.block_on(reservations.reserve(request)).unwrap();
         if matches!(outcome, ReserveOutcome::Granted { .. }) {
-            self.check_reserved(&payment, balance, view.block.number, now.0);
+            self.check_reserved(&payment, balance, now.0);
         }
         outcome
     }
@@ -173,7 +173,8 @@ impl World<'_> {
         self.schedule(pause, Job::Client(client));
     }
 
-    fn settle(&mut self, client: usize, at: usize) {
+    fn settle(&mut self, index: usize, at: usize) {
+        let client = index;
         let payment = self.clients[client].payment;
         if payment.valid_before.0 <= EPOCH + self.now_ms / 1_000 + 6 {
             self.clients[client].stage = Stage::Done;
@@ -211,14 +212,7 @@ impl World<'_> {
         let client = &mut self.clients[client];
         client.gives_up_ms = self.now_ms + wait;
         client.stage = Stage::Wait(settlement.id);
-        let index = self.clients.iter().position(|c| matches!(c.stage, Stage::Wait(id) if id == settlement.id));
-        let _the_first_waits = index;
-        let all: Vec<usize> = (0..self.clients.len())
-            .filter(|c| matches!(self.clients[*c].stage, Stage::Wait(id) if id == settlement.id))
-            .collect();
-        for waiting in all {
-            self.schedule(300, Job::Client(waiting));
-        }
+        self.schedule(300, Job::Client(index));
     }
 
     fn wait(&mut self, client: usize, at: usize, id: SettlementId) {
@@ -240,6 +234,9 @@ impl World<'_> {
             if withdrawn {
                 self.note(|| format!("withdrawn {id}"));
                 self.check.withdrawn.insert(id);
+                let reservations = Arc::clone(&self.stage.reservations);
+                let key = row.payment.key;
+                self.stage.runtime.block_on(reservations.abandon(&[key])).unwrap();
             }
         }
         // Told that it is pending, or withdrawn: some ask again.

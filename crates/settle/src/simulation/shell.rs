@@ -146,7 +146,9 @@ impl World<'_> {
                 let written = self.write(ledger.reopen_slots(fence, &nonces));
                 if matches!(written.done, Some(Ok(()))) {
                     self.fenced(fence, "reopen_slots");
-                    self.check.reopened(fence, &nonces);
+                    let keys = self.check.reopened(fence, &nonces);
+                    let reservations = Arc::clone(&self.stage.reservations);
+                    self.stage.runtime.block_on(reservations.unmined(&keys)).unwrap();
                 }
                 match written.done {
                     Some(Ok(()) | Err(StoreError::StaleLane)) => {
@@ -533,6 +535,7 @@ impl World<'_> {
         let Some(recovery) = claimed else { return };
         let fence = recovery.lane.fence;
         self.check.epochs.insert(signer, fence.epoch);
+        self.check.expired.remove(&signer);
         if !written.answered {
             return again(self);
         }
@@ -622,12 +625,14 @@ impl World<'_> {
 
     /// Whether a claim can succeed, so that the ledger need not be asked all the time.
     fn is_free(&self, signer: Address) -> bool {
-        let holder = self.processes.iter().find(|process| {
-            process.alive
-                && process.fences.get(&signer).map(|fence| fence.epoch)
-                    == self.check.epochs.get(&signer).copied()
+        let Some(epoch) = self.check.epochs.get(&signer) else {
+            return true;
+        };
+        let held = self.processes.iter().any(|process| {
+            let fence = process.fences.get(&signer);
+            process.alive && fence.is_some_and(|fence| fence.epoch == *epoch)
         });
-        holder.is_none() || self.check.expired.contains(&signer)
+        !held || self.check.expired.contains(&signer)
     }
 
     fn claim_accepted(&mut self, p: usize, owner: ProcessId) {

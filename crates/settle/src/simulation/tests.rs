@@ -24,10 +24,12 @@ struct Summary {
     payments: u64,
     faults: BTreeMap<&'static str, u64>,
     found: Option<(u64, String)>,
+    /// Every violation by its beginning, with the first seed and how many.
+    kinds: BTreeMap<String, (u64, u64)>,
 }
 
-fn run_seed(stage: &Stage, seed: u64, rule: Option<Rule>, run: u64, summary: &Mutex<Summary>) {
-    let mut world = World::new(stage, seed, rule, run, false);
+fn run_seed(stage: &Stage, seed: u64, rule: Option<Rule>, summary: &Mutex<Summary>) {
+    let mut world = World::new(stage, seed, rule, false);
     let result = world.run();
     let mut summary = summary.lock().unwrap();
     summary.seeds += 1;
@@ -36,6 +38,12 @@ fn run_seed(stage: &Stage, seed: u64, rule: Option<Rule>, run: u64, summary: &Mu
     summary.payments += world.check.accepted.len() as u64;
     for (kind, count) in &world.check.faults {
         *summary.faults.entry(kind).or_default() += count;
+    }
+    if let Err(why) = &result {
+        let kind: String = why.chars().filter(|c| !c.is_numeric()).take(60).collect();
+        let (first, count) = summary.kinds.entry(kind).or_insert((seed, 0));
+        *first = seed.min(*first);
+        *count += 1;
     }
     if let Err(why) = result
         && summary.found.as_ref().is_none_or(|(first, _)| seed < *first)
@@ -46,6 +54,7 @@ fn run_seed(stage: &Stage, seed: u64, rule: Option<Rule>, run: u64, summary: &Mu
 
 /// Runs seeds on all cores until one finds something.
 fn run_seeds(from: u64, count: u64, rule: Option<Rule>) -> Summary {
+    let goes_on = std::env::var_os("TELLER_SIMULATION_GO_ON").is_some();
     let next = Arc::new(AtomicU64::new(from));
     let stop = AtomicBool::new(false);
     let summary = Mutex::new(Summary::default());
@@ -55,13 +64,13 @@ fn run_seeds(from: u64, count: u64, rule: Option<Rule>) -> Summary {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) && next.load(Ordering::Relaxed) < from + count {
                     let stage = Stage::new();
-                    for run in 0..SEEDS_A_LEDGER {
+                    for _ in 0..SEEDS_A_LEDGER {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
                         if seed >= from + count || stop.load(Ordering::Relaxed) {
                             break;
                         }
-                        run_seed(&stage, seed, rule, run, &summary);
-                        if summary.lock().unwrap().found.is_some() {
+                        run_seed(&stage, seed, rule, &summary);
+                        if !goes_on && summary.lock().unwrap().found.is_some() {
                             stop.store(true, Ordering::Relaxed);
                         }
                     }
@@ -75,7 +84,7 @@ fn run_seeds(from: u64, count: u64, rule: Option<Rule>) -> Summary {
 fn replay(seed: u64, rule: Option<Rule>) -> String {
     let rule = rule.map_or(String::new(), |rule| format!(" TELLER_SIMULATION_RULE={rule:?}"));
     format!(
-        "TELLER_SIMULATION_SEED={seed}{rule} cargo test -p teller-settle simulation::tests::replay -- --nocapture --exact --ignored"
+        "TELLER_SIMULATION_SEED={seed}{rule} cargo test -p teller-settle --lib simulation::tests::replay_a_seed -- --nocapture --exact --ignored"
     )
 }
 
@@ -92,7 +101,7 @@ fn replay_a_seed() {
     let rule = std::env::var("TELLER_SIMULATION_RULE").ok();
     let rule = rule.map(|name| rule_named(&name));
     let stage = Stage::new();
-    let mut world = World::new(&stage, seed.parse().unwrap(), rule, 0, true);
+    let mut world = World::new(&stage, seed.parse().unwrap(), rule, true);
     let result = world.run();
     println!("{}", world.trace.take().unwrap_or_default().join("\n"));
     println!("{result:?}");
@@ -116,6 +125,9 @@ fn no_seed_breaks_an_invariant() {
     );
     for (kind, count) in &summary.faults {
         println!("  {count:>9} {kind}");
+    }
+    for (kind, (first, count)) in &summary.kinds {
+        println!("BROKEN {count:>6} first {first:>6}: {kind}");
     }
     if let Some((seed, why)) = summary.found {
         panic!("seed {seed}: {why}\nreplay: {}", replay(seed, None));

@@ -152,9 +152,9 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(stage: &'a Stage, seed: u64, rule: Option<Rule>, run: u64, traced: bool) -> Self {
+    pub fn new(stage: &'a Stage, seed: u64, rule: Option<Rule>, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let chain_id = ChainId(1_000_000 + run);
+        let chain_id = ChainId(1_000_000 + seed);
         let hard = |rng: &mut Rng, most: u64| if rng.chance(300) { 0 } else { rng.below(most) };
         let odds = Odds {
             write_lost: hard(&mut rng, 60),
