@@ -1,17 +1,17 @@
 //! The invariants of DESIGN section 8, checked at every step that could break them, and once more when all is quiet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, U256};
 use teller_domain::invariants::{TRANSACTION_GAS_CAP, attempts_are_sound};
 use teller_domain::{
     AccountNonce, Attempt, AttemptKind, AuthorizationKey, CompensationKind, FencedLane, LaneMode,
-    Level, Payment, Resolution, Settlement, SettlementId, SettlementState, SlotEnd, SlotId, Told,
+    Level, Payment, ProcessId, Resolution, Settlement, SettlementId, SettlementState, SlotEnd, SlotId, Told,
     Wei,
 };
 use teller_store::{Ledger, SlotClosure};
 
+use super::model::state::State;
 use super::model::transaction::Transaction;
 use super::shell::settling_log;
 use super::world::{CUTOFF_SECONDS, Job, World};
@@ -35,6 +35,8 @@ pub struct Checker {
     pub faults: BTreeMap<&'static str, u64>,
     pub epochs: BTreeMap<Address, u64>,
     pub expired: BTreeSet<Address>,
+    /// Who has taken a lane last, whether he has heard of it or not.
+    pub owners: BTreeMap<Address, (ProcessId, FencedLane)>,
     pub attempts: BTreeMap<B256, SlotId>,
     pub slots: BTreeMap<SlotId, Slot>,
     pub accepted: BTreeMap<SettlementId, Payment>,
@@ -293,15 +295,15 @@ impl World<'_> {
     }
 
     /// Invariant 12: what a payer has reserved never exceeds the balance that it was checked against.
-    pub fn check_reserved(&mut self, payment: &Payment, balance: U256, now: u64) {
+    pub fn check_reserved(&mut self, payment: &Payment, view: &State, now: u64) {
         let payer = payment.key.payer;
         // A hold ends with its authorization.
         let until = (now + 60_000).min(payment.valid_before.0 * 1_000);
         self.check.holds.insert(payment.key, (payer, payment.value.0, until));
-        let head = Arc::clone(self.chain.head());
+        let balance = view.dollars(payer);
         let held = self.check.holds.iter().filter(|(key, (of, _, until))| {
-            // What is spent on the chain, whoever spent it, is in the balance, or its hold is released.
-            *of == payer && *until > now && head.state.spent(key.payer, key.nonce.0).is_none()
+            // What is spent where the balance was read, whoever spent it, is not in the balance any more.
+            *of == payer && *until > now && view.spent(key.payer, key.nonce.0).is_none()
                 && !self.ended(**key)
         });
         let held = held.fold(U256::ZERO, |sum, (_, (_, value, _))| sum + value);

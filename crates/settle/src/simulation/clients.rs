@@ -154,7 +154,7 @@ impl World<'_> {
         let reservations = Arc::clone(&self.stage.reservations);
         let outcome = self.stage.runtime.block_on(reservations.reserve(request)).unwrap();
         if matches!(outcome, ReserveOutcome::Granted { .. }) {
-            self.check_reserved(&payment, balance, now.0);
+            self.check_reserved(&payment, &view.state, now.0);
         }
         outcome
     }
@@ -375,7 +375,8 @@ impl World<'_> {
     fn expire_leases(&mut self, p: usize) {
         let (ledger, id) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
         self.stage.runtime.block_on(ledger.heartbeat(id, 0)).unwrap();
-        for fence in self.processes[p].fences.values().copied().collect::<Vec<_>>() {
+        let owned = self.check.owners.values().filter(|(owner, _)| *owner == id);
+        for fence in owned.map(|(_, fence)| *fence).collect::<Vec<_>>() {
             let renewed = self.stage.runtime.block_on(ledger.renew_lane(fence, 0));
             if renewed.is_ok() {
                 self.check.expired.insert(fence.signer);

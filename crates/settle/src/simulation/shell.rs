@@ -536,6 +536,7 @@ impl World<'_> {
         let fence = recovery.lane.fence;
         self.check.epochs.insert(signer, fence.epoch);
         self.check.expired.remove(&signer);
+        self.check.owners.insert(signer, (owner, fence));
         if !written.answered {
             return again(self);
         }

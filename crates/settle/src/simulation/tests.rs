@@ -58,7 +58,7 @@ fn run_seeds(from: u64, count: u64, rule: Option<Rule>) -> Summary {
     let next = Arc::new(AtomicU64::new(from));
     let stop = AtomicBool::new(false);
     let summary = Mutex::new(Summary::default());
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8) * 3;
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {

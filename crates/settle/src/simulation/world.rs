@@ -450,7 +450,18 @@ impl<'a> World<'a> {
 
     pub fn answer(&mut self, p: usize, event: Event) {
         let delay = self.latency();
-        let twice = !matches!(event, Event::LaneClaimed(_)) && self.rng.chance(self.odds.late / 4);
+        // What a process says to itself it says once; nodes and the ledger's hints may repeat themselves.
+        let repeats = matches!(
+            event,
+            Event::Accepted(_)
+                | Event::Sent { .. }
+                | Event::Found { .. }
+                | Event::LookedUp { .. }
+                | Event::Investigated { .. }
+                | Event::BlocksChecked { .. }
+                | Event::ModeRead { .. }
+        );
+        let twice = repeats && self.rng.chance(self.odds.late / 4);
         if twice {
             self.check.fault("answer twice");
             let again = self.latency();
