@@ -168,6 +168,11 @@ impl Core {
         else {
             return;
         };
+        // Failure may have been told for what has ended: new bytes must not carry it, so the batch is given up.
+        let kind = match slot.ended.is_empty() {
+            true => kind,
+            false => AttemptKind::NoOp,
+        };
         let policy = match kind {
             AttemptKind::Batch => fees,
             // A gap in the nonces stops the whole lane: closing it is worth 21,000 gas at any price.

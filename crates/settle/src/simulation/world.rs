@@ -407,12 +407,18 @@ impl<'a> World<'a> {
 
     /// A core hears something, and what it asks for is begun a little later.
     pub fn hear(&mut self, p: usize, event: Event) {
-        self.learn(p, &event);
-        if !matches!(event, Event::Tick | Event::Block(_) | Event::Levels { .. }) {
-            self.note(|| format!("p{p} hears {}", short(&event)));
+        self.hear_all(p, vec![event]);
+    }
+
+    fn hear_all(&mut self, p: usize, events: Vec<Event>) {
+        for event in &events {
+            self.learn(p, event);
+            if !matches!(event, Event::Tick | Event::Block(_) | Event::Levels { .. }) {
+                self.note(|| format!("p{p} hears {}", short(event)));
+            }
         }
         let now = self.now_ms;
-        let effects = self.processes[p].core.handle([event], now);
+        let effects = self.processes[p].core.handle(events, now);
         for effect in effects {
             self.note(|| format!("p{p} asks {}", short(&effect)));
             self.check_asked(p, &effect);
@@ -615,19 +621,32 @@ impl<'a> World<'a> {
         let view = self.endpoints[endpoint].view;
         let head = Arc::clone(self.chain.block(view));
         let seen = std::mem::take(&mut self.processes[p].seen);
+        // Who fell behind catches up with what the watcher keeps, which may be less than was missed.
+        let fell_behind = !self.quiet && self.rng.chance(15);
+        let window = if fell_behind { self.rng.between(1, 5) } else { 256 };
+        let oldest = head.block.number.saturating_sub(window - 1);
         let fork = seen.iter().rposition(|block| {
             let there = self.chain.ancestor(view, block.number);
-            there.is_some_and(|there| there.block.hash == block.hash)
+            block.number >= oldest && there.is_some_and(|there| there.block.hash == block.hash)
         });
+        let gap = fork.is_none() && !seen.is_empty();
+        if fell_behind && gap {
+            self.check.fault("fell behind the chain");
+        }
         let kept = fork.map_or(0, |index| index + 1);
         let newest = seen.last().map_or(0, |block| block.number);
         let mut now_seen = seen.clone();
         let mut events = Vec::new();
         let first = seen.is_empty();
         let next = match (fork, first) {
-            (_, true) => {
-                let from = head.block.number.saturating_sub(self.rng.between(0, 12));
+            (None, _) => {
+                let kept = if first { self.rng.between(0, 12) } else { window - 1 };
+                let from = head.block.number.saturating_sub(kept);
                 let from = from.max(self.chain.first_height());
+                if let Some(oldest) = seen.first() {
+                    events.push(Event::Reorg { from: oldest.number });
+                    now_seen.clear();
+                }
                 let before = (from..head.block.number)
                     .filter_map(|height| self.chain.ancestor(view, height));
                 let before: Vec<BlockRef> = before.map(|sealed| sealed.block).collect();
@@ -635,21 +654,15 @@ impl<'a> World<'a> {
                 events.push(Event::Ancestry(before));
                 head.block.number
             }
-            (Some(_), false) if kept == seen.len() => newest + 1,
+            (Some(_), _) if kept == seen.len() => newest + 1,
             // A node that is only behind; a shorter chain shows itself by its next block.
-            (Some(index), false) if seen[index].hash == head.block.hash => {
+            (Some(index), _) if seen[index].hash == head.block.hash => {
                 self.processes[p].seen = seen;
                 return;
             }
-            (Some(index), false) => {
+            (Some(index), _) => {
                 let from = seen[index].number + 1;
                 now_seen.truncate(kept);
-                events.push(Event::Reorg { from });
-                from
-            }
-            (None, false) => {
-                let from = seen[0].number;
-                now_seen.clear();
                 events.push(Event::Reorg { from });
                 from
             }
@@ -672,17 +685,7 @@ impl<'a> World<'a> {
         if events.is_empty() {
             return;
         }
-        // A subscriber that fell behind misses some.
-        let missed = !self.quiet && self.rng.chance(15);
-        if missed {
-            self.check.fault("events missed");
-        }
-        for event in events {
-            let skip = missed && self.rng.chance(600);
-            if !skip {
-                self.hear(p, event);
-            }
-        }
+        self.hear_all(p, events);
         if self.rng.chance(400) {
             let first = self.chain.first_height();
             let safe = head.block.number.saturating_sub(SAFE_DEPTH).max(first);
