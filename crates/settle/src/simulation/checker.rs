@@ -49,7 +49,7 @@ pub struct Checker {
     used: BTreeMap<(Address, u64), BTreeSet<B256>>,
     pub verified: BTreeSet<B256>,
     pub finalized: u64,
-    holds: BTreeMap<AuthorizationKey, (Address, U256, u64)>,
+    pub holds: BTreeMap<AuthorizationKey, (Address, U256, u64)>,
     /// In how large a batch a process may put a payment whose batch has reverted.
     company: BTreeMap<(usize, SettlementId), usize>,
 }

@@ -180,7 +180,11 @@ impl World<'_> {
             self.clients[client].stage = Stage::Done;
             return;
         }
-        self.reserve(client, HoldPurpose::Settle);
+        let held = self.reserve(client, HoldPurpose::Settle);
+        if !matches!(held, ReserveOutcome::Granted { .. } | ReserveOutcome::Renewed) {
+            self.clients[client].stage = Stage::Done;
+            return;
+        }
         let new = NewSettlement {
             id: SettlementId(self.fresh_uuid()),
             tenant: TenantId::new("seller"),
@@ -236,6 +240,7 @@ impl World<'_> {
                 self.check.withdrawn.insert(id);
                 let reservations = Arc::clone(&self.stage.reservations);
                 let key = row.payment.key;
+                self.check.holds.remove(&key);
                 self.stage.runtime.block_on(reservations.abandon(&[key])).unwrap();
             }
         }
@@ -478,6 +483,7 @@ impl World<'_> {
         let transaction = Arc::new(Transaction::decode(&signed.raw, address));
         let head = Arc::clone(self.chain.head());
         self.note(|| format!("a stranger uses the key of {address} at {nonce}"));
+        self.stolen.push(Arc::clone(&transaction));
         let _the_strangers_own_affair = self.builder.submit(transaction, &head.state, head.base_fee);
     }
 }

@@ -591,7 +591,7 @@ impl World<'_> {
 
     /// The loops that keep what is ours: leases, modes, lanes that are free, payments that nobody announced.
     pub fn poll(&mut self, p: usize) {
-        let pause = self.rng.between(800, 2_500);
+        let pause = if self.quiet { 3_000 } else { self.rng.between(800, 2_500) };
         self.schedule(pause, Job::Poll(p));
         let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
         let held: Vec<FencedLane> = self.processes[p].fences.values().copied().collect();
