@@ -9,7 +9,9 @@
 
 mod bench;
 mod cli;
+mod cluster;
 pub mod compare;
+pub mod crash;
 mod drive;
 mod error;
 pub mod fleet;
@@ -46,6 +48,8 @@ pub async fn run_command_line() -> ExitCode {
         Command::Run(args) => run::run(*args).await,
         Command::Proxy(args) => run::proxy(args).await,
         Command::Bench(args) => bench::bench(args).await,
+        Command::Crash(args) => crash::crash(args).await,
+        Command::Cluster(args) => cluster::cluster(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
