@@ -8,11 +8,14 @@
     reason = "a test's helpers may fail as loudly as the test itself"
 )]
 
+mod boundaries;
 mod crash;
 mod fees;
 mod node;
 mod reorg;
 mod rig;
+mod settlers;
+mod stores;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;

@@ -6,6 +6,16 @@ use serde_json::{Value, json};
 
 use crate::rig::{Rig, Wish};
 
+/// A chain with enough blocks behind its set-up for the deepest reorg here.
+async fn on_a_long_chain(wish: Wish) -> Rig {
+    let rig = Rig::start(wish).await;
+    let setup = rig.height().await;
+    while rig.height().await < setup + 8 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    rig
+}
+
 /// Reorganises the last `depth` blocks away; nothing of what was in them comes back by itself.
 async fn reorg(rig: &Rig, depth: u64) {
     rig.rpc("anvil_reorg", json!([depth, []])).await;
@@ -17,7 +27,7 @@ fn raised(row: &Value) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_reorg_takes_away_is_settled_again_and_told_once() {
-    let mut rig = Rig::embedded().await;
+    let mut rig = on_a_long_chain(Wish::default()).await;
     let mut all = 0;
     for depth in 1..=6 {
         let payments = rig.sell(6);
@@ -47,7 +57,7 @@ async fn what_a_reorg_takes_away_is_settled_again_and_told_once() {
 /// The transactions are dropped from the pool, too, so that only the ledger still has them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_reorg_takes_away_and_the_pool_forgets_is_settled_again() {
-    let mut rig = Rig::embedded().await;
+    let mut rig = on_a_long_chain(Wish::default()).await;
     let payments = rig.sell(8);
     rig.all_told().await;
     reorg(&rig, 3).await;
@@ -63,7 +73,7 @@ async fn what_a_reorg_takes_away_and_the_pool_forgets_is_settled_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorg_under_a_restart_is_noticed_afterwards() {
-    let mut rig = Rig::embedded().await;
+    let mut rig = on_a_long_chain(Wish::default()).await;
     let payments = rig.sell(6);
     rig.all_told().await;
     rig.fleet.kill(0).await.unwrap();
@@ -85,7 +95,7 @@ async fn a_reorg_under_a_restart_is_noticed_afterwards() {
 /// Success was told, the block is gone, and the payer has spent the money: what was told and what the chain says part.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_told_success_that_cannot_be_repeated_leaves_a_compensating_entry() {
-    let mut rig = Rig::embedded().await;
+    let mut rig = on_a_long_chain(Wish::default()).await;
     let payments = rig.sell(3);
     rig.all_told().await;
     let poor = payments[1].key.payer;
@@ -106,7 +116,7 @@ async fn a_told_success_that_cannot_be_repeated_leaves_a_compensating_entry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn levels_rise_after_the_answer() {
-    let mut rig = Rig::start(Wish {
+    let mut rig = on_a_long_chain(Wish {
         block_time: Duration::from_millis(250),
         ..Wish::default()
     })

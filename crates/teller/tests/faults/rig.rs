@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, U256};
 use serde_json::{Value, json};
+use sqlx::Connection;
 use teller_domain::{Payment, X402Version};
 use teller_loadtest::compare::{self, Comparison, Key, Subject};
 use teller_loadtest::fleet::{Fleet, Plan, Role};
@@ -34,6 +35,10 @@ pub struct Wish {
     pub network: String,
     /// The anvil binary, if not the usual one.
     pub anvil: Option<PathBuf>,
+    /// Ledger and reservations, if not `make test`'s.
+    pub stores: Option<(String, String)>,
+    /// Further lines of the reservations' table.
+    pub holds: String,
 }
 
 impl Default for Wish {
@@ -46,6 +51,8 @@ impl Default for Wish {
             payers: 40,
             network: "block_interval_ms = 1000\ndepth = 4".to_owned(),
             anvil: None,
+            stores: None,
+            holds: String::new(),
         }
     }
 }
@@ -83,19 +90,8 @@ impl Rig {
         Self::with(chain, proxy, fleet, stores)
     }
 
-    /// With the fleet prepared and not started.
-    pub async fn prepare(wish: Wish) -> Self {
-        let (chain, proxy, plan, stores) = Self::parts(wish).await;
-        let fleet = Fleet::prepare(plan).await.unwrap();
-        Self::with(chain, proxy, fleet, stores)
-    }
-
     pub async fn embedded() -> Self {
         Self::start(Wish::default()).await
-    }
-
-    pub async fn cluster() -> Self {
-        Self::start(Wish::cluster()).await
     }
 
     async fn parts(wish: Wish) -> (Chain, NodeProxy, Plan, Option<(String, String)>) {
@@ -109,9 +105,10 @@ impl Rig {
         };
         let chain = Chain::with(config).await;
         let proxy = NodeProxy::start(chain.devnet.rpc_url()).await;
-        let stores = match wish.roles.as_slice() {
-            [Role::All] => None,
-            _ => Some(shared_stores().await),
+        let stores = match (wish.stores, wish.roles.as_slice()) {
+            (Some(own), _) => Some(own),
+            (None, [Role::All]) => None,
+            (None, _) => Some(shared_stores().await),
         };
         let embedded = || ("sqlite://teller.db".to_owned(), "memory://".to_owned());
         let (ledger, reservations) = stores.clone().unwrap_or_else(embedded);
@@ -123,7 +120,7 @@ impl Rig {
             signers: chain.devnet.info().signers.clone(),
             network: wish.network,
             server: String::new(),
-            holds: String::new(),
+            holds: wish.holds,
             roles: wish.roles,
         };
         (chain, proxy, plan, stores)
@@ -308,17 +305,14 @@ impl Rig {
         comparison
     }
 
-    /// The hashes of the transactions that these payments were settled in, each once.
-    pub async fn transactions(&self, payments: &[Payment]) -> HashSet<B256> {
-        let mut transactions = HashSet::new();
-        for payment in payments {
-            let row = self.row(payment).await;
-            transactions.extend(
-                row["receipt"]["transaction"]
-                    .as_str()
-                    .map(|hash| hash.parse::<B256>().unwrap()),
-            );
-        }
-        transactions
+    /// Signer, owner and epoch of every lane in the shared ledger.
+    pub async fn epochs(&self) -> Vec<(Vec<u8>, String, i64)> {
+        let (ledger, _) = self.stores.as_ref().unwrap();
+        let mut connection = sqlx::PgConnection::connect(ledger).await.unwrap();
+        let lanes = "SELECT signer, owner::text, epoch FROM lanes ORDER BY signer";
+        sqlx::query_as(lanes)
+            .fetch_all(&mut connection)
+            .await
+            .unwrap()
     }
 }
