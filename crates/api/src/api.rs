@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use alloy_primitives::Address;
 use axum::Router;
 use axum::body::Bytes;
-use teller_domain::{ChainId, Scheme, v1_name};
+use teller_domain::{ChainId, Level, Scheme, v1_name};
 use teller_protocol::{SupportedKind, SupportedResponse};
 use teller_settle::Settler;
 use teller_store::Ledger;
 use teller_verify::Verifier;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::answer::{ApiError, Outcome};
+use crate::answer::{ApiError, Outcome, SettleVerdict};
 use crate::auth::{Auth, Gate};
 use crate::meters::{Endpoint, Meters, Throttle, Transport};
 use crate::readiness::Readiness;
@@ -30,6 +30,9 @@ pub struct ApiConfig {
     pub max_watch_streams: usize,
     /// How long a settle request waits for its outcome at most. Official clients give up at 30 s.
     pub settle_wait: Duration,
+    /// How sure the chain must be before a payment on a network counts as settled; [`Level::Included`] where nothing is
+    /// said. A tenant's own level goes before it.
+    pub settled_at: BTreeMap<ChainId, Level>,
     /// How long settle requests may go on waiting after [`Api::begin_drain`].
     pub drain_patience: Duration,
     /// How long a request's body may take to arrive.
@@ -44,6 +47,7 @@ impl Default for ApiConfig {
             max_concurrent_requests: 10_000,
             max_watch_streams: 256,
             settle_wait: Duration::from_secs(25),
+            settled_at: BTreeMap::new(),
             drain_patience: Duration::from_secs(5),
             body_timeout: Duration::from_secs(10),
             watch_poll: Duration::from_secs(1),
@@ -140,6 +144,7 @@ impl Api {
                     settler,
                     ledger,
                     settle_wait: config.settle_wait,
+                    settled_at: config.settled_at.clone(),
                     drain_patience: config.drain_patience,
                     drain,
                     in_flight: Arc::default(),
@@ -192,6 +197,13 @@ impl Api {
             .meters
             .answered(endpoint, transport, outcome, took);
         tracing::debug!(?endpoint, ?transport, ?outcome, ?took, "answered");
+    }
+
+    /// Notes what a settle request is told.
+    pub(crate) fn told(&self, verdict: &SettleVerdict) {
+        if let Some((reason, _)) = verdict.refusal() {
+            self.inner.meters.refused(reason);
+        }
     }
 
     /// Logs why something could not be done, where it could not.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use teller_domain::TenantId;
+use teller_domain::{Level, TenantId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A tenant's allowance. What is `None` is not limited.
@@ -17,6 +17,8 @@ pub struct TenantLimits {
     pub max_settles_in_flight: Option<usize>,
     /// How long a settle request waits for its outcome at most.
     pub settle_wait: Option<Duration>,
+    /// How sure the chain must be before a payment counts as settled; `None` leaves it to the network.
+    pub settled_at: Option<Level>,
 }
 
 /// A tenant with what is left of its allowance. All its keys share one.
@@ -24,6 +26,7 @@ pub struct TenantLimits {
 pub(crate) struct Tenant {
     pub(crate) id: TenantId,
     pub(crate) settle_wait: Option<Duration>,
+    pub(crate) settled_at: Option<Level>,
     bucket: Option<Mutex<TokenBucket>>,
     settles: Option<Arc<Semaphore>>,
 }
@@ -33,6 +36,7 @@ impl Tenant {
         Self {
             id,
             settle_wait: limits.settle_wait,
+            settled_at: limits.settled_at,
             bucket: limits.requests_per_second.map(|rate| {
                 let burst = limits.burst.unwrap_or(rate).max(1);
                 Mutex::new(TokenBucket::full(rate.max(1), burst, now))

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Histogram};
+use teller_domain::Reason;
 
 use crate::answer::Outcome;
 
@@ -69,6 +70,7 @@ struct Meter {
 pub(crate) struct Meters {
     meters: Vec<Meter>,
     pending: Counter,
+    refusals: Vec<(Reason, Counter)>,
 }
 
 impl Meters {
@@ -82,6 +84,23 @@ impl Meters {
         Self {
             meters,
             pending: metrics::counter!("teller_settle_pending_answers_total"),
+            refusals: Reason::ALL
+                .iter()
+                .map(|reason| {
+                    let counter = metrics::counter!(
+                        "teller_settle_refusals_total",
+                        "reason" => reason.as_str(),
+                    );
+                    (*reason, counter)
+                })
+                .collect(),
+        }
+    }
+
+    /// Notes a settle request that was told anything but success.
+    pub(crate) fn refused(&self, reason: Reason) {
+        if let Some((_, refusals)) = self.refusals.iter().find(|(of, _)| *of == reason) {
+            refusals.increment(1);
         }
     }
 

@@ -1,11 +1,15 @@
 //! What both doors do: verify, settle, release, look up. The order of a settle (DESIGN section 3.2) is here.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use teller_domain::{PaymentRequest, Reason, Refusal, Settlement, SettlementId, TenantId};
+use teller_domain::{
+    ChainId, Compensation, Level, PaymentRequest, Reason, Refusal, Settlement, SettlementId,
+    TenantId,
+};
 use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
 use teller_store::{Ledger, SettlementPage, SettlementQuery, StoreError};
 use teller_verify::{CheckError, Verdict, Verifier};
@@ -17,11 +21,15 @@ use crate::inflight::{InFlight, Settling};
 use crate::limits::Tenant;
 use crate::wire::{Asked, Rejection};
 
+/// Compensating entries that are shown of one settlement. Each stands for a reorg that went against what was told.
+const MOST_COMPENSATIONS: u32 = 100;
+
 pub(crate) struct Service {
     pub(crate) verifier: Verifier,
     pub(crate) settler: Settler,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) settle_wait: Duration,
+    pub(crate) settled_at: BTreeMap<ChainId, Level>,
     pub(crate) drain_patience: Duration,
     pub(crate) drain: watch::Sender<bool>,
     pub(crate) in_flight: Arc<InFlight>,
@@ -92,7 +100,8 @@ impl Service {
                 let wait = self
                     .wait_for(&request, tenant)
                     .saturating_sub(begun_at.elapsed());
-                let answer = AssertUnwindSafe(self.outcome(&request, *ticket, wait));
+                let level = self.settled_at(&request, tenant);
+                let answer = AssertUnwindSafe(self.outcome(&request, *ticket, level, wait));
                 match answer.catch_unwind().await {
                     Ok(answer) => told(answer),
                     Err(_) => {
@@ -135,19 +144,32 @@ impl Service {
             .fold(self.settle_wait, Duration::min)
     }
 
-    /// The outcome, or what is known of it once the drain's patience is over.
-    async fn outcome(&self, request: &PaymentRequest, ticket: Ticket, wait: Duration) -> Answered {
-        tokio::select! {
-            answer = self.settler.outcome(request, ticket, wait) => return answer,
-            () = self.patience_over() => {}
-        }
-        Box::pin(self.outcome_now(request)).await
+    /// How sure the chain must be before this tenant is told that the payment is settled.
+    fn settled_at(&self, request: &PaymentRequest, tenant: &Tenant) -> Level {
+        let network = self.settled_at.get(&request.payment.key.chain).copied();
+        tenant.settled_at.or(network).unwrap_or(Level::Included)
     }
 
-    async fn outcome_now(&self, request: &PaymentRequest) -> Answered {
+    /// The outcome, or what is known of it once the drain's patience is over.
+    async fn outcome(
+        &self,
+        request: &PaymentRequest,
+        ticket: Ticket,
+        level: Level,
+        wait: Duration,
+    ) -> Answered {
+        tokio::select! {
+            answer = self.settler.outcome(request, ticket, level, wait) => return answer,
+            () = self.patience_over() => {}
+        }
+        Box::pin(self.outcome_now(request, level)).await
+    }
+
+    async fn outcome_now(&self, request: &PaymentRequest, level: Level) -> Answered {
         match self.settler.known(request).await {
             Ok(Known::Accepted(ticket)) => {
-                self.settler.outcome(request, ticket, Duration::ZERO).await
+                let wait = Duration::ZERO;
+                self.settler.outcome(request, ticket, level, wait).await
             }
             Ok(Known::New | Known::Refused(_)) | Err(_) => Answered::Pending {
                 settlement: None,
@@ -199,6 +221,17 @@ impl Service {
         found
             .filter(|settlement| settlement.tenant == *tenant)
             .ok_or(ApiError::NoSuchSettlement)
+    }
+
+    /// The compensating entries of a settlement, oldest first.
+    pub(crate) async fn compensations(
+        &self,
+        id: SettlementId,
+    ) -> Result<Vec<Compensation>, ApiError> {
+        self.ledger
+            .compensations(0, Some(id), MOST_COMPENSATIONS)
+            .await
+            .map_err(unavailable)
     }
 
     /// A page of a tenant's settlements.
@@ -294,12 +327,13 @@ fn told(answer: Answered) -> (Option<SettlementId>, SettleVerdict) {
     match answer {
         Answered::Settled {
             settlement,
-            receipt,
+            transaction,
+            level: _,
             delivery,
         } => (
             Some(settlement.id),
             SettleVerdict::Settled {
-                transaction: receipt.transaction,
+                transaction,
                 delivery,
             },
         ),

@@ -4,7 +4,10 @@ use std::str::FromStr;
 
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
-use teller_domain::{ChainId, Receipt, Settlement, SettlementId, SettlementState, v1_chain};
+use teller_domain::{
+    ChainId, Compensation, Level, Receipt, Settlement, SettlementId, SettlementState, Told,
+    v1_chain,
+};
 use teller_protocol::field;
 use teller_store::SettlementQuery;
 
@@ -21,6 +24,10 @@ const MAX_LIMIT: u32 = 500;
 pub(crate) struct SettlementView {
     id: SettlementId,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    told: Option<ToldView>,
     x402_version: u8,
     network: ChainId,
     scheme: &'static str,
@@ -41,6 +48,80 @@ pub(crate) struct SettlementView {
     tries: u32,
     accepted_at_ms: u64,
     updated_at_ms: u64,
+}
+
+/// What a caller was told last; the state and the level are what the chain says.
+#[derive(Debug, Serialize)]
+#[serde(
+    tag = "outcome",
+    rename_all = "snake_case",
+    rename_all_fields = "camelCase"
+)]
+enum ToldView {
+    Success {
+        transaction: B256,
+        level: &'static str,
+        at_ms: u64,
+    },
+    Failure {
+        reason: &'static str,
+        at_ms: u64,
+    },
+}
+
+impl From<Told> for ToldView {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Success {
+                transaction,
+                level,
+                at,
+            } => Self::Success {
+                transaction,
+                level: level.as_str(),
+                at_ms: at.0,
+            },
+            Told::Failure { reason, at } => Self::Failure {
+                reason: reason.as_str(),
+                at_ms: at.0,
+            },
+        }
+    }
+}
+
+/// One settlement with everything that went against what was told of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct WholeView {
+    #[serde(flatten)]
+    settlement: SettlementView,
+    compensations: Vec<CompensationView>,
+}
+
+impl WholeView {
+    pub(crate) fn new(settlement: &Settlement, compensations: &[Compensation]) -> Self {
+        Self {
+            settlement: settlement.into(),
+            compensations: compensations.iter().map(CompensationView::from).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CompensationView {
+    sequence: u64,
+    kind: &'static str,
+    at_ms: u64,
+}
+
+impl From<&Compensation> for CompensationView {
+    fn from(entry: &Compensation) -> Self {
+        Self {
+            sequence: entry.sequence,
+            kind: entry.kind.as_str(),
+            at_ms: entry.at.0,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -65,7 +146,8 @@ pub(crate) struct PageView {
 /// The newest attempt, or where it was settled or failed.
 pub(crate) fn transaction_of(state: &SettlementState) -> Option<B256> {
     match state {
-        SettlementState::Assigned { transaction, .. } => Some(*transaction),
+        SettlementState::Assigned { transaction, .. }
+        | SettlementState::Preconfirmed { transaction, .. } => Some(*transaction),
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             Some(receipt.transaction)
         }
@@ -80,7 +162,12 @@ pub(crate) fn receipt_of(state: &SettlementState) -> Option<&Receipt> {
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             Some(receipt)
         }
-        _ => None,
+        SettlementState::Accepted
+        | SettlementState::Assigned { .. }
+        | SettlementState::Preconfirmed { .. }
+        | SettlementState::Failed { .. }
+        | SettlementState::Expired
+        | SettlementState::Withdrawn => None,
     }
 }
 
@@ -91,6 +178,8 @@ impl From<&Settlement> for SettlementView {
         Self {
             id: settlement.id,
             state: settlement.state.kind().as_str(),
+            level: settlement.state.level().map(Level::as_str),
+            told: settlement.told.map(ToldView::from),
             x402_version: settlement.version.number(),
             network: payment.key.chain,
             scheme: teller_domain::Scheme::Exact.as_str(),
@@ -192,4 +281,142 @@ fn parsed<T: FromStr>(text: &str) -> Option<T> {
 
 fn bytes32(text: &str) -> Option<B256> {
     field::bytes32(text).ok()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use alloy_primitives::{Address, U256};
+    use serde_json::{Value, json};
+    use teller_domain::{
+        AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, BlockRef,
+        CompensationKind, EcdsaSignature, Payment, Reason, SettlementStateKind, TenantId,
+        UnixMillis, UnixSeconds, Wei, X402Version,
+    };
+
+    /// Settled at `safe` after success was told at `included` under another hash.
+    pub(crate) fn settlement() -> Settlement {
+        let asset = Address::repeat_byte(2);
+        let payment = Payment {
+            key: AuthorizationKey {
+                chain: ChainId(84532),
+                authority: asset,
+                payer: Address::repeat_byte(1),
+                nonce: AuthorizationNonce(B256::repeat_byte(4)),
+            },
+            asset,
+            payee: Address::repeat_byte(3),
+            value: AssetAmount(U256::from(10_000)),
+            valid_after: UnixSeconds(0),
+            valid_before: UnixSeconds(99),
+            authorization: Authorization::Eip3009 {
+                signature: EcdsaSignature {
+                    r: B256::repeat_byte(0xee),
+                    s: B256::repeat_byte(0xee),
+                    v: 27,
+                },
+            },
+        };
+        Settlement {
+            id: SettlementId::fresh(),
+            tenant: TenantId::new("shop"),
+            version: X402Version::V2,
+            payment,
+            digest: payment.digest(),
+            state: SettlementState::Settled(Receipt {
+                transaction: B256::repeat_byte(5),
+                block: BlockRef {
+                    number: 7,
+                    hash: B256::repeat_byte(6),
+                },
+                log_index: 1,
+                level: Level::Safe,
+                gas_used: 50_000,
+                cost: Wei::from(9),
+            }),
+            told: Some(Told::Success {
+                transaction: B256::repeat_byte(8),
+                level: Level::Included,
+                at: UnixMillis(1_234),
+            }),
+            tries: 1,
+            accepted_at: UnixMillis(1),
+            updated_at: UnixMillis(2),
+        }
+    }
+
+    pub(crate) fn compensation(settlement: &Settlement) -> Compensation {
+        Compensation {
+            sequence: 3,
+            settlement: settlement.id,
+            tenant: settlement.tenant.clone(),
+            kind: CompensationKind::SuccessTakenBack,
+            at: UnixMillis(5_678),
+        }
+    }
+
+    fn json_of(settlement: &Settlement) -> Value {
+        serde_json::to_value(SettlementView::from(settlement)).unwrap()
+    }
+
+    #[test]
+    fn what_was_told_is_shown_apart_from_what_the_chain_says() {
+        let mut settlement = settlement();
+        let json = json_of(&settlement);
+        assert_eq!(
+            (&json["state"], &json["level"]),
+            (&json!("settled"), &json!("safe"))
+        );
+        assert_eq!(
+            json["told"],
+            json!({
+                "outcome": "success",
+                "transaction": B256::repeat_byte(8).to_string(),
+                "level": "included",
+                "atMs": 1_234,
+            })
+        );
+        assert_eq!(json["transaction"], B256::repeat_byte(5).to_string());
+        assert!(!json.to_string().contains("eeee"), "no signature");
+        assert!(json.get("compensations").is_none());
+
+        settlement.told = Some(Told::Failure {
+            reason: Reason::GasBudgetExceeded,
+            at: UnixMillis(9),
+        });
+        settlement.state = SettlementState::Expired;
+        let json = json_of(&settlement);
+        assert_eq!(
+            json["told"],
+            json!({"outcome": "failure", "reason": "gas_budget_exceeded", "atMs": 9})
+        );
+        assert!(json.get("level").is_none());
+        settlement.told = None;
+        assert!(json_of(&settlement).get("told").is_none());
+    }
+
+    #[test]
+    fn a_single_settlement_comes_with_its_compensating_entries() {
+        let settlement = settlement();
+        let whole = WholeView::new(&settlement, &[compensation(&settlement)]);
+        let json = serde_json::to_value(whole).unwrap();
+        assert_eq!(json["id"], settlement.id.to_string());
+        assert_eq!(
+            json["compensations"],
+            json!([{"sequence": 3, "kind": "success_taken_back", "atMs": 5_678}])
+        );
+        let whole = serde_json::to_value(WholeView::new(&settlement, &[])).unwrap();
+        assert_eq!(whole["compensations"], json!([]));
+    }
+
+    #[test]
+    fn every_state_can_be_asked_for() {
+        for kind in SettlementStateKind::ALL {
+            let filters = Filters {
+                state: kind.as_str().to_owned(),
+                ..Filters::default()
+            };
+            assert_eq!(filters.query().unwrap().state, Some(kind));
+        }
+    }
 }

@@ -208,6 +208,7 @@ async fn unknown_paths_and_methods_are_json_too() {
         ("/settlements/%ff", 404),
         ("/settlements/nonsense", 404),
         ("/settlements?state=odd", 400),
+        ("/settlements?state=preconfirmed", 503),
         ("/settlements?payer=0x1", 400),
         ("/settlements?limit=0", 400),
         ("/settlements?limit=501", 400),

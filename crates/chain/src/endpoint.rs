@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use alloy_json_rpc::{RpcRecv, RpcSend};
+use alloy_primitives::{B256, U64};
 use alloy_rpc_client::{ClientBuilder, RpcClient};
 use alloy_transport_ws::WsConnect;
 use futures::future::join_all;
@@ -15,7 +16,9 @@ use url::Url;
 
 use crate::error::from_transport;
 use crate::http::HttpTransport;
-use crate::{CallError, NodeError};
+use crate::nodes::not_a_call;
+use crate::wire::WireBlock;
+use crate::{Block, CallError, NodeError};
 
 /// This many failures in a row open the breaker.
 const FAILURES_TO_OPEN: u32 = 3;
@@ -49,7 +52,7 @@ pub(crate) struct Endpoint {
     pub(crate) index: usize,
     network: String,
     link: Link,
-    deadline: Duration,
+    pub(crate) deadline: Duration,
     breaker: Mutex<Breaker>,
     height: AtomicU64,
 }
@@ -151,6 +154,15 @@ impl Endpoint {
             .into_iter()
             .map(|answer| answer.map_err(from_transport))
             .collect()
+    }
+
+    /// The hash of the block at a height, if the endpoint has one.
+    pub(crate) async fn hash_at(&self, number: u64) -> Result<Option<B256>, NodeError> {
+        let block: Option<WireBlock> = self
+            .call("eth_getBlockByNumber", (U64::from(number), false))
+            .await
+            .map_err(not_a_call)?;
+        Ok(block.map(|block| Block::from(block).hash))
     }
 
     async fn client(&self) -> Result<RpcClient, CallError> {

@@ -66,6 +66,7 @@ impl NodeError {
         let message = message.to_ascii_lowercase();
         [
             "header not found",
+            "header for hash not found",
             "unknown block",
             "block not found",
             "blockoutofrange",

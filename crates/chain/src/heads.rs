@@ -17,7 +17,7 @@ use crate::{Block, NodeError, Nodes};
 const KEPT_HEADERS: usize = 256;
 /// Events that a slow subscriber may lag behind before it is told that it missed some.
 const EVENT_BACKLOG: usize = 1024;
-/// Skipped blocks are fetched this many at a time.
+/// Skipped blocks, and those before the first, are fetched this many at a time.
 const CATCH_UP: u64 = 64;
 /// The chain's time runs on from the last block for at most this long: longer means that this process slept.
 const MAX_RUN_ON: Duration = Duration::from_secs(3600);
@@ -87,6 +87,12 @@ impl HeadHandle {
     pub fn is_canonical(&self, block: BlockRef) -> Option<bool> {
         let hash = self.headers.at(block.number)?.hash;
         Some(hash == block.hash)
+    }
+
+    /// The blocks that are kept, oldest first and each the parent of the next: up to 256 with the head. They reach back
+    /// to before the first one that was delivered, as far as a node tells of them.
+    pub fn ancestry(&self) -> Vec<Arc<Block>> {
+        self.headers.read().iter().cloned().collect()
     }
 
     /// The observed time between blocks, the hint until there is one.
@@ -227,6 +233,9 @@ impl Watcher {
     async fn follow(&mut self, latest: Arc<Block>) -> Result<(), NodeError> {
         loop {
             let Some((tip, hash)) = self.headers.newest() else {
+                for ancestor in self.ancestors(&latest).await {
+                    self.headers.push(ancestor);
+                }
                 self.deliver(latest);
                 return Ok(());
             };
@@ -244,6 +253,36 @@ impl Watcher {
             }
             self.catch_up(tip, hash, latest.number).await?;
         }
+    }
+
+    /// The blocks before the first one, oldest first: as many as are kept, or as the node tells of.
+    async fn ancestors(&self, first: &Block) -> Vec<Arc<Block>> {
+        let mut found: VecDeque<Arc<Block>> = VecDeque::new();
+        let (mut next, mut hash) = (first.number, first.parent);
+        let last = first.number.saturating_sub(KEPT_HEADERS as u64 - 1);
+        while next > last {
+            let from = next.saturating_sub(CATCH_UP).max(last);
+            let numbers: Vec<u64> = (from..next).collect();
+            let blocks = match self.nodes.blocks(&numbers).await {
+                Ok(blocks) => blocks,
+                Err(error) => {
+                    tracing::info!(chain = %self.nodes.chain(), %error, "older blocks are not known; reorgs reach back to where watching began");
+                    break;
+                }
+            };
+            for block in blocks.into_iter().rev() {
+                match block {
+                    Some(block) if block.hash == hash => {
+                        hash = block.parent;
+                        found.push_front(Arc::new(block));
+                    }
+                    // A reorg in between, or a node that has pruned them.
+                    Some(_) | None => return found.into(),
+                }
+            }
+            next = from;
+        }
+        found.into()
     }
 
     /// Fetches the next blocks after the tip. Stops where they do not fit, having found where they fork off.

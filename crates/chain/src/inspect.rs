@@ -12,12 +12,17 @@ use teller_domain::BlockRef;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
-use crate::lens::{LensCall, read_code_sizes, read_inspect};
+use crate::endpoint::Endpoint;
+use crate::lens::{At, LensCall, read_code_sizes, read_inspect};
 use crate::{CallError, HeadHandle, InspectItem, Inspection, NodeError, Nodes};
 
 /// How often a call is repeated that names a block which the node behind a load balancer does not have yet.
 const LATE_BLOCK_TRIES: u32 = 4;
 const LATE_BLOCK_PAUSE: Duration = Duration::from_millis(40);
+/// How often a witness is asked that does not have the block yet, or how often the head is looked at that is not there
+/// yet: for two blocks of 2 s.
+const WITNESS_TRIES: u32 = 20;
+const WITNESS_PAUSE: Duration = Duration::from_millis(200);
 /// Calls are not made smaller than this by failures: one hostile item must not end coalescing.
 const LEAST_ITEMS: usize = 8;
 /// Gas for the code size of one account, cold.
@@ -110,6 +115,32 @@ impl Inspector {
         Ok(inspections)
     }
 
+    /// Inspects payments for evidence: at one sealed block, not below `not_before`, as each of two endpoints sees it (one
+    /// where only one is configured). One list for each of them, in the order of `items`. The block is named by its
+    /// hash; of a node that cannot take that, the hash at its height is read afterwards. A node that lags is given time.
+    ///
+    /// # Errors
+    /// When the block does not come, is not canonical any more, or too few endpoints gave a usable answer.
+    pub async fn witnessed(
+        &self,
+        items: &[InspectItem],
+        not_before: BlockRef,
+    ) -> Result<Vec<Vec<Inspection>>, NodeError> {
+        let block = self.reader.head_from(not_before).await?;
+        let mut witnesses = Vec::new();
+        let mut failure = NodeError::NoEndpoint;
+        for endpoint in self.reader.nodes.in_order() {
+            match self.reader.witness(&endpoint, items, block).await {
+                Ok(inspections) => witnesses.push(inspections),
+                Err(error) => failure = error,
+            }
+            if witnesses.len() >= self.reader.nodes.witnesses() {
+                return Ok(witnesses);
+            }
+        }
+        Err(failure)
+    }
+
     /// The code sizes of accounts and the block that they were read at.
     ///
     /// # Errors
@@ -165,13 +196,25 @@ struct Reader {
 
 type Results = Vec<Result<Inspection, NodeError>>;
 
+/// Who is asked, and how the block is named.
+#[derive(Clone)]
+enum Source {
+    /// Whoever answers first, by height.
+    Any,
+    /// One endpoint.
+    Witness(Arc<Endpoint>, At),
+}
+
 impl Reader {
     /// One result for each item, in their order.
     async fn inspect(&self, items: Vec<InspectItem>) -> Results {
         let network = self.nodes.chain().to_string();
         metrics::histogram!("teller_inspect_items", "network" => network).record(count(&items));
         match self.heads.first(self.limits.first_head).await {
-            Ok(head) => self.read(&items, head.block.reference()).await,
+            Ok(head) => {
+                self.read(&items, head.block.reference(), &Source::Any)
+                    .await
+            }
             Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
         }
     }
@@ -181,11 +224,16 @@ impl Reader {
         &'a self,
         items: &'a [InspectItem],
         block: BlockRef,
+        source: &'a Source,
     ) -> Pin<Box<dyn Future<Output = Results> + Send + 'a>> {
         Box::pin(async move {
             let limits = &self.limits;
-            let call = LensCall::inspect(items, limits.gas_per_item, limits.gas, block.number);
-            let error = match self.call(call).await {
+            let at = match source {
+                Source::Any => At::Number(block.number),
+                Source::Witness(_, at) => *at,
+            };
+            let call = LensCall::inspect(items, limits.gas_per_item, limits.gas, at);
+            let error = match self.call(call, source).await {
                 Ok(answer) => match read_inspect(&answer, items, block) {
                     Ok(inspections) => {
                         self.went_well(items.len());
@@ -198,8 +246,8 @@ impl Reader {
             if items.len() > 1 && blames_items(&error) {
                 self.was_too_much(items.len());
                 let (left, right) = items.split_at(items.len() / 2);
-                let mut results = self.read(left, block).await;
-                results.extend(self.read(right, block).await);
+                let mut results = self.read(left, block, source).await;
+                results.extend(self.read(right, block, source).await);
                 return results;
             }
             let error = match error {
@@ -233,31 +281,92 @@ impl Reader {
         let mut sizes = Vec::with_capacity(accounts.len());
         let most = usize::try_from(self.limits.gas / CODE_SIZE_GAS).unwrap_or(usize::MAX);
         for chunk in accounts.chunks(most.max(1)) {
-            let call = LensCall::code_sizes(chunk, self.limits.gas, block);
-            let answer = self.call(call).await.map_err(|error| match error {
-                CallError::Node(error) => error,
-                CallError::Reverted(_) => NodeError::BadAnswer("the lens reverted"),
-            })?;
+            let call = LensCall::code_sizes(chunk, self.limits.gas, At::Number(block));
+            let answer = self
+                .call(call, &Source::Any)
+                .await
+                .map_err(|error| match error {
+                    CallError::Node(error) => error,
+                    CallError::Reverted(_) => NodeError::BadAnswer("the lens reverted"),
+                })?;
             sizes.extend(read_code_sizes(&answer, chunk.len())?);
         }
         Ok((block, sizes))
     }
 
     /// A node that does not have the block yet is given a moment.
-    async fn call(&self, call: LensCall) -> Result<Bytes, CallError> {
+    async fn call(&self, call: LensCall, source: &Source) -> Result<Bytes, CallError> {
+        let (most, pause) = match source {
+            Source::Any => (LATE_BLOCK_TRIES, LATE_BLOCK_PAUSE),
+            Source::Witness(..) => (WITNESS_TRIES, WITNESS_PAUSE),
+        };
         let mut tries = 0;
         loop {
-            match self.nodes.raw_call(call.clone()).await {
-                Err(CallError::Node(error))
-                    if error.lacks_block() && tries + 1 < LATE_BLOCK_TRIES =>
-                {
+            let result = match source {
+                Source::Any => self.nodes.raw_call(call.clone()).await,
+                Source::Witness(endpoint, _) => endpoint.call("eth_call", call.clone()).await,
+            };
+            match result {
+                Err(CallError::Node(error)) if error.lacks_block() && tries + 1 < most => {
                     tries += 1;
-                    sleep(LATE_BLOCK_PAUSE).await;
+                    sleep(pause).await;
                 }
                 result => return result,
             }
         }
     }
+
+    /// The head, once it is not below a block.
+    async fn head_from(&self, not_before: BlockRef) -> Result<BlockRef, NodeError> {
+        for _ in 0..WITNESS_TRIES {
+            let head = self.heads.first(self.limits.first_head).await?;
+            let head = head.block.reference();
+            if head.number >= not_before.number {
+                return Ok(head);
+            }
+            sleep(WITNESS_PAUSE).await;
+        }
+        Err(NodeError::BadAnswer("the head is behind what was seen"))
+    }
+
+    async fn witness(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        items: &[InspectItem],
+        block: BlockRef,
+    ) -> Result<Vec<Inspection>, NodeError> {
+        let by_hash = Source::Witness(Arc::clone(endpoint), At::Hash(block.hash));
+        match self.read_all(items, block, &by_hash).await {
+            Err(NodeError::Rpc { code, .. }) if takes_no_hash(code) => {}
+            answer => return answer,
+        }
+        let by_number = Source::Witness(Arc::clone(endpoint), At::Number(block.number));
+        let inspections = self.read_all(items, block, &by_number).await?;
+        if endpoint.hash_at(block.number).await? == Some(block.hash) {
+            return Ok(inspections);
+        }
+        Err(NodeError::BadAnswer("a reorg between two reads"))
+    }
+
+    async fn read_all(
+        &self,
+        items: &[InspectItem],
+        block: BlockRef,
+        source: &Source,
+    ) -> Result<Vec<Inspection>, NodeError> {
+        let mut inspections = Vec::with_capacity(items.len());
+        for chunk in items.chunks(self.size().max(1)) {
+            for inspection in self.read(chunk, block, source).await {
+                inspections.push(inspection?);
+            }
+        }
+        Ok(inspections)
+    }
+}
+
+/// Invalid request, unknown method, invalid parameters: what nodes say to a block that is named by an object.
+fn takes_no_hash(code: i64) -> bool {
+    (-32602..=-32600).contains(&code)
 }
 
 /// Whether fewer items may succeed where many failed; an unreachable node stays unreachable.

@@ -96,7 +96,36 @@ pub struct Inspection {
 pub(crate) struct LensCall {
     data: Bytes,
     gas: u64,
-    block: u64,
+    block: At,
+}
+
+/// How a call names its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// By height: whatever block the node has there.
+    Number(u64),
+    /// By hash (EIP-1898), and only while that is canonical.
+    Hash(B256),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ByHash {
+    block_hash: B256,
+    require_canonical: bool,
+}
+
+impl Serialize for At {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Number(number) => U64::from(*number).serialize(serializer),
+            Self::Hash(hash) => ByHash {
+                block_hash: *hash,
+                require_canonical: true,
+            }
+            .serialize(serializer),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -117,14 +146,14 @@ impl Serialize for LensCall {
             data: &self.data,
             gas: U64::from(self.gas),
         })?;
-        tuple.serialize_element(&U64::from(self.block))?;
+        tuple.serialize_element(&self.block)?;
         tuple.serialize_element(code)?;
         tuple.end()
     }
 }
 
 impl LensCall {
-    pub(crate) fn inspect(items: &[InspectItem], gas_per_item: u64, gas: u64, block: u64) -> Self {
+    pub(crate) fn inspect(items: &[InspectItem], gas_per_item: u64, gas: u64, block: At) -> Self {
         let call = inspectCall {
             items: items
                 .iter()
@@ -145,7 +174,7 @@ impl LensCall {
         }
     }
 
-    pub(crate) fn code_sizes(accounts: &[Address], gas: u64, block: u64) -> Self {
+    pub(crate) fn code_sizes(accounts: &[Address], gas: u64, block: At) -> Self {
         let call = codeSizesCall {
             accounts: accounts.to_vec(),
         };
@@ -220,11 +249,16 @@ mod tests {
             nonce: B256::ZERO,
             call: Bytes::from_static(&[1, 2]),
         }];
-        let call = LensCall::inspect(&items, 150_000, 30_000_000, 16);
+        let call = LensCall::inspect(&items, 150_000, 30_000_000, At::Number(16));
         let json = serde_json::to_value(&call).unwrap();
         assert_eq!(json[0]["gas"], "0x1c9c380");
         assert_eq!(json[1], "0x10");
         let code = json[2][LENS.to_string()]["code"].as_str().unwrap();
         assert!(code.starts_with("0x60") && code.len() > 1000);
+
+        let pinned = LensCall::inspect(&items, 150_000, 30_000_000, At::Hash(B256::ZERO));
+        let json = serde_json::to_value(&pinned).unwrap();
+        assert_eq!(json[1]["requireCanonical"], true);
+        assert_eq!(json[1]["blockHash"], B256::ZERO.to_string());
     }
 }

@@ -13,6 +13,7 @@ mod lens;
 mod nodes;
 mod pace;
 mod send;
+mod sightings;
 mod signer;
 mod wire;
 
@@ -23,5 +24,6 @@ pub use inspect::{InspectLimits, Inspector};
 pub use lens::{AuthorizationState, InspectItem, Inspection, Simulation};
 pub use nodes::{NodeConfig, Nodes};
 pub use send::SendOutcome;
+pub use sightings::{BlockCheck, Sighting};
 pub use signer::{LocalSigner, SignerError};
 pub use wire::{Block, Log, TxReceipt};

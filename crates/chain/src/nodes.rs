@@ -16,7 +16,7 @@ use crate::wire::{WireBlock, WireLog, WireReceipt};
 use crate::{Block, CallError, Log, NodeError, TxReceipt};
 
 /// How many endpoints must agree on a "no" that has consequences, where so many are configured.
-const WITNESSES: usize = 2;
+pub(crate) const WITNESSES: usize = 2;
 
 /// Where the nodes of a network are.
 #[derive(Clone)]
@@ -25,6 +25,8 @@ pub struct NodeConfig {
     pub chain: ChainId,
     /// `http`, `https`, `ws` or `wss` URLs in the order of preference. They may hold keys and are never printed.
     pub rpc: Vec<String>,
+    /// URLs of endpoints that show Flashblocks, in the order of preference; empty where there are none.
+    pub flashblocks: Vec<String>,
     /// The time limit of one call to one endpoint.
     pub request_timeout: Duration,
 }
@@ -34,6 +36,7 @@ impl fmt::Debug for NodeConfig {
         f.debug_struct("NodeConfig")
             .field("chain", &self.chain)
             .field("rpc", &self.rpc.len())
+            .field("flashblocks", &self.flashblocks.len())
             .field("request_timeout", &self.request_timeout)
             .finish()
     }
@@ -42,6 +45,8 @@ impl fmt::Debug for NodeConfig {
 struct Inner {
     chain: ChainId,
     endpoints: Vec<Arc<Endpoint>>,
+    /// Numbered after the others.
+    flashblocks: Vec<Arc<Endpoint>>,
 }
 
 /// All endpoints of one network. Cheap to clone.
@@ -71,18 +76,41 @@ impl Nodes {
             .tcp_nodelay(true)
             .build()
             .map_err(|_| NodeError::NoEndpoint)?;
-        let endpoints = config
+        let mut endpoints = config
             .rpc
             .iter()
+            .chain(&config.flashblocks)
             .enumerate()
             .map(|(index, url)| {
                 Endpoint::new(config.chain, index, url, &http, config.request_timeout).map(Arc::new)
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let flashblocks = endpoints.split_off(config.rpc.len());
         Ok(Self(Arc::new(Inner {
             chain: config.chain,
             endpoints,
+            flashblocks,
         })))
+    }
+
+    /// How many endpoints there are, those for Flashblocks aside.
+    pub fn endpoints(&self) -> usize {
+        self.0.endpoints.len()
+    }
+
+    /// How many endpoints must say the same where a "no" has consequences.
+    pub(crate) fn witnesses(&self) -> usize {
+        WITNESSES.min(self.0.endpoints.len())
+    }
+
+    /// Every endpoint, healthy or not, in the order of preference; those for Flashblocks aside.
+    pub(crate) fn all(&self) -> &[Arc<Endpoint>] {
+        &self.0.endpoints
+    }
+
+    /// The endpoints that show Flashblocks, those that are well first.
+    pub(crate) fn flashblocks(&self) -> Vec<Arc<Endpoint>> {
+        ordered(&self.0.flashblocks)
     }
 
     /// The network.
@@ -205,7 +233,7 @@ impl Nodes {
                 Err(CallError::Reverted(_)) => {}
             }
         }
-        let enough = witnesses >= WITNESSES.min(self.0.endpoints.len());
+        let enough = witnesses >= self.witnesses();
         if enough || known.iter().all(|known| *known) {
             Ok(known)
         } else {
@@ -325,26 +353,28 @@ impl Nodes {
 
     /// The healthy endpoints in the order of preference, then the others. Those that are due are probed on the side.
     pub(crate) fn in_order(&self) -> Vec<Arc<Endpoint>> {
-        let (mut order, broken): (Vec<_>, Vec<_>) = self
-            .0
-            .endpoints
-            .iter()
-            .cloned()
-            .partition(|endpoint| endpoint.is_healthy());
-        for endpoint in broken {
-            if endpoint.claim_probe() {
-                let probed = Arc::clone(&endpoint);
-                tokio::spawn(async move {
-                    let _: Result<U64, _> = probed.call("eth_blockNumber", ()).await;
-                });
-            }
-            order.push(endpoint);
-        }
-        order
+        ordered(&self.0.endpoints)
     }
 }
 
-fn not_a_call(error: CallError) -> NodeError {
+fn ordered(endpoints: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
+    let (mut order, broken): (Vec<_>, Vec<_>) = endpoints
+        .iter()
+        .cloned()
+        .partition(|endpoint| endpoint.is_healthy());
+    for endpoint in broken {
+        if endpoint.claim_probe() {
+            let probed = Arc::clone(&endpoint);
+            tokio::spawn(async move {
+                let _: Result<U64, _> = probed.call("eth_blockNumber", ()).await;
+            });
+        }
+        order.push(endpoint);
+    }
+    order
+}
+
+pub(crate) fn not_a_call(error: CallError) -> NodeError {
     match error {
         CallError::Node(error) => error,
         CallError::Reverted(_) => NodeError::BadAnswer("a revert of what is no call"),

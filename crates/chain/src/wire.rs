@@ -41,7 +41,7 @@ impl Block {
 pub struct TxReceipt {
     /// Hash of the transaction.
     pub transaction: B256,
-    /// The block that holds it.
+    /// The block that holds it. Above the sealed head, perhaps without a hash (zero), if it was seen in a Flashblock.
     pub block: BlockRef,
     /// Whether it did not revert.
     pub succeeded: bool,
@@ -105,8 +105,9 @@ pub(crate) struct WireLog {
     address: Address,
     topics: Vec<B256>,
     data: Bytes,
-    block_number: U64,
-    block_hash: B256,
+    /// Absent or zero in what is not sealed.
+    block_number: Option<U64>,
+    block_hash: Option<B256>,
     transaction_hash: B256,
     log_index: U64,
 }
@@ -120,8 +121,8 @@ impl From<WireLog> for Log {
             index: wire.log_index.to(),
             transaction: wire.transaction_hash,
             block: BlockRef {
-                number: wire.block_number.to(),
-                hash: wire.block_hash,
+                number: wire.block_number.unwrap_or_default().to(),
+                hash: wire.block_hash.unwrap_or_default(),
             },
         }
     }
@@ -133,7 +134,8 @@ impl From<WireLog> for Log {
 pub(crate) struct WireReceipt {
     transaction_hash: B256,
     block_number: U64,
-    block_hash: B256,
+    /// Zero, absent, or the hash of a block that is still being built, in the receipt of a Flashblock.
+    block_hash: Option<B256>,
     status: U64,
     gas_used: U64,
     effective_gas_price: U128,
@@ -166,16 +168,23 @@ impl WireReceipt {
 
 impl From<WireReceipt> for TxReceipt {
     fn from(wire: WireReceipt) -> Self {
+        let cost = wire.cost();
+        let block = BlockRef {
+            number: wire.block_number.to(),
+            hash: wire.block_hash.unwrap_or_default(),
+        };
+        // What the logs say of their block is never more than what the receipt says of it.
+        let log = |log| Log {
+            block,
+            ..Log::from(log)
+        };
         Self {
             transaction: wire.transaction_hash,
-            block: BlockRef {
-                number: wire.block_number.to(),
-                hash: wire.block_hash,
-            },
+            block,
             succeeded: wire.status == U64::from(1),
             gas_used: wire.gas_used.to(),
-            cost: wire.cost(),
-            logs: wire.logs.into_iter().map(Log::from).collect(),
+            cost,
+            logs: wire.logs.into_iter().map(log).collect(),
         }
     }
 }

@@ -35,6 +35,7 @@ fn nodes(rpc: &[&str]) -> Nodes {
     Nodes::connect(NodeConfig {
         chain: CHAIN,
         rpc: rpc.iter().map(|url| (*url).to_owned()).collect(),
+        flashblocks: Vec::new(),
         request_timeout: Duration::from_secs(5),
     })
     .unwrap()
@@ -186,10 +187,171 @@ async fn skipped_blocks_and_a_reorg_are_delivered_in_order() {
         let gone = (block.number <= start + 5).then_some(false);
         assert_eq!(heads.is_canonical(block), gone, "{block:?}");
     }
-    // Nobody watched before the first head.
-    let mut older = first.block.reference();
-    older.number -= 1;
-    assert_eq!(heads.is_canonical(older), None);
+    // Above the head and before what is kept nothing is known.
+    let mut above = first.block.reference();
+    above.number += 1_000;
+    assert_eq!(heads.is_canonical(above), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ancestry_is_known_from_the_first_block_on() {
+    let devnet = devnet(Mining::Manual).await;
+    let snapshot = devnet.rpc("evm_snapshot", json!([])).await.unwrap();
+    devnet.rpc("anvil_mine", json!(["0x12c"])).await.unwrap();
+    let nodes_ = nodes(&[devnet.rpc_url()]);
+    let heads = watch_heads(nodes_.clone(), Duration::from_millis(200));
+    let first = heads.first(Duration::from_secs(5)).await.unwrap();
+    let ancestry = heads.ancestry();
+    assert_eq!(ancestry.len(), 256);
+    assert_eq!(ancestry.last().map(|b| b.hash), Some(first.block.hash));
+    for pair in ancestry.windows(2) {
+        assert_eq!(
+            (pair[0].hash, pair[0].number + 1),
+            (pair[1].parent, pair[1].number)
+        );
+    }
+    let mut fork = ancestry[0].reference();
+    assert_eq!(heads.is_canonical(fork), Some(true));
+    fork.hash = B256::random();
+    assert_eq!(heads.is_canonical(fork), Some(false));
+
+    // Deeper than what is kept.
+    let mut events = heads.subscribe();
+    devnet.rpc("evm_revert", json!([snapshot])).await.unwrap();
+    devnet
+        .rpc("anvil_mine", json!(["0x12d", "0x7"]))
+        .await
+        .unwrap();
+    let lowest = ancestry[0].number;
+    loop {
+        match timeout(Duration::from_secs(10), events.recv()).await {
+            // Whoever waits for the head may hear of it once more.
+            Ok(Ok(HeadEvent::Sealed(block))) if block.hash == first.block.hash => {}
+            Ok(Ok(HeadEvent::Reorg { from })) => break assert_eq!(from, lowest),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_young_chain_has_a_short_ancestry() {
+    let devnet = devnet(Mining::Manual).await;
+    let heads = watch_heads(nodes(&[devnet.rpc_url()]), Duration::from_millis(200));
+    let first = heads.first(Duration::from_secs(5)).await.unwrap();
+    let ancestry = heads.ancestry();
+    assert_eq!(ancestry[0].number, 0);
+    assert_eq!(ancestry.len() as u64, first.block.number + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_endpoint_says_for_itself_what_it_sees_of_a_slot() {
+    let devnet = devnet(Mining::Manual).await;
+    let other = self::devnet(Mining::Manual).await;
+    let dead = "http://127.0.0.1:1";
+    let three = nodes(&[dead, devnet.rpc_url(), other.rpc_url()]);
+    assert_eq!(three.endpoints(), 3);
+    let signer = signer(&devnet);
+    let alone = nodes(&[devnet.rpc_url()]);
+    let head = alone.head().await.unwrap();
+    let nonce = alone
+        .account_nonce(signer.address(), head.number)
+        .await
+        .unwrap();
+    let fees = FeePolicy::default().initial(head.base_fee, 0);
+    let noop = signer.sign_noop(CHAIN, nonce, fees).unwrap();
+    let hashes = [B256::random(), noop.hash];
+
+    alone.send(&noop.raw).await;
+    let waiting = three.sightings(signer.address(), &hashes).await;
+    let known: Vec<_> = waiting
+        .iter()
+        .map(|s| (s.known, s.receipts.len()))
+        .collect();
+    assert_eq!(known, [(true, 0), (false, 0)]);
+    assert_eq!(waiting[0].sealed, head.reference());
+    assert_eq!(waiting[0].sealed_nonce, nonce);
+
+    devnet.rpc("evm_mine", json!([])).await.unwrap();
+    let mined = three.sightings(signer.address(), &hashes).await;
+    assert_eq!(mined[0].sealed_nonce, nonce.next());
+    assert_eq!(mined[0].receipts[0].transaction, noop.hash);
+    assert_eq!(mined[0].receipts[0].block, mined[0].sealed);
+    assert!(!mined[1].known);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_is_orphaned_when_two_endpoints_say_so() {
+    let devnet = devnet(Mining::Manual).await;
+    devnet.rpc("anvil_mine", json!(["0x3"])).await.unwrap();
+    let alone = nodes(&[devnet.rpc_url()]);
+    let head = alone.head().await.unwrap().reference();
+    let mut orphan = head;
+    orphan.hash = B256::random();
+    let mut ahead = head;
+    ahead.number += 10;
+    let blocks = [head, orphan, ahead];
+    let check = alone.check_blocks(&blocks).await.unwrap();
+    assert_eq!(check.canonical, [head]);
+    assert_eq!(check.orphaned, [orphan]);
+
+    let agreed = nodes(&[devnet.rpc_url(), devnet.rpc_url()]);
+    assert_eq!(agreed.check_blocks(&blocks).await.unwrap(), check);
+    // The other one has another chain: what the first one calls orphaned the second one may hold, or has not reached.
+    let other = self::devnet(Mining::Manual).await;
+    let lagging = nodes(&[devnet.rpc_url(), other.rpc_url()]);
+    let doubtful = lagging.check_blocks(&blocks).await.unwrap();
+    assert_eq!(doubtful.orphaned, []);
+    let dead = nodes(&["http://127.0.0.1:1"]);
+    assert!(dead.check_blocks(&blocks).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn safe_and_finalized_heads_are_read_by_their_tags() {
+    let devnet = devnet(Mining::Manual).await;
+    devnet.rpc("anvil_mine", json!(["0x64"])).await.unwrap();
+    let nodes = nodes(&[devnet.rpc_url()]);
+    let head = nodes.head().await.unwrap().number;
+    let (safe, finalized) = nodes.safe_and_finalized().await.unwrap();
+    let (safe, finalized) = (safe.unwrap(), finalized.unwrap());
+    assert!(finalized.number < safe.number && safe.number < head);
+    assert_eq!(
+        nodes.block(safe.number).await.unwrap().map(|b| b.hash),
+        Some(safe.hash)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_is_pinned_to_one_block_not_below_what_was_seen() {
+    let devnet = devnet(Mining::Manual).await;
+    let two = nodes(&[devnet.rpc_url(), devnet.rpc_url()]);
+    let heads = watch_heads(two.clone(), Duration::from_millis(200));
+    let first = heads.first(Duration::from_secs(5)).await.unwrap();
+    let inspector = Inspector::spawn(two, heads.clone(), InspectLimits::default());
+    let items = [item(devnet.info().payers[0], Address::repeat_byte(1), 5)];
+    let mut ahead = first.block.reference();
+    ahead.number += 1;
+    let asking = inspector.witnessed(&items, ahead);
+    let mining = async {
+        sleep(Duration::from_millis(300)).await;
+        devnet.rpc("evm_mine", json!([])).await.unwrap();
+    };
+    let (evidence, ()) = tokio::join!(asking, mining);
+    let evidence = evidence.unwrap();
+    assert_eq!(evidence.len(), 2);
+    for witness in &evidence {
+        assert_eq!(witness[0].block.number, ahead.number);
+        assert_eq!(witness[0].authorization, AuthorizationState::Unused);
+        assert!(matches!(
+            witness[0].simulation,
+            Simulation::Succeeded { .. }
+        ));
+    }
+
+    // One witness of two has nothing to say.
+    let half = nodes(&[devnet.rpc_url(), "http://127.0.0.1:1"]);
+    let inspector = Inspector::spawn(half, heads, InspectLimits::default());
+    let refused = inspector.witnessed(&items, first.block.reference()).await;
+    assert!(refused.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

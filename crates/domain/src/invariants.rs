@@ -3,7 +3,7 @@
 
 use alloy_primitives::U256;
 
-use crate::{Attempt, AttemptKind, Fees, Wei};
+use crate::{Attempt, AttemptKind, CompensationKind, Fees, SettlementStateKind, Told, Wei};
 
 /// EIP-7825: no transaction may ask for more gas. Enforced on Base.
 pub const TRANSACTION_GAS_CAP: u64 = 16_777_216;
@@ -71,6 +71,41 @@ pub fn attempts_are_sound(attempts: &[Attempt]) -> bool {
                 && (old.kind == AttemptKind::Batch || new.kind == AttemptKind::NoOp)
         });
     under_cap && rising
+}
+
+/// Which compensating entry a change of state calls for, given what was told before it (invariant 2).
+pub fn compensation(
+    told: Option<Told>,
+    old: SettlementStateKind,
+    new: SettlementStateKind,
+) -> Option<CompensationKind> {
+    let settled = |kind| {
+        matches!(
+            kind,
+            SettlementStateKind::Settled | SettlementStateKind::SettledExternally
+        )
+    };
+    let ended = |kind| {
+        matches!(
+            kind,
+            SettlementStateKind::Failed | SettlementStateKind::Expired
+        )
+    };
+    match told? {
+        Told::Success { .. } if !ended(old) && ended(new) => {
+            Some(CompensationKind::SuccessTakenBack)
+        }
+        Told::Success { .. } if ended(old) && settled(new) => {
+            Some(CompensationKind::SuccessRestored)
+        }
+        Told::Failure { .. } if !settled(old) && settled(new) => {
+            Some(CompensationKind::FailureSettled)
+        }
+        Told::Failure { .. } if settled(old) && !settled(new) => {
+            Some(CompensationKind::FailureRestored)
+        }
+        Told::Success { .. } | Told::Failure { .. } => None,
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ pub use payment::{
 pub use reason::{Reason, Refusal};
 pub use request::{Eip712Name, PaymentRequest};
 pub use settlement::{
-    BlockRef, Level, ParseStateError, Receipt, Resolution, Settlement, SettlementState,
-    SettlementStateKind,
+    BlockRef, Compensation, CompensationKind, Level, ParseStateError, Receipt, Resolution,
+    Settlement, SettlementState, SettlementStateKind, Told,
 };
-pub use slot::{Attempt, AttemptKind, Fees, FencedLane, Slot, SlotId, SlotState};
+pub use slot::{
+    Attempt, AttemptKind, Fees, FencedLane, LaneMode, Slot, SlotEnd, SlotId, SlotState,
+};

@@ -113,6 +113,8 @@ reasons! {
     AuthorizationExpired = "authorization_expired",
     /// Gas stayed above the operator's ceiling until the deadline (teller's own).
     FeeCeilingExceeded = "fee_ceiling_exceeded",
+    /// The operator's or the tenant's budget for gas was spent until the deadline (teller's own).
+    GasBudgetExceeded = "gas_budget_exceeded",
     /// An `Idempotency-Key` was used for another payment (teller's own).
     IdempotencyKeyReused = "idempotency_key_reused",
     /// Could not be checked: a node, a store or teller itself is out of order.

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A block by number and hash: heights alone name nothing once there are reorgs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct BlockRef {
     /// Height.
     pub number: u64,
@@ -97,6 +97,15 @@ pub enum SettlementState {
         /// Hash of the newest attempt.
         transaction: B256,
     },
+    /// In a slot, and seen to settle in a Flashblock that no sealed block has confirmed yet.
+    Preconfirmed {
+        /// The slot.
+        slot: SlotId,
+        /// Hash of the attempt that was seen.
+        transaction: B256,
+        /// Index of its `Transfer` log in the Flashblock's block.
+        log_index: u64,
+    },
     /// Teller's own transaction moved the money.
     Settled(Receipt),
     /// Somebody else submitted the same authorization; the payee has the money.
@@ -122,6 +131,8 @@ pub enum SettlementStateKind {
     Accepted,
     /// See [`SettlementState::Assigned`].
     Assigned,
+    /// See [`SettlementState::Preconfirmed`].
+    Preconfirmed,
     /// See [`SettlementState::Settled`].
     Settled,
     /// See [`SettlementState::SettledExternally`].
@@ -136,9 +147,10 @@ pub enum SettlementStateKind {
 
 impl SettlementStateKind {
     /// Every state.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accepted,
         Self::Assigned,
+        Self::Preconfirmed,
         Self::Settled,
         Self::SettledExternally,
         Self::Failed,
@@ -151,6 +163,7 @@ impl SettlementStateKind {
         match self {
             Self::Accepted => "accepted",
             Self::Assigned => "assigned",
+            Self::Preconfirmed => "preconfirmed",
             Self::Settled => "settled",
             Self::SettledExternally => "settled_externally",
             Self::Failed => "failed",
@@ -183,6 +196,7 @@ impl SettlementState {
         match self {
             Self::Accepted => SettlementStateKind::Accepted,
             Self::Assigned { .. } => SettlementStateKind::Assigned,
+            Self::Preconfirmed { .. } => SettlementStateKind::Preconfirmed,
             Self::Settled(_) => SettlementStateKind::Settled,
             Self::SettledExternally(_) => SettlementStateKind::SettledExternally,
             Self::Failed { .. } => SettlementStateKind::Failed,
@@ -193,7 +207,32 @@ impl SettlementState {
 
     /// Whether the payment has its outcome.
     pub fn is_resolved(&self) -> bool {
-        !matches!(self, Self::Accepted | Self::Assigned { .. })
+        !matches!(
+            self,
+            Self::Accepted | Self::Assigned { .. } | Self::Preconfirmed { .. }
+        )
+    }
+
+    /// How sure the chain is that the money has moved; `None` where nothing shows that it has.
+    pub fn level(&self) -> Option<Level> {
+        match self {
+            Self::Preconfirmed { .. } => Some(Level::Preconfirmed),
+            Self::Settled(receipt) | Self::SettledExternally(receipt) => Some(receipt.level),
+            Self::Accepted
+            | Self::Assigned { .. }
+            | Self::Failed { .. }
+            | Self::Expired
+            | Self::Withdrawn => None,
+        }
+    }
+
+    /// Whether a caller who is content with `level` has its answer: an outcome that is a "no", or a settlement at least
+    /// that sure.
+    pub fn answers(&self, level: Level) -> bool {
+        match self.level() {
+            Some(reached) => reached >= level,
+            None => self.is_resolved(),
+        }
     }
 
     /// The reason that a caller is told, for the outcomes that are a "no".
@@ -210,10 +249,92 @@ impl SettlementState {
             )),
             Self::Accepted
             | Self::Assigned { .. }
+            | Self::Preconfirmed { .. }
             | Self::Settled(_)
             | Self::SettledExternally(_) => None,
         }
     }
+}
+
+/// What a caller was told, kept apart from what the chain says: a reorg changes the state, never this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// `success: true`, once.
+    Success {
+        /// The hash that was told.
+        transaction: B256,
+        /// How sure the chain was then.
+        level: Level,
+        /// When, by the database's clock.
+        at: UnixMillis,
+    },
+    /// `success: false` with this reason. No new bytes are signed for the payment after this.
+    Failure {
+        /// The reason that was told.
+        reason: Reason,
+        /// When, by the database's clock.
+        at: UnixMillis,
+    },
+}
+
+/// How what the chain says came to differ from what was told, or to agree with it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompensationKind {
+    /// Success was told; a reorg took the settlement back and it could not be made again.
+    SuccessTakenBack,
+    /// What was taken back is settled after all.
+    SuccessRestored,
+    /// Failure was told; bytes that a reorg revived settled the payment.
+    FailureSettled,
+    /// That settlement was taken back.
+    FailureRestored,
+}
+
+impl CompensationKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [
+        Self::SuccessTakenBack,
+        Self::SuccessRestored,
+        Self::FailureSettled,
+        Self::FailureRestored,
+    ];
+
+    /// The kind's name in ledger, metrics and API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SuccessTakenBack => "success_taken_back",
+            Self::SuccessRestored => "success_restored",
+            Self::FailureSettled => "failure_settled",
+            Self::FailureRestored => "failure_restored",
+        }
+    }
+}
+
+impl FromStr for CompensationKind {
+    type Err = ParseStateError;
+
+    fn from_str(text: &str) -> Result<Self, ParseStateError> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or(ParseStateError)
+    }
+}
+
+/// An entry of the ledger that says that books made from answers must be corrected. Never changed, never removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compensation {
+    /// Its place in the list; rises, may have gaps.
+    pub sequence: u64,
+    /// Which payment.
+    pub settlement: SettlementId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// What happened.
+    pub kind: CompensationKind,
+    /// When it was written, by the database's clock.
+    pub at: UnixMillis,
 }
 
 /// A row of the ledger: one payment that was accepted.
@@ -229,8 +350,10 @@ pub struct Settlement {
     pub payment: Payment,
     /// [`Payment::digest`], kept for look-ups.
     pub digest: PaymentDigest,
-    /// How far it has come.
+    /// How far it has come, as the chain says.
     pub state: SettlementState,
+    /// What a caller was told last, if anything.
+    pub told: Option<Told>,
     /// How many slots it has been in. Bytes that settle it exist once this is above zero.
     pub tries: u32,
     /// When it was accepted, by the database's clock.

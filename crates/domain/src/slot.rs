@@ -1,11 +1,14 @@
 //! Lanes, slots and attempts: how signed transactions are kept in order.
 
 use std::fmt;
+use std::str::FromStr;
 
 use alloy_primitives::{Address, B256, Bytes};
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountNonce, BlockRef, ChainId, SettlementId, Wei};
+use crate::{
+    AccountNonce, BlockRef, ChainId, Level, ParseStateError, SettlementId, UnixMillis, Wei,
+};
 
 /// A place in a signer's sequence of transactions. At most one transaction is ever mined in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,21 +93,35 @@ impl fmt::Debug for Attempt {
     }
 }
 
-/// Whether a slot's nonce is still open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SlotState {
-    /// No sealed block is known to hold one of its hashes.
-    Open,
-    /// The sealed account nonce has passed it.
-    Closed {
-        /// The attempt that was mined.
+/// Whose transaction was mined in a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotEnd {
+    /// One of its own attempts.
+    Mined {
+        /// The attempt.
         transaction: B256,
-        /// The block that holds it.
-        block: BlockRef,
-        /// Gas that the transaction used.
+        /// Gas that it used.
         gas_used: u64,
         /// What it cost in all.
         cost: Wei,
+    },
+    /// A transaction that is none of its attempts: somebody else used the signer's key.
+    Foreign,
+}
+
+/// Whether a slot's nonce is still open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotState {
+    /// No sealed canonical block is known to hold one of its hashes.
+    Open,
+    /// The sealed account nonce has passed it.
+    Closed {
+        /// What was mined in it.
+        end: SlotEnd,
+        /// The block that holds it; for a foreign end the block at which the nonce was seen to have passed.
+        block: BlockRef,
+        /// How sure the chain is of that block. A reorg reopens the slot until this is `finalized`.
+        level: Level,
     },
 }
 
@@ -115,8 +132,62 @@ pub struct Slot {
     pub id: SlotId,
     /// Open or closed.
     pub state: SlotState,
+    /// When it was opened, by the database's clock.
+    pub opened_at: UnixMillis,
     /// Every attempt, oldest first; never empty.
     pub attempts: Vec<Attempt>,
-    /// The payments in it.
+    /// The payments that are assigned to it, in the order of the batch.
     pub payments: Vec<SettlementId>,
+    /// Payments of its batch that have ended as failed or expired and could still be settled by its bytes, because a
+    /// reorg reopened it. Nothing is signed for them.
+    pub ended: Vec<SettlementId>,
+}
+
+/// What an operator, or the engine itself, has decided about a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaneMode {
+    /// It takes batches.
+    Active,
+    /// It takes no more batches; open slots come to their end.
+    Draining,
+    /// Somebody else has used the signer's key: nothing is signed until an operator thaws it.
+    Frozen,
+    /// An operator has looked: slots that strangers' transactions took are closed as foreign, then it is active.
+    Thawing,
+    /// Every open slot is given up for a no-op at any price, then it is active.
+    Rescuing,
+}
+
+impl LaneMode {
+    /// Every mode.
+    pub const ALL: [Self; 5] = [
+        Self::Active,
+        Self::Draining,
+        Self::Frozen,
+        Self::Thawing,
+        Self::Rescuing,
+    ];
+
+    /// The mode's name in ledger, metrics and commands.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Frozen => "frozen",
+            Self::Thawing => "thawing",
+            Self::Rescuing => "rescuing",
+        }
+    }
+}
+
+impl FromStr for LaneMode {
+    type Err = ParseStateError;
+
+    fn from_str(text: &str) -> Result<Self, ParseStateError> {
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or(ParseStateError)
+    }
 }

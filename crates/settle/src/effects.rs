@@ -1,33 +1,25 @@
-//! Carrying out what the core asks for.
+//! Carrying out what the core asks for: what belongs to a lane and its slots. What is read from the chain is in
+//! [`crate::sight`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes};
-use teller_chain::{NodeError, SendOutcome, TxReceipt};
+use teller_chain::{LocalSigner, SendOutcome, SignerError};
 use teller_domain::{
-    Attempt, AttemptKind, AuthorizationKey, Fees, FencedLane, Resolution, SettlementId,
-    SettlementState, SlotId,
+    AccountNonce, Attempt, AuthorizationKey, BlockRef, Fees, FencedLane, LaneMode, Level,
+    Resolution, SettlementId, SettlementState, SlotId,
 };
 use teller_schemes::{eip3009, multicall};
-use teller_store::{NewSlot, OpenSlotOutcome, SlotClosure};
+use teller_store::{NewSlot, OpenSlotOutcome, SlotClosure, StoreError, StoreResult};
 
-use crate::core::{Certainty, Effect, Event, Log, Mined, Queued, Sent};
+use crate::core::{Effect, Event, Queued, Sent, ToSign};
 use crate::engine::Shell;
 use crate::report;
 
 /// Between tries of what must succeed in the end.
-const RETRY: Duration = Duration::from_millis(500);
-
-/// How long a node may lag behind the block that it, or another, has just shown.
-const IN_BLOCK_PATIENCE: [Duration; 5] = [
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-    Duration::from_millis(800),
-];
+pub(crate) const RETRY: Duration = Duration::from_millis(500);
 
 impl Shell {
     pub(crate) async fn carry_out(self: Arc<Self>, effect: Effect) {
@@ -35,170 +27,124 @@ impl Shell {
             Effect::ReadCode {
                 signer,
                 batch,
-                payers,
-            } => self.read_code(signer, batch, payers).await,
+                payments,
+            } => self.read_code(signer, batch, payments).await,
+            Effect::Sign {
+                fence,
+                id,
+                what,
+                gas_limit,
+                fees,
+            } => self.sign(fence, id, what, gas_limit, fees).await,
             Effect::OpenSlot {
                 fence,
                 id,
+                attempt,
                 payments,
-                gas_limit,
-                fees,
-            } => {
-                self.open_slot(fence, id, &payments, gas_limit, fees).await;
-            }
-            Effect::AddAttempt {
-                fence,
-                id,
-                kind,
-                fees,
-                original,
-            } => {
-                self.add_attempt(fence, id, kind, fees, &original).await;
-            }
+            } => self.open_slot(fence, id, attempt, payments).await,
+            Effect::AddAttempt { fence, id, attempt } => self.add_attempt(fence, id, attempt).await,
             Effect::Broadcast { id, attempt, again } => {
                 report::broadcast(self.chain(), &attempt, again);
                 let outcome = self.send(&attempt).await;
-                self.tell(Event::Sent {
-                    id,
-                    hash: attempt.hash,
-                    outcome,
-                })
-                .await;
+                let hash = attempt.hash;
+                self.tell(Event::Sent { id, hash, outcome }).await;
             }
-            Effect::FindReceipts { lookups, certainty } => {
-                self.find_receipts(lookups, certainty).await
-            }
+            Effect::FindReceipts { lookups, place } => self.find_receipts(lookups, place).await,
+            Effect::LookUp { id, hashes } => self.look_up(id, hashes).await,
             Effect::Investigate {
                 id,
                 block,
                 payments,
             } => self.investigate(id, block, payments).await,
+            Effect::Preconfirm {
+                fence,
+                id,
+                transaction,
+                payments,
+            } => self.preconfirm(fence, id, transaction, payments).await,
             Effect::CloseSlot {
                 fence,
                 closure,
                 payments,
             } => self.close_slot(fence, closure, payments).await,
-            Effect::ResolveAccepted(resolutions) => self.resolve_accepted(resolutions).await,
+            Effect::ReopenSlots { fence, nonces } => self.reopen_slots(fence, nonces).await,
+            Effect::TakeBackExternal { fence, blocks } => {
+                self.take_back_external(fence, blocks).await;
+            }
+            Effect::CheckBlocks { fence, blocks } => self.check_blocks(fence, blocks).await,
+            Effect::RaiseLevels {
+                fence,
+                nonces,
+                level,
+            } => self.raise_levels(fence, nonces, level).await,
+            Effect::ResolveAccepted { fence, resolutions } => {
+                self.resolve_accepted(fence, resolutions).await;
+            }
+            Effect::ReleaseQueued(ids) => self.release_queued(ids).await,
+            Effect::SetMode { fence, mode, slot } => self.set_mode(fence, mode, slot).await,
             Effect::ReclaimLane { signer } => {
                 // Whatever made the write fail gets a moment to pass.
                 tokio::time::sleep(RETRY).await;
                 self.reclaim_lane(signer).await;
             }
-            Effect::LaneFrozen { signer, id } => {
-                tracing::error!(%signer, slot = %id, "lane frozen: the signer's key was used by somebody else");
-            }
         }
     }
 
-    async fn read_code(&self, signer: Address, batch: u64, payers: Vec<(SettlementId, Address)>) {
-        let addresses: Vec<Address> = payers.iter().map(|(_, payer)| *payer).collect();
-        let event = match self.parts.inspector.code_sizes(&addresses).await {
-            Ok((_, sizes)) => {
-                let with_code = payers
-                    .iter()
-                    .zip(sizes)
-                    .filter(|(_, size)| *size > 0)
-                    .map(|((id, _), _)| *id)
-                    .collect();
-                Event::CodeRead {
-                    signer,
-                    batch,
-                    with_code,
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the payers of a batch could not be looked at; the batch waits");
-                Event::CodeUnread { signer, batch }
-            }
+    /// Encoding and signing hundreds of payments takes a while, so it happens off the threads that do I/O.
+    async fn sign(&self, fence: FencedLane, id: SlotId, what: ToSign, gas_limit: u64, fees: Fees) {
+        let Some(signer) = self.signers.get(&fence.signer).cloned() else {
+            return self.lose_lane(fence, &SignerError::NotAKey).await;
         };
-        self.tell(event).await;
+        let multicall3 = self.parts.multicall3;
+        let signing = move || sign(&signer, multicall3, id, &what, gas_limit, fees);
+        match tokio::task::spawn_blocking(signing).await {
+            Ok(Ok(attempt)) => self.tell(Event::Signed { fence, id, attempt }).await,
+            Ok(Err(error)) => self.lose_lane(fence, &error).await,
+            Err(error) => self.lose_lane(fence, &error).await,
+        }
     }
 
-    /// Sign, then commit; the core broadcasts what is committed.
     async fn open_slot(
         &self,
         fence: FencedLane,
         id: SlotId,
-        payments: &[Queued],
-        gas_limit: u64,
-        fees: Fees,
+        attempt: Attempt,
+        payments: Vec<SettlementId>,
     ) {
-        let (target, data) = self.settling_call(payments);
-        let signed = self
-            .signers
-            .get(&fence.signer)
-            .map(|signer| signer.sign_batch(id.chain, id.nonce, target, data, gas_limit, fees));
-        let attempt = match signed {
-            Some(Ok(attempt)) => attempt,
-            Some(Err(error)) => return self.lose_lane(fence, &error).await,
-            None => return,
-        };
         let slot = NewSlot {
             id,
-            attempt: attempt.clone(),
-            payments: payments.iter().map(|queued| queued.id).collect(),
+            attempt,
+            payments,
         };
         match self.ledger.open_slot(fence, slot).await {
             Ok(OpenSlotOutcome::Opened) => {
-                self.tell(Event::SlotOpened { fence, id, attempt }).await
+                self.note_opened(id);
+                self.tell(Event::SlotOpened { fence, id }).await;
             }
             Ok(OpenSlotOutcome::PaymentsMoved(moved)) => {
-                self.tell(Event::PaymentsMoved { fence, id, moved }).await
+                self.tell(Event::PaymentsMoved { fence, id, moved }).await;
             }
             Err(error) => self.lose_lane(fence, &error).await,
         }
     }
 
-    /// One payment goes straight to its token; several share Multicall3.
-    fn settling_call(&self, payments: &[Queued]) -> (Address, Bytes) {
-        match payments {
-            [alone] => (alone.payment.asset, eip3009::transfer_call(&alone.payment)),
-            _ => {
-                let calls = payments.iter().map(|queued| {
-                    (
-                        queued.payment.asset,
-                        eip3009::transfer_call(&queued.payment),
-                    )
-                });
-                (self.parts.multicall3, multicall::aggregate(calls))
+    async fn add_attempt(&self, fence: FencedLane, id: SlotId, attempt: Attempt) {
+        let (hash, kind) = (attempt.hash, attempt.kind);
+        match self.ledger.add_attempt(fence, id, attempt).await {
+            Ok(()) => {
+                tracing::info!(slot = %id, transaction = %hash, kind = kind.as_str(), "outbidding a slow attempt");
+                self.tell(Event::AttemptAdded { fence, id }).await;
             }
+            Err(error) => self.lose_lane(fence, &error).await,
         }
     }
 
-    async fn add_attempt(
+    pub(crate) async fn lose_lane(
         &self,
         fence: FencedLane,
-        id: SlotId,
-        kind: AttemptKind,
-        fees: Fees,
-        original: &Attempt,
+        error: &(dyn std::error::Error + Sync),
     ) {
-        let Some(signer) = self.signers.get(&fence.signer) else {
-            return;
-        };
-        let signed = match kind {
-            AttemptKind::Batch => signer.outbid(original, fees),
-            AttemptKind::NoOp => signer.sign_noop(id.chain, id.nonce, fees),
-        };
-        let written = match signed {
-            Ok(attempt) => self
-                .ledger
-                .add_attempt(fence, id, attempt.clone())
-                .await
-                .map(|()| attempt),
-            Err(error) => return self.lose_lane(fence, &error).await,
-        };
-        match written {
-            Ok(attempt) => {
-                tracing::info!(slot = %id, transaction = %attempt.hash, kind = kind.as_str(), "outbidding a slow attempt");
-                self.tell(Event::AttemptAdded { id, attempt }).await;
-            }
-            Err(error) => self.lose_lane(fence, &error).await,
-        }
-    }
-
-    async fn lose_lane(&self, fence: FencedLane, error: &(dyn std::error::Error + Sync)) {
-        tracing::warn!(signer = %fence.signer, %error, "a write to a lane had no certain end; reading the lane again");
+        tracing::warn!(signer = %fence.signer, epoch = fence.epoch, %error, "a write to a lane had no certain end; reading the lane again");
         self.tell(Event::LaneLost { fence }).await;
     }
 
@@ -219,98 +165,29 @@ impl Shell {
         }
     }
 
-    async fn find_receipts(&self, lookups: Vec<(SlotId, Vec<B256>)>, certainty: Certainty) {
-        match certainty {
-            Certainty::InBlock => self.find_in_block(lookups).await,
-            Certainty::Unknown => self.find_anywhere(lookups).await,
-        }
-    }
-
-    /// The block lists them, so there are receipts: a node that has none is behind. What it does not find in time, a
-    /// later look-up will.
-    async fn find_in_block(&self, mut lookups: Vec<(SlotId, Vec<B256>)>) {
-        for patience in IN_BLOCK_PATIENCE {
-            match self.read_receipts(&lookups).await {
-                Ok(found) => {
-                    lookups.retain(|(id, _)| !found.iter().any(|(slot, _)| slot == id));
-                    self.tell_found(found).await;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "receipts could not be read; they are asked for again")
-                }
-            }
-            if lookups.is_empty() {
-                return;
-            }
-            tokio::time::sleep(patience).await;
-        }
-    }
-
-    /// The sealed nonce is read first: whatever it has passed must have a receipt by the time of the look-up.
-    async fn find_anywhere(&self, lookups: Vec<(SlotId, Vec<B256>)>) {
-        let mut sealed_nonces = HashMap::new();
-        for (id, _) in &lookups {
-            if !sealed_nonces.contains_key(&id.signer)
-                && let Some(nonce) = self.sealed_nonce(id.signer).await
-            {
-                sealed_nonces.insert(id.signer, nonce);
-            }
-        }
-        let found = match self.read_receipts(&lookups).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%error, "receipts could not be read; they are asked for again");
-                return;
-            }
-        };
-        let missing = lookups
-            .into_iter()
-            .filter(|(id, _)| !found.iter().any(|(slot, _)| slot == id));
-        let missing: Vec<_> = missing.collect();
-        self.tell_found(found).await;
-        for (id, hashes) in missing {
-            let Some(sealed_nonce) = sealed_nonces.get(&id.signer).copied() else {
-                continue;
-            };
-            if sealed_nonce > id.nonce && !self.nobody_knows(&hashes).await {
-                continue;
-            }
-            self.tell(Event::NotFound { id, sealed_nonce }).await;
-        }
-    }
-
-    /// Whether no endpoint knows any of these transactions. Could not be asked counts as no.
-    async fn nobody_knows(&self, hashes: &[B256]) -> bool {
-        let known = self.parts.nodes.transactions_known(hashes).await;
-        known.is_ok_and(|known| known.iter().all(|known| !known))
-    }
-
-    async fn read_receipts(
+    async fn preconfirm(
         &self,
-        lookups: &[(SlotId, Vec<B256>)],
-    ) -> Result<Vec<(SlotId, Mined)>, NodeError> {
-        let hashes: Vec<B256> = lookups
-            .iter()
-            .flat_map(|(_, hashes)| hashes.iter().copied())
-            .collect();
-        let receipts = self.parts.nodes.receipts(&hashes).await?;
-        let mut by_hash: HashMap<B256, TxReceipt> = receipts
-            .into_iter()
-            .flatten()
-            .map(|receipt| (receipt.transaction, receipt))
-            .collect();
-        let found = lookups.iter().filter_map(|(id, hashes)| {
-            let receipt = hashes.iter().find_map(|hash| by_hash.remove(hash))?;
-            // A receipt of a block that the chain has left proves nothing; a later look-up finds the right one.
-            let orphaned = self.parts.heads.is_canonical(receipt.block) == Some(false);
-            (!orphaned).then(|| (*id, mined(receipt)))
-        });
-        Ok(found.collect())
-    }
-
-    async fn tell_found(&self, found: Vec<(SlotId, Mined)>) {
-        for (id, mined) in found {
-            self.tell(Event::Found { id, mined }).await;
+        fence: FencedLane,
+        id: SlotId,
+        transaction: B256,
+        payments: Vec<(SettlementId, u64)>,
+    ) {
+        let written = self.ledger.preconfirm(fence, id, transaction, &payments);
+        if let Err(error) = written.await {
+            return self.lose_lane(fence, &error).await;
+        }
+        report::preconfirmed(self.chain(), id, &payments);
+        for (payment, log_index) in &payments {
+            let state = SettlementState::Preconfirmed {
+                slot: id,
+                transaction,
+                log_index: *log_index,
+            };
+            self.waiters.publish(*payment, &state);
+        }
+        if payments.is_empty() {
+            // A Flashblock has vanished: whose payments it held, the ledger knows.
+            self.waiters.read(self.ledger.as_ref()).await;
         }
     }
 
@@ -319,36 +196,94 @@ impl Shell {
         if let Err(error) = self.ledger.close_slot(fence, closure.clone()).await {
             return self.lose_lane(fence, &error).await;
         }
+        self.note_closed(id);
         report::closed(self, &closure, &payments);
         let resolved = closure
             .resolutions
-            .iter()
+            .into_iter()
             .filter_map(|(id, resolution)| match resolution {
-                Resolution::Resolved(state) => Some((*id, state.clone())),
+                Resolution::Resolved(state) => Some((id, state)),
                 Resolution::Requeued => None,
             });
-        let resolved: Vec<_> = resolved.collect();
+        let revived = closure
+            .revived
+            .into_iter()
+            .map(|(id, receipt)| (id, SettlementState::Settled(receipt)));
+        let resolved: Vec<_> = resolved.chain(revived).collect();
         self.publish(&resolved);
-        self.tell(Event::SlotClosed { id }).await;
+        self.tell(Event::SlotClosed { fence, id }).await;
         self.settle_holds(&resolved, &payments).await;
     }
 
-    async fn resolve_accepted(&self, resolutions: Vec<(SettlementId, SettlementState)>) {
-        let ids: Vec<SettlementId> = resolutions.iter().map(|(id, _)| *id).collect();
-        let changed = loop {
-            match self.ledger.resolve_accepted(&resolutions).await {
-                Ok(changed) => break changed,
-                Err(error) => {
-                    tracing::warn!(%error, "outcomes could not be written; trying again");
-                    tokio::time::sleep(RETRY).await;
-                }
+    /// Reopens, then reads the lane from the ledger, whatever became of it.
+    async fn reopen_slots(&self, fence: FencedLane, nonces: Vec<AccountNonce>) {
+        let reopening = || self.ledger.reopen_slots(fence, &nonces);
+        match self.until_certain(reopening).await {
+            Ok(()) => report::reopened(self.chain(), &nonces),
+            Err(error) => {
+                tracing::error!(signer = %fence.signer, %error, "slots that a reorg took back could not be reopened");
             }
+        }
+        let Some(slots) = self.reclaim_lane(fence.signer).await else {
+            return;
+        };
+        self.waiters.read(self.ledger.as_ref()).await;
+        let keys: Vec<AuthorizationKey> = slots
+            .iter()
+            .filter(|slot| nonces.contains(&slot.id.nonce))
+            .flat_map(|slot| slot.payments.iter().chain(&slot.ended))
+            .map(|queued| queued.payment.key)
+            .collect();
+        self.unmine(&keys).await;
+    }
+
+    async fn take_back_external(&self, fence: FencedLane, blocks: Vec<BlockRef>) {
+        let ids = match self.ledger.take_back_external(fence, &blocks).await {
+            Ok(ids) => ids,
+            Err(error) => return self.lose_lane(fence, &error).await,
+        };
+        tracing::warn!(signer = %fence.signer, payments = ids.len(), "a reorg took back settlements by others");
+        // What is accepted again is claimed like everything that nobody has queued.
+        self.claims.notify_one();
+        self.waiters.read(self.ledger.as_ref()).await;
+        match self.ledger.settlements(&ids).await {
+            Ok(rows) => {
+                let keys: Vec<_> = rows.iter().map(|row| row.payment.key).collect();
+                self.unmine(&keys).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "holds of payments that were taken back count as mined until they expire")
+            }
+        }
+    }
+
+    async fn raise_levels(&self, fence: FencedLane, nonces: Vec<AccountNonce>, level: Level) {
+        if let Err(error) = self.ledger.raise_levels(fence, &nonces, level).await {
+            return self.lose_lane(fence, &error).await;
+        }
+        report::levels_raised(self.chain(), level, nonces.len());
+        self.tell(Event::LevelsRaised {
+            fence,
+            nonces,
+            level,
+        })
+        .await;
+        self.waiters.read(self.ledger.as_ref()).await;
+    }
+
+    async fn resolve_accepted(
+        &self,
+        fence: FencedLane,
+        resolutions: Vec<(SettlementId, SettlementState)>,
+    ) {
+        let ids: Vec<SettlementId> = resolutions.iter().map(|(id, _)| *id).collect();
+        let resolving = || self.ledger.resolve_accepted(fence, &resolutions);
+        let changed = match self.until_certain(resolving).await {
+            Ok(changed) => changed,
+            Err(error) => return self.lose_lane(fence, &error).await,
         };
         let settlements = self.ledger.settlements(&changed).await.unwrap_or_default();
-        let payments: Vec<Queued> = settlements
-            .iter()
-            .map(|row| Queued::new(row.id, row.payment, row.tries))
-            .collect();
+        let payments: Vec<Queued> = settlements.iter().map(Queued::new).collect();
         let resolved: Vec<_> = resolutions
             .into_iter()
             .filter(|(id, _)| changed.contains(id))
@@ -357,6 +292,47 @@ impl Shell {
         self.publish(&resolved);
         self.tell(Event::AcceptedResolved { ids }).await;
         self.settle_holds(&resolved, &payments).await;
+    }
+
+    async fn release_queued(&self, ids: Vec<SettlementId>) {
+        match self.ledger.release_accepted(self.process, &ids).await {
+            Ok(()) => {
+                tracing::info!(network = %self.chain(), payments = ids.len(), "no lane is usable; payments are left to others")
+            }
+            // They stay this process's: it claims them again when a lane is usable, or others do when it is dead.
+            Err(error) => tracing::warn!(%error, "payments could not be left to others"),
+        }
+    }
+
+    async fn set_mode(&self, fence: FencedLane, mode: LaneMode, slot: Option<SlotId>) {
+        match (mode, slot) {
+            (LaneMode::Frozen, Some(slot)) => {
+                tracing::error!(signer = %fence.signer, %slot, "lane frozen: the signer's key was used by somebody else");
+            }
+            (LaneMode::Frozen, None) => tracing::error!(signer = %fence.signer, "lane frozen"),
+            (mode, _) => {
+                tracing::info!(signer = %fence.signer, mode = mode.as_str(), "lane mode changes")
+            }
+        }
+        if let Err(error) = self.ledger.set_lane_mode(fence, mode).await {
+            self.lose_lane(fence, &error).await;
+        }
+    }
+
+    /// Repeats a write until it has a certain end.
+    async fn until_certain<T, F>(&self, write: impl Fn() -> F) -> StoreResult<T>
+    where
+        F: Future<Output = StoreResult<T>>,
+    {
+        loop {
+            match write().await {
+                Err(error @ StoreError::Unavailable { .. }) => {
+                    tracing::warn!(%error, "a write has no certain end; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+                end => return end,
+            }
+        }
     }
 
     /// Tells the waiting requests.
@@ -398,21 +374,47 @@ impl Shell {
             tracing::warn!(%error, "holds of ended payments stay until they expire");
         }
     }
+
+    /// A reorg took these back: their holds count again.
+    async fn unmine(&self, keys: &[AuthorizationKey]) {
+        if !keys.is_empty()
+            && let Err(error) = self.reservations.unmined(keys).await
+        {
+            tracing::warn!(%error, "holds of payments that were taken back count as mined until they expire");
+        }
+    }
 }
 
-fn mined(receipt: TxReceipt) -> Mined {
-    let log = |log: teller_chain::Log| Log {
-        address: log.address,
-        topics: log.topics,
-        data: log.data,
-        index: log.index,
-    };
-    Mined {
-        transaction: receipt.transaction,
-        block: receipt.block,
-        succeeded: receipt.succeeded,
-        gas_used: receipt.gas_used,
-        cost: receipt.cost,
-        logs: receipt.logs.into_iter().map(log).collect(),
+fn sign(
+    signer: &LocalSigner,
+    multicall3: Address,
+    id: SlotId,
+    what: &ToSign,
+    gas_limit: u64,
+    fees: Fees,
+) -> Result<Attempt, SignerError> {
+    match what {
+        ToSign::Batch(payments) => {
+            let (target, data) = settling_call(multicall3, payments);
+            signer.sign_batch(id.chain, id.nonce, target, data, gas_limit, fees)
+        }
+        ToSign::Outbid(original) => signer.outbid(original, fees),
+        ToSign::NoOp => signer.sign_noop(id.chain, id.nonce, fees),
+    }
+}
+
+/// One payment goes straight to its token; several share Multicall3.
+fn settling_call(multicall3: Address, payments: &[Queued]) -> (Address, Bytes) {
+    match payments {
+        [alone] => (alone.payment.asset, eip3009::transfer_call(&alone.payment)),
+        _ => {
+            let calls = payments.iter().map(|queued| {
+                (
+                    queued.payment.asset,
+                    eip3009::transfer_call(&queued.payment),
+                )
+            });
+            (multicall3, multicall::aggregate(calls))
+        }
     }
 }

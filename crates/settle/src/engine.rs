@@ -1,17 +1,19 @@
 //! The shell around the core: one task a network that feeds it events and has its effects carried out.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy_primitives::Address;
-use teller_chain::{HeadEvent, HeadHandle, Inspector, LocalSigner, Nodes};
-use teller_domain::{ChainId, FencedLane, ProcessId};
+use teller_chain::{HeadHandle, Inspector, LocalSigner, Nodes};
+use teller_domain::{ChainId, FencedLane, ProcessId, SlotId};
 use teller_store::{Ledger, Reservations, StoreError};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
-use crate::core::{BlockSummary, Core, CoreConfig, Event, Queued};
+use crate::core::{Core, CoreConfig, Effect, Event, Queued};
+use crate::feed::Feed;
 use crate::handle::Settler;
 use crate::report;
 use crate::waiters::Waiters;
@@ -21,6 +23,9 @@ const EVENT_QUEUE: usize = 16_384;
 
 /// How often the core looks at its clock while anything is open.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How long what is being signed, committed or sent may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// What cannot be mended by waiting.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -70,8 +75,21 @@ pub struct NetworkParts {
 pub struct Timings {
     /// How long a lane stays this process's without renewal.
     pub lease: Duration,
+    /// How often it is renewed: a few times in a lease.
+    pub renew: Duration,
     /// How often the ledger is asked for accepted payments and outcomes that no event told of.
     pub poll: Duration,
+    /// Who accepts the payments that this process settles.
+    pub intake: Intake,
+}
+
+/// Who accepts the payments that a process settles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intake {
+    /// Mostly the process itself, which announces them: the ledger is polled for what others accept.
+    Own,
+    /// Others: every hint of the ledger is followed up.
+    Others,
 }
 
 /// Whether a network's engine does its work.
@@ -85,6 +103,14 @@ pub enum EngineStatus {
     Broken(EngineError),
 }
 
+/// A lane that this process holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holding {
+    pub(crate) fence: FencedLane,
+    /// When the lease was last asked for that the ledger granted.
+    pub(crate) renewed: Instant,
+}
+
 /// What the effects of one network share.
 pub(crate) struct Shell {
     pub(crate) parts: NetworkParts,
@@ -95,8 +121,19 @@ pub(crate) struct Shell {
     pub(crate) process: ProcessId,
     pub(crate) timings: Timings,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) fences: Mutex<HashMap<Address, FencedLane>>,
+    pub(crate) holdings: Mutex<HashMap<Address, Holding>>,
+    /// When each open slot was opened, by the ledger's clock but as a moment of this process.
+    pub(crate) opened: Mutex<HashMap<SlotId, Instant>>,
+    /// How many more accepted payments the core could make use of.
+    pub(crate) appetite: watch::Sender<usize>,
+    /// Wakes whoever claims accepted payments.
+    pub(crate) claims: Notify,
     pub(crate) status: watch::Sender<EngineStatus>,
+    pub(crate) stopped: watch::Receiver<bool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shell {
@@ -109,34 +146,72 @@ impl Shell {
         let _ = self.events.send(event).await;
     }
 
-    pub(crate) fn fences(&self) -> Vec<FencedLane> {
-        self.fences
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .copied()
-            .collect()
+    pub(crate) fn holdings(&self) -> Vec<Holding> {
+        lock(&self.holdings).values().copied().collect()
     }
 
     pub(crate) fn fence(&self, signer: Address) -> Option<FencedLane> {
-        self.fences
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.holdings)
             .get(&signer)
-            .copied()
+            .map(|holding| holding.fence)
     }
 
-    pub(crate) fn set_fence(&self, fence: FencedLane) {
-        self.fences
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(fence.signer, fence);
+    pub(crate) fn hold(&self, holding: Holding) {
+        lock(&self.holdings).insert(holding.fence.signer, holding);
+    }
+
+    /// Notes a granted lease, if the lane is still held as it was.
+    pub(crate) fn note_renewed(&self, fence: FencedLane, asked: Instant) {
+        if let Some(holding) = lock(&self.holdings).get_mut(&fence.signer)
+            && holding.fence == fence
+        {
+            holding.renewed = asked;
+        }
+    }
+
+    /// Forgets a lane, if it is still held as it was. Whoever is told `true` tells the core.
+    pub(crate) fn let_go(&self, fence: FencedLane) -> bool {
+        let mut holdings = lock(&self.holdings);
+        let held = holdings
+            .get(&fence.signer)
+            .is_some_and(|holding| holding.fence == fence);
+        if held {
+            holdings.remove(&fence.signer);
+        }
+        held
+    }
+
+    pub(crate) fn note_opened(&self, id: SlotId) {
+        lock(&self.opened).insert(id, Instant::now());
+    }
+
+    pub(crate) fn note_closed(&self, id: SlotId) {
+        lock(&self.opened).remove(&id);
+    }
+
+    /// What is open on a lane, and since when.
+    pub(crate) fn note_recovered(&self, signer: Address, slots: &[(SlotId, Instant)]) {
+        let mut opened = lock(&self.opened);
+        opened.retain(|id, _| id.signer != signer);
+        opened.extend(slots.iter().copied());
+    }
+
+    /// How long the oldest slot has been open.
+    pub(crate) fn oldest_open(&self) -> Duration {
+        let oldest = lock(&self.opened).values().min().copied();
+        oldest.map_or(Duration::ZERO, |opened| opened.elapsed())
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopped.borrow()
     }
 }
 
 /// The running engines of all networks.
 pub struct Engine {
     shells: Vec<Arc<Shell>>,
+    ledger: Arc<dyn Ledger>,
+    process: ProcessId,
     stop: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -172,29 +247,31 @@ impl Engine {
                 process,
                 timings,
                 events,
-                fences: Mutex::default(),
+                holdings: Mutex::default(),
+                opened: Mutex::default(),
+                appetite: watch::Sender::new(0),
+                claims: Notify::new(),
                 status: watch::Sender::new(EngineStatus::Starting),
+                stopped: stopped.clone(),
             });
-            tasks.push(tokio::spawn(supervise(
-                shell.clone(),
-                inbox,
-                stopped.clone(),
-            )));
-            tasks.push(tokio::spawn(shell.clone().prepare(stopped.clone())));
-            tasks.push(tokio::spawn(shell.clone().keep_leases(stopped.clone())));
-            tasks.push(tokio::spawn(shell.clone().poll_ledger(stopped.clone())));
-            tasks.push(tokio::spawn(shell.clone().watch_money(stopped.clone())));
+            tasks.push(tokio::spawn(supervise(shell.clone(), inbox)));
+            tasks.push(tokio::spawn(shell.clone().prepare()));
+            tasks.push(tokio::spawn(shell.clone().keep_leases()));
+            tasks.push(tokio::spawn(shell.clone().poll_ledger()));
+            tasks.push(tokio::spawn(shell.clone().watch_money()));
+            tasks.push(tokio::spawn(shell.clone().watch_levels()));
+            tasks.push(tokio::spawn(shell.clone().watch_spending()));
             shells.push(shell);
         }
+        let engine = Self {
+            shells,
+            ledger: ledger.clone(),
+            process,
+            stop,
+            tasks,
+        };
         let settler = Settler::new(ledger, reservations, waiters, engines, process);
-        (
-            Self {
-                shells,
-                stop,
-                tasks,
-            },
-            settler,
-        )
+        (engine, settler)
     }
 
     /// A handle without an engine, for a process that only answers requests: other processes settle what it accepts.
@@ -206,12 +283,13 @@ impl Engine {
     ) -> (Self, Settler) {
         let waiters = Waiters::default();
         let (stop, stopped) = watch::channel(false);
-        let watcher =
-            crate::recover::watch_outcomes(ledger.clone(), waiters.clone(), poll, stopped);
+        let watcher = crate::chores::watch_outcomes(ledger.clone(), waiters.clone(), poll, stopped);
         let tasks = vec![tokio::spawn(watcher)];
         (
             Self {
                 shells: Vec::new(),
+                ledger: ledger.clone(),
+                process,
                 stop,
                 tasks,
             },
@@ -227,7 +305,8 @@ impl Engine {
             .collect()
     }
 
-    /// Stops, and hands the lanes over. What is open stays in the ledger for whoever comes next.
+    /// Opens no more slots, lets what is being signed or committed end, and hands the lanes and the queue over. What is
+    /// open stays in the ledger for whoever comes next.
     pub async fn shutdown(self) {
         // Receivers that are gone have stopped already.
         let _ = self.stop.send(true);
@@ -237,101 +316,155 @@ impl Engine {
             }
         }
         for shell in self.shells {
-            for fence in shell.fences() {
+            for Holding { fence, .. } in shell.holdings() {
                 if let Err(error) = shell.ledger.release_lane(fence).await {
                     tracing::warn!(signer = %fence.signer, %error, "a lane was not handed over; its lease will run out");
                 }
             }
         }
+        if let Err(error) = self.ledger.deregister(self.process).await {
+            tracing::warn!(%error, "this process was not signed off; its lease will run out");
+        }
     }
 }
 
 /// Waits until the engine is told to stop.
-pub(crate) async fn stopping(stopped: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopping(mut stopped: watch::Receiver<bool>) {
     // The sender lives as long as the engine; without it there is nothing to go on for.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Runs the core; an engine that ends unasked is out of order, and says so.
-async fn supervise(
-    shell: Arc<Shell>,
-    inbox: mpsc::Receiver<Event>,
-    stopped: watch::Receiver<bool>,
-) {
-    let ended = tokio::spawn(run(shell.clone(), inbox, stopped.clone())).await;
+async fn supervise(shell: Arc<Shell>, inbox: mpsc::Receiver<Event>) {
+    let ended = tokio::spawn(run(shell.clone(), inbox)).await;
     if let Err(error) = &ended {
         tracing::error!(network = %shell.chain(), %error, "the engine's task broke");
     }
-    if !*stopped.borrow() {
+    if !shell.is_stopping() {
         shell
             .status
             .send_replace(EngineStatus::Broken(EngineError::Stopped));
     }
 }
 
-async fn run(
-    shell: Arc<Shell>,
-    mut inbox: mpsc::Receiver<Event>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let mut core = Core::new(shell.parts.core);
+/// Effects that are being carried out.
+#[derive(Default)]
+struct UnderWay {
+    tasks: JoinSet<()>,
+    /// Whose lane must be read again if the task breaks.
+    owners: HashMap<tokio::task::Id, Address>,
+    /// Those that write or send: shutdown waits for their end.
+    writing: HashSet<tokio::task::Id>,
+}
+
+impl UnderWay {
+    fn start(&mut self, shell: &Arc<Shell>, effect: Effect) {
+        let (signer, writes) = (effect.signer(), writes(&effect));
+        let task = self.tasks.spawn(shell.clone().carry_out(effect)).id();
+        self.owners.extend(signer.map(|signer| (task, signer)));
+        if writes {
+            self.writing.insert(task);
+        }
+    }
+
+    /// Waits for the next end; what broke costs its lane.
+    async fn ended(&mut self, shell: &Shell) -> Vec<Event> {
+        match self.tasks.join_next_with_id().await {
+            None => Vec::new(),
+            Some(Ok((task, ()))) => {
+                self.owners.remove(&task);
+                self.writing.remove(&task);
+                Vec::new()
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "an effect of the engine broke; its lane is read again");
+                self.writing.remove(&error.id());
+                let signer = self.owners.remove(&error.id());
+                let fence = signer.and_then(|signer| shell.fence(signer));
+                fence
+                    .map(|fence| Event::LaneLost { fence })
+                    .into_iter()
+                    .collect()
+            }
+        }
+    }
+}
+
+/// Whether an effect changes anything, as opposed to finding out or waiting.
+fn writes(effect: &Effect) -> bool {
+    match effect {
+        Effect::ReadCode { .. }
+        | Effect::FindReceipts { .. }
+        | Effect::LookUp { .. }
+        | Effect::Investigate { .. }
+        | Effect::CheckBlocks { .. }
+        | Effect::ReopenSlots { .. }
+        | Effect::ReclaimLane { .. } => false,
+        Effect::Sign { .. }
+        | Effect::OpenSlot { .. }
+        | Effect::AddAttempt { .. }
+        | Effect::Broadcast { .. }
+        | Effect::Preconfirm { .. }
+        | Effect::CloseSlot { .. }
+        | Effect::TakeBackExternal { .. }
+        | Effect::RaiseLevels { .. }
+        | Effect::ResolveAccepted { .. }
+        | Effect::ReleaseQueued(_)
+        | Effect::SetMode { .. } => true,
+    }
+}
+
+async fn run(shell: Arc<Shell>, mut inbox: mpsc::Receiver<Event>) {
+    let mut core = Core::new(shell.parts.core.clone());
     let started = Instant::now();
-    let mut heads = shell.parts.heads.subscribe();
+    let mut feed = Feed::new(shell.parts.heads.clone());
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut effects = tokio::task::JoinSet::new();
-    let mut owners: HashMap<tokio::task::Id, Address> = HashMap::new();
+    let mut under_way = UnderWay::default();
+    let mut events = feed.start();
+    let mut end_by: Option<Instant> = None;
     loop {
-        let events = tokio::select! {
-            () = stopping(&mut stopped) => break,
+        let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if !events.is_empty() {
+            report::reorgs(shell.chain(), &events);
+            for effect in core.handle(events, now_ms) {
+                under_way.start(&shell, effect);
+            }
+            publish_appetite(&shell, core.appetite());
+            report::core(&shell, &core);
+        }
+        let idle_at_end = end_by.is_some() && under_way.writing.is_empty() && inbox.is_empty();
+        if idle_at_end {
+            return;
+        }
+        events = tokio::select! {
+            () = stopping(shell.stopped.clone()), if end_by.is_none() => {
+                end_by = Some(Instant::now() + DRAIN);
+                vec![Event::Drain]
+            }
+            () = sleep_until(end_by.unwrap_or(started)), if end_by.is_some() => {
+                tracing::warn!("the engine stopped with writes still under way");
+                return;
+            }
             event = inbox.recv() => match event {
                 Some(event) => gather(event, &mut inbox),
-                None => break,
+                None => return,
             },
-            head = heads.recv() => match head {
-                Ok(HeadEvent::Sealed(block)) => vec![Event::Block(BlockSummary {
-                    number: block.number,
-                    timestamp: block.timestamp,
-                    base_fee: block.base_fee,
-                    transactions: block.transactions.clone(),
-                })],
-                Ok(HeadEvent::Reorg { from }) => {
-                    report::reorg(shell.chain(), from);
-                    Vec::new()
-                }
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "the engine fell behind the chain; open slots are looked up by hash");
-                    Vec::new()
-                }
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
+            news = feed.next() => match news {
+                Some(news) => news,
+                None => return,
             },
             _ = ticks.tick(), if !core.is_idle() => vec![Event::Tick],
-            Some(ended) = effects.join_next_with_id(), if !effects.is_empty() => match ended {
-                Ok((task, ())) => {
-                    owners.remove(&task);
-                    continue;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "an effect of the engine broke; its lane is read again");
-                    let fence = owners.remove(&error.id()).and_then(|signer| shell.fence(signer));
-                    fence.map(|fence| Event::LaneLost { fence }).into_iter().collect()
-                }
-            }
+            events = under_way.ended(&shell), if !under_way.tasks.is_empty() => events,
         };
-        let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        for effect in core.handle(events, now_ms) {
-            let signer = effect.signer();
-            let task = effects.spawn(shell.clone().carry_out(effect));
-            owners.extend(signer.map(|signer| (task.id(), signer)));
-        }
-        report::core(&shell, &core, now_ms);
     }
-    // What is being signed or committed comes to its end; the rest is in the ledger.
-    let drained = tokio::time::timeout(Duration::from_secs(5), async {
-        while effects.join_next().await.is_some() {}
-    });
-    if drained.await.is_err() {
-        tracing::warn!("the engine stopped with effects still under way");
+}
+
+/// Tells those who claim accepted payments how many more the core could make use of.
+fn publish_appetite(shell: &Shell, appetite: usize) {
+    let was_sated = shell.appetite.send_replace(appetite) == 0;
+    if was_sated && appetite > 0 {
+        shell.claims.notify_one();
     }
 }
 

@@ -1,27 +1,33 @@
 //! The engine's handle: what a request for a settlement goes through.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::B256;
 use teller_domain::{
-    ChainId, PaymentRequest, ProcessId, Reason, Receipt, Refusal, RequestId, Settlement,
+    ChainId, Level, PaymentRequest, ProcessId, Reason, Refusal, RequestId, Settlement,
     SettlementId, SettlementState,
 };
 use teller_store::{
     AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, Reservations,
     StoreError,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::core::{Event, Queued};
 use crate::delivery::{Delivery, DeliveryEnd};
-use crate::waiters::Waiters;
+use crate::waiters::{Waiters, Waiting};
 
 /// How often an accept whose fate is unknown is looked up again while somebody waits for it.
 const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
+
+/// How often a settlement is read again, at most, because what was to be told of it has changed.
+const READINGS: usize = 3;
 
 /// What the ledger knows of a payment that somebody asks to settle.
 #[derive(Debug)]
@@ -38,37 +44,59 @@ pub enum Known {
 /// A place in the queue for one settlement's outcome.
 #[derive(Debug)]
 pub struct Ticket {
-    settlement: Option<Box<Settlement>>,
-    resolved: Option<oneshot::Receiver<SettlementState>>,
+    place: Place,
+    waiting: Option<Waiting>,
+}
+
+/// What is known of a settlement that is waited for.
+#[derive(Debug)]
+enum Place {
+    /// It is in the ledger.
+    Known(Box<Settlement>),
+    /// It is there under this id, or the authorization is not there at all, or another settlement has it.
+    Uncertain(SettlementId),
 }
 
 impl Ticket {
     /// The settlement as it was when the ticket was given; `None` if accept may or may not have committed.
     pub fn settlement(&self) -> Option<&Settlement> {
-        self.settlement.as_deref()
+        match &self.place {
+            Place::Known(settlement) => Some(settlement),
+            Place::Uncertain(_) => None,
+        }
+    }
+
+    fn of(settlement: Settlement) -> Self {
+        Self {
+            place: Place::Known(Box::new(settlement)),
+            waiting: None,
+        }
     }
 }
 
 /// The answer to a settle request.
 #[derive(Debug)]
 pub enum SettleAnswer {
-    /// The money has moved and this request may say so.
+    /// The money has moved, as surely as was asked, and this request may say so.
     Settled {
         /// The settlement.
         settlement: Settlement,
-        /// Where the money moved.
-        receipt: Receipt,
+        /// Hash of the transaction.
+        transaction: B256,
+        /// How sure the chain is.
+        level: Level,
         /// Must be told when the answer was handed to the transport.
         delivery: Delivery,
     },
-    /// The money has moved and somebody else was or is being told.
+    /// The money has moved, as surely as was asked, and somebody else was or is being told.
     Duplicate {
         /// The settlement.
         settlement: Settlement,
         /// Hash of the transaction.
         transaction: B256,
     },
-    /// It has not moved and never will by this settlement.
+    /// It has not moved and never will by this settlement. Unless the settlement was withdrawn, the ledger has noted that
+    /// this is told: nothing is signed for it any more.
     Failed {
         /// The settlement.
         settlement: Settlement,
@@ -77,7 +105,7 @@ pub enum SettleAnswer {
         /// The mined transaction that shows it, if one does.
         transaction: Option<B256>,
     },
-    /// Not known yet: `settlement_pending`.
+    /// Not known yet, or not as surely as was asked: `settlement_pending`.
     Pending {
         /// The settlement, if the ledger could be read.
         settlement: Option<Settlement>,
@@ -142,7 +170,7 @@ impl Settler {
         }
         match self.ledger().find(request.payment.key).await? {
             None => Ok(Known::New),
-            Some(settlement) => self.existing(request, settlement).await,
+            Some(settlement) => Ok(self.existing(request, settlement)),
         }
     }
 
@@ -150,147 +178,132 @@ impl Settler {
     /// where that is not certain the answer is a ticket without a settlement.
     pub async fn accept(&self, request: &PaymentRequest) -> Result<Known, StoreError> {
         let id = SettlementId::fresh();
-        let resolved = self.shared.waiters.subscribe(id);
+        let waiting = self.shared.waiters.subscribe(id);
+        let has_engine = self.shared.engines.contains_key(&request.payment.key.chain);
         let new = NewSettlement {
             id,
             tenant: request.tenant.clone(),
             version: request.version,
             payment: request.payment,
+            queued_by: has_engine.then_some(self.shared.process),
         };
         match self.ledger().accept(new).await {
             Ok(AcceptOutcome::Accepted(settlement)) => {
                 self.announce(&settlement).await;
                 Ok(Known::Accepted(Ticket {
-                    settlement: Some(Box::new(settlement)),
-                    resolved: Some(resolved),
+                    place: Place::Known(Box::new(settlement)),
+                    waiting: Some(waiting),
                 }))
             }
-            Ok(AcceptOutcome::Exists(settlement)) => {
-                drop(resolved);
-                self.shared.waiters.leave(id);
-                self.existing(request, settlement).await
+            Ok(AcceptOutcome::Exists(settlement)) => Ok(self.existing(request, settlement)),
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(%error, "an accept has no certain end");
+                Ok(Known::Accepted(Ticket {
+                    place: Place::Uncertain(id),
+                    waiting: None,
+                }))
             }
-            Err(error) => {
-                drop(resolved);
-                self.shared.waiters.leave(id);
-                if error.is_retryable() {
-                    tracing::warn!(%error, "an accept has no certain end");
-                    return Ok(Known::Accepted(Ticket {
-                        settlement: None,
-                        resolved: None,
-                    }));
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 
-    /// Waits for the outcome, at most `wait`; then withdraws the payment if nothing was signed, else says pending.
+    /// Waits for an outcome at least as sure as `level`, at most `wait`; then withdraws the payment if nothing was signed,
+    /// else says pending. What is settled less surely is pending too, and stays in the ledger as it is.
     pub async fn outcome(
         &self,
         request: &PaymentRequest,
         ticket: Ticket,
+        level: Level,
         wait: Duration,
     ) -> SettleAnswer {
         let deadline = Instant::now() + wait;
-        let Ticket {
-            settlement,
-            resolved,
-        } = match ticket.settlement {
-            Some(_) => ticket,
-            None => match Box::pin(self.find_uncertain(request, deadline)).await {
-                Some(ticket) => ticket,
-                None => {
-                    return SettleAnswer::Pending {
-                        settlement: None,
-                        transaction: None,
-                    };
-                }
-            },
+        let Ticket { place, waiting } = ticket;
+        let found = match place {
+            Place::Known(settlement) => Some(*settlement),
+            Place::Uncertain(id) => Box::pin(self.find_uncertain(request, id, deadline)).await,
         };
-        let Some(mut settlement) = settlement.map(|settlement| *settlement) else {
+        let Some(mut settlement) = found else {
             return SettleAnswer::Pending {
                 settlement: None,
                 transaction: None,
             };
         };
-        if let Some(resolved) = resolved {
-            match timeout_at(deadline, resolved).await {
-                Ok(Ok(state)) => settlement.state = state,
-                Ok(Err(_)) | Err(_) => {
-                    settlement = Box::pin(self.give_up_waiting(settlement)).await
+        if !settlement.state.answers(level) {
+            let (mut waiting, newest) = match waiting {
+                Some(waiting) => (waiting, None),
+                None => {
+                    // Subscribed first, then read: nothing falls between.
+                    let waiting = self.shared.waiters.subscribe(settlement.id);
+                    (waiting, self.read_again(settlement.id).await)
+                }
+            };
+            settlement = newest.unwrap_or(settlement);
+            while !settlement.state.answers(level) {
+                match timeout_at(deadline, waiting.newer()).await {
+                    Ok(state) => settlement.state = state,
+                    Err(_) => {
+                        settlement = Box::pin(self.give_up_waiting(settlement)).await;
+                        break;
+                    }
                 }
             }
-            self.shared.waiters.leave(settlement.id);
         }
-        Box::pin(self.answer(request, settlement)).await
+        Box::pin(self.answer(request, settlement, level)).await
     }
 
-    async fn existing(
-        &self,
-        request: &PaymentRequest,
-        settlement: Settlement,
-    ) -> Result<Known, StoreError> {
+    fn existing(&self, request: &PaymentRequest, settlement: Settlement) -> Known {
         if settlement.state == SettlementState::Withdrawn {
-            return Ok(Known::New);
+            return Known::New;
         }
         let same_tenant = settlement.tenant == request.tenant;
         if same_tenant && settlement.digest == request.payment.digest() {
-            return self.ticket(settlement).await.map(Known::Accepted);
+            return Known::Accepted(Ticket::of(settlement));
         }
         let refusal = match settlement.state {
             SettlementState::Settled(_) | SettlementState::SettledExternally(_) => Refusal::new(
                 Reason::NonceAlreadyUsed,
                 "the authorization was settled already",
             ),
-            _ => {
+            SettlementState::Accepted
+            | SettlementState::Assigned { .. }
+            | SettlementState::Preconfirmed { .. }
+            | SettlementState::Failed { .. }
+            | SettlementState::Expired
+            | SettlementState::Withdrawn => {
                 let detail = "the authorization was accepted for another payment";
                 Refusal::new(Reason::AuthorizationAlreadyReserved, detail)
             }
         };
-        Ok(Known::Refused(refusal))
+        Known::Refused(refusal)
     }
 
-    /// A ticket for a settlement that may be resolved at any moment: subscribe first, then read again.
-    async fn ticket(&self, settlement: Settlement) -> Result<Ticket, StoreError> {
-        if settlement.state.is_resolved() {
-            return Ok(Ticket {
-                settlement: Some(Box::new(settlement)),
-                resolved: None,
-            });
-        }
-        let resolved = self.shared.waiters.subscribe(settlement.id);
-        let newest = match self.ledger().find(settlement.payment.key).await {
-            Ok(newest) => newest
-                .filter(|newest| newest.id == settlement.id)
-                .unwrap_or(settlement),
+    /// The settlement as the ledger has it now; `None` if that cannot be said.
+    async fn read_again(&self, id: SettlementId) -> Option<Settlement> {
+        match self.ledger().settlement(id).await {
+            Ok(found) => found,
             Err(error) => {
-                drop(resolved);
-                self.shared.waiters.leave(settlement.id);
-                return Err(error);
+                tracing::warn!(settlement = %id, %error, "a settlement could not be read again");
+                None
             }
-        };
-        if newest.state.is_resolved() {
-            drop(resolved);
-            self.shared.waiters.leave(newest.id);
-            return Ok(Ticket {
-                settlement: Some(Box::new(newest)),
-                resolved: None,
-            });
         }
-        Ok(Ticket {
-            settlement: Some(Box::new(newest)),
-            resolved: Some(resolved),
-        })
     }
 
-    async fn find_uncertain(&self, request: &PaymentRequest, deadline: Instant) -> Option<Ticket> {
+    /// Looks for a payment whose accept, under the id `own`, may have been written.
+    async fn find_uncertain(
+        &self,
+        request: &PaymentRequest,
+        own: SettlementId,
+        deadline: Instant,
+    ) -> Option<Settlement> {
         while Instant::now() < deadline {
             if let Ok(Some(settlement)) = self.ledger().find(request.payment.key).await {
-                self.announce(&settlement).await;
-                return match self.existing(request, settlement).await {
-                    Ok(Known::Accepted(ticket)) => Some(ticket),
-                    Ok(Known::New | Known::Refused(_)) | Err(_) => None,
+                // Others announce what they have accepted.
+                if settlement.id == own {
+                    self.announce(&settlement).await;
+                }
+                return match self.existing(request, settlement) {
+                    Known::Accepted(ticket) => ticket.settlement().cloned(),
+                    Known::New | Known::Refused(_) => None,
                 };
             }
             tokio::time::sleep(UNCERTAIN_POLL).await;
@@ -302,7 +315,7 @@ impl Settler {
         let chain = settlement.payment.key.chain;
         let unresolved = matches!(settlement.state, SettlementState::Accepted);
         if let (true, Some(engine)) = (unresolved, self.shared.engines.get(&chain)) {
-            let queued = Queued::new(settlement.id, settlement.payment, settlement.tries);
+            let queued = Queued::new(settlement);
             // An engine that is gone has been shut down; the ledger keeps the payment for the next one.
             let _ = engine.send(Event::Accepted(vec![queued])).await;
         }
@@ -312,57 +325,86 @@ impl Settler {
     /// the payment is on its way.
     async fn give_up_waiting(&self, settlement: Settlement) -> Settlement {
         let id = settlement.id;
-        match self.ledger().withdraw(id).await {
-            Ok(false) => {}
-            Ok(true) => {
-                if let Err(error) = self
-                    .shared
-                    .reservations
-                    .abandon(&[settlement.payment.key])
-                    .await
-                {
-                    tracing::warn!(settlement = %id, %error, "the hold of a withdrawn payment stays until it expires");
+        if settlement.state == SettlementState::Accepted {
+            match self.ledger().withdraw(id).await {
+                Ok(false) => {}
+                Ok(true) => self.forget(&settlement).await,
+                Err(error) => {
+                    tracing::warn!(settlement = %id, %error, "a withdrawal has no certain end")
                 }
             }
-            Err(error) => {
-                tracing::warn!(settlement = %id, %error, "a withdrawal has no certain end")
-            }
         }
-        match self.ledger().settlement(id).await {
-            Ok(Some(newest)) => newest,
-            Ok(None) | Err(_) => settlement,
+        self.read_again(id).await.unwrap_or(settlement)
+    }
+
+    /// A payment was withdrawn: whoever else waits for it hears so, and its hold is given back.
+    async fn forget(&self, settlement: &Settlement) {
+        let id = settlement.id;
+        self.shared.waiters.publish(id, &SettlementState::Withdrawn);
+        let key = settlement.payment.key;
+        if let Err(error) = self.shared.reservations.abandon(&[key]).await {
+            tracing::warn!(settlement = %id, %error, "the hold of a withdrawn payment stays until it expires");
         }
     }
 
-    async fn answer(&self, request: &PaymentRequest, settlement: Settlement) -> SettleAnswer {
-        match settlement.state.clone() {
-            SettlementState::Accepted => SettleAnswer::Pending {
-                settlement: Some(settlement),
-                transaction: None,
-            },
-            SettlementState::Assigned { transaction, .. } => SettleAnswer::Pending {
-                settlement: Some(settlement),
-                transaction: Some(transaction),
-            },
-            SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
-                self.claim_to_the_end(request, settlement, receipt).await
+    /// What may be said of a settlement. A failure that is none any more when it is to be told gives way to what is true
+    /// then.
+    async fn answer(
+        &self,
+        request: &PaymentRequest,
+        mut settlement: Settlement,
+        level: Level,
+    ) -> SettleAnswer {
+        for _ in 0..READINGS {
+            if !settlement.state.answers(level) {
+                break;
             }
-            SettlementState::Failed {
-                refusal,
-                transaction,
-            } => SettleAnswer::Failed {
-                settlement,
-                refusal,
-                transaction,
-            },
-            state @ (SettlementState::Expired | SettlementState::Withdrawn) => {
-                let fallback = || Refusal::new(Reason::SettlementWithdrawn, "not settled");
-                let refusal = state.refusal().unwrap_or_else(fallback);
-                SettleAnswer::Failed {
-                    settlement,
-                    refusal,
-                    transaction: None,
+            let (transaction, level) = match &settlement.state {
+                SettlementState::Accepted | SettlementState::Assigned { .. } => break,
+                SettlementState::Preconfirmed { transaction, .. } => {
+                    (*transaction, Level::Preconfirmed)
                 }
+                SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+                    (receipt.transaction, receipt.level)
+                }
+                SettlementState::Failed { .. }
+                | SettlementState::Expired
+                | SettlementState::Withdrawn => match self.tell_failure(settlement).await {
+                    Ok(answer) => return answer,
+                    Err(newest) => {
+                        settlement = *newest;
+                        continue;
+                    }
+                },
+            };
+            return self
+                .claim_to_the_end(request, settlement, transaction, level)
+                .await;
+        }
+        pending(settlement)
+    }
+
+    /// Notes that failure is told, then tells it; the settlement as it is now if it has not failed any more. A withdrawal
+    /// needs no note: nothing was signed, and it may be accepted again.
+    async fn tell_failure(&self, settlement: Settlement) -> Result<SettleAnswer, Box<Settlement>> {
+        let id = settlement.id;
+        let noted = match settlement.state {
+            SettlementState::Withdrawn => Ok(true),
+            _ => self.ledger().tell_failure(id).await,
+        };
+        match (noted, settlement.state.refusal()) {
+            (Ok(true), Some(refusal)) => Ok(SettleAnswer::Failed {
+                refusal,
+                transaction: transaction_of(&settlement.state),
+                settlement,
+            }),
+            (Ok(_), _) => match self.read_again(id).await {
+                Some(newest) => Err(Box::new(newest)),
+                None => Ok(pending(settlement)),
+            },
+            (Err(error), _) => {
+                tracing::warn!(settlement = %id, %error, "a failure could not be noted as told");
+                Ok(pending(settlement))
             }
         }
     }
@@ -373,17 +415,19 @@ impl Settler {
         &self,
         request: &PaymentRequest,
         settlement: Settlement,
-        receipt: Receipt,
+        transaction: B256,
+        level: Level,
     ) -> SettleAnswer {
         let (settler, request) = (self.clone(), request.clone());
-        let (row, transaction) = (settlement.clone(), receipt.transaction);
-        let claim = tokio::spawn(async move { settler.claim(&request, settlement, receipt).await });
-        claim.await.unwrap_or_else(|error| {
+        let row = settlement.clone();
+        let claim = async move {
+            settler
+                .claim(&request, settlement, transaction, level)
+                .await
+        };
+        tokio::spawn(claim).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a claim did not end well");
-            SettleAnswer::Pending {
-                settlement: Some(row),
-                transaction: Some(transaction),
-            }
+            pending(row)
         })
     }
 
@@ -391,13 +435,9 @@ impl Settler {
         &self,
         request: &PaymentRequest,
         settlement: Settlement,
-        receipt: Receipt,
+        transaction: B256,
+        level: Level,
     ) -> SettleAnswer {
-        let transaction = receipt.transaction;
-        let pending = |settlement| SettleAnswer::Pending {
-            settlement: Some(settlement),
-            transaction: Some(transaction),
-        };
         let request_id = match self.request_id(request).await {
             Ok(IdempotencyOutcome::Bound(request_id)) => request_id,
             Ok(IdempotencyOutcome::UsedForAnother(_)) => {
@@ -429,7 +469,8 @@ impl Settler {
         {
             Ok(ClaimOutcome::Claimed) => SettleAnswer::Settled {
                 settlement,
-                receipt,
+                transaction,
+                level,
                 delivery,
             },
             Ok(ClaimOutcome::Taken) => {
@@ -439,6 +480,7 @@ impl Settler {
                     transaction,
                 }
             }
+            // Also where a reorg has taken the settlement back meanwhile.
             Err(error) => {
                 tracing::warn!(settlement = %settlement.id, %error, "a delivery could not be claimed");
                 pending(settlement)
@@ -456,5 +498,25 @@ impl Settler {
                     .await
             }
         }
+    }
+}
+
+/// The newest attempt, or where it was settled or failed.
+fn transaction_of(state: &SettlementState) -> Option<B256> {
+    match state {
+        SettlementState::Assigned { transaction, .. }
+        | SettlementState::Preconfirmed { transaction, .. } => Some(*transaction),
+        SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+            Some(receipt.transaction)
+        }
+        SettlementState::Failed { transaction, .. } => *transaction,
+        SettlementState::Accepted | SettlementState::Expired | SettlementState::Withdrawn => None,
+    }
+}
+
+fn pending(settlement: Settlement) -> SettleAnswer {
+    SettleAnswer::Pending {
+        transaction: transaction_of(&settlement.state),
+        settlement: Some(settlement),
     }
 }

@@ -1,18 +1,15 @@
 //! Why a mined attempt did not settle a payment: the chain is asked until it answers.
 
-use std::time::Duration;
-
 use alloy_primitives::{B256, b256};
 use futures::StreamExt;
-use teller_chain::{AuthorizationState, InspectItem, Inspection, Log, NodeError, Simulation};
+use teller_chain::{AuthorizationState, Log, NodeError, Simulation};
 use teller_domain::{BlockRef, Level, Payment, Reason, Receipt, SlotId, Wei};
 use teller_schemes::{EventLog, effects, eip3009};
+use teller_store::{SettlementQuery, StoreError, StoreResult};
 
 use crate::core::{Event, Finding, Queued};
+use crate::effects::RETRY;
 use crate::engine::Shell;
-
-/// Between tries while no node answers.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// Payments looked into at the same time.
 const EXPLAINED_AT_ONCE: usize = 32;
@@ -29,25 +26,52 @@ const AUTHORIZATION_USED: B256 =
 const AUTHORIZATION_CANCELED: B256 =
     b256!("1cdd46ff242716cdaa72d159d339a485b3438398348d68f09d7c8c0a59353d81");
 
+/// Why a payment cannot be explained yet.
+#[derive(Debug, thiserror::Error)]
+enum Unclear {
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 impl Shell {
-    /// Looks into each payment and tells the core once all are explained.
+    /// Looks into each payment and tells the core once all are explained. Nothing follows from a block that the chain has
+    /// left: then the core has reopened the slot, and nothing is told.
     pub(crate) async fn investigate(&self, id: SlotId, block: BlockRef, payments: Vec<Queued>) {
         let explained = futures::stream::iter(payments).map(|queued| async move {
-            let finding = self.explain_until_known(&queued, block).await;
+            let finding = self.explain_until_known(&queued, block).await?;
             tracing::info!(settlement = %queued.id, slot = %id, ?finding, "a mined attempt left a payment unsettled");
-            (queued.id, finding)
+            Some((queued.id, finding))
         });
-        let findings = explained
+        let findings: Option<Vec<_>> = explained
             .buffer_unordered(EXPLAINED_AT_ONCE)
-            .collect()
-            .await;
-        self.tell(Event::Investigated { id, findings }).await;
+            .collect::<Vec<_>>()
+            .await
+            .into_iter()
+            .collect();
+        match findings {
+            Some(findings) => {
+                self.tell(Event::Investigated {
+                    id,
+                    block,
+                    findings,
+                })
+                .await
+            }
+            None => {
+                tracing::warn!(slot = %id, block = block.number, "a reorg came before a slot was explained")
+            }
+        }
     }
 
-    async fn explain_until_known(&self, queued: &Queued, block: BlockRef) -> Finding {
+    async fn explain_until_known(&self, queued: &Queued, block: BlockRef) -> Option<Finding> {
         loop {
+            if self.parts.heads.is_canonical(block) == Some(false) {
+                return None;
+            }
             match self.explain(&queued.payment, block).await {
-                Ok(finding) => return finding,
+                Ok(finding) => return Some(finding),
                 Err(error) => {
                     tracing::warn!(settlement = %queued.id, %error, "a payment cannot be explained yet");
                     tokio::time::sleep(RETRY).await;
@@ -56,37 +80,36 @@ impl Shell {
         }
     }
 
-    async fn explain(&self, payment: &Payment, mined_in: BlockRef) -> Result<Finding, NodeError> {
-        let item = InspectItem {
-            token: payment.asset,
-            payer: payment.key.payer,
-            payee: payment.payee,
-            nonce: payment.key.nonce.0,
-            call: eip3009::transfer_call(payment),
-        };
-        let seen: Inspection = self.parts.inspector.inspect(item).await?;
-        match seen.authorization {
-            AuthorizationState::Used => return self.find_use(payment, mined_in).await,
-            AuthorizationState::Unused => {}
-            AuthorizationState::Unreadable => {
-                return Err(NodeError::BadAnswer("authorizationState"));
+    /// What all witnesses say at one block, no earlier than the one that took the slot's nonce. One that lags behind
+    /// must not make a used authorization look unused: a second transaction would follow.
+    async fn explain(&self, payment: &Payment, mined_in: BlockRef) -> Result<Finding, Unclear> {
+        let seen = self.witnessed(payment, mined_in).await?;
+        let mut finding = None;
+        for inspection in seen {
+            match inspection.authorization {
+                AuthorizationState::Used => return self.find_use(payment, mined_in).await,
+                AuthorizationState::Unused => {}
+                AuthorizationState::Unreadable => {
+                    return Err(NodeError::BadAnswer("authorizationState").into());
+                }
+            }
+            let now = match inspection.simulation {
+                Simulation::Succeeded { .. } => Finding::WouldSettle,
+                Simulation::Reverted(data) => Finding::WouldRevert(
+                    eip3009::classify_revert(&data).unwrap_or(Reason::TransactionFailed),
+                ),
+                Simulation::Skipped => return Err(NodeError::BadAnswer("simulation").into()),
+            };
+            if finding.get_or_insert_with(|| now.clone()) != &now {
+                return Err(NodeError::BadAnswer("two nodes disagree").into());
             }
         }
-        if seen.code_size > 0 {
-            return Ok(Finding::WouldRevert(Reason::PayerHasCode));
-        }
-        Ok(match seen.simulation {
-            Simulation::Succeeded { .. } => Finding::WouldSettle,
-            Simulation::Reverted(data) => Finding::WouldRevert(
-                eip3009::classify_revert(&data).unwrap_or(Reason::TransactionFailed),
-            ),
-            Simulation::Skipped => return Err(NodeError::BadAnswer("simulation")),
-        })
+        finding.ok_or(NodeError::NoEndpoint.into())
     }
 
     /// Finds the transaction that used or cancelled the authorization, newest blocks first. It was unused when the
     /// payment was accepted, so there is one: where none is found the node is behind, and nothing follows from it.
-    async fn find_use(&self, payment: &Payment, mined_in: BlockRef) -> Result<Finding, NodeError> {
+    async fn find_use(&self, payment: &Payment, mined_in: BlockRef) -> Result<Finding, Unclear> {
         let payer = payment.key.payer.into_word();
         let topics = [
             vec![AUTHORIZATION_USED, AUTHORIZATION_CANCELED],
@@ -105,25 +128,32 @@ impl Shell {
                         return self.read_use(payment, log).await;
                     }
                     if from == oldest {
-                        return Err(NodeError::BadAnswer("a used authorization without its log"));
+                        return Err(
+                            NodeError::BadAnswer("a used authorization without its log").into()
+                        );
                     }
                     to = from - 1;
                     range = (range * 2).min(WIDEST_RANGE);
                 }
                 // Many nodes refuse wide ranges, each with words of its own.
                 Err(NodeError::Rpc { .. } | NodeError::Http { .. }) if range > 1 => range /= 2,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
-    async fn read_use(&self, payment: &Payment, log: &Log) -> Result<Finding, NodeError> {
+    async fn read_use(&self, payment: &Payment, log: &Log) -> Result<Finding, Unclear> {
         let receipts = self.parts.nodes.receipts(&[log.transaction]).await?;
         let receipt = receipts
             .into_iter()
             .flatten()
             .next()
             .ok_or(NodeError::BadAnswer("receipt of a known log"))?;
+        if self.parts.heads.is_canonical(receipt.block) == Some(false) {
+            return Err(
+                NodeError::BadAnswer("a receipt of a block that the chain has left").into(),
+            );
+        }
         let logs = receipt.logs.iter().map(|log| EventLog {
             address: log.address,
             topics: &log.topics,
@@ -133,18 +163,31 @@ impl Shell {
         let effects = effects(logs);
         let effect = effects.get(&(payment.asset, payment.key.payer, payment.key.nonce));
         Ok(match effect.and_then(|effect| effect.settles(payment)) {
-            Some(log_index) => Finding::SettledExternally(Receipt {
-                transaction: receipt.transaction,
-                block: receipt.block,
-                log_index,
-                level: Level::Included,
-                gas_used: 0,
-                cost: Wei::ZERO,
-            }),
+            Some(log_index) => Finding::SettledElsewhere {
+                ours: self.is_ours(receipt.transaction).await?,
+                receipt: Receipt {
+                    transaction: receipt.transaction,
+                    block: receipt.block,
+                    log_index,
+                    level: Level::Included,
+                    gas_used: 0,
+                    cost: Wei::ZERO,
+                },
+            },
             None => Finding::Spent {
                 transaction: Some(receipt.transaction),
             },
         })
+    }
+
+    /// Whether an attempt of the ledger has this hash.
+    async fn is_ours(&self, transaction: B256) -> StoreResult<bool> {
+        let carried = SettlementQuery {
+            transaction: Some(transaction),
+            limit: 1,
+            ..SettlementQuery::default()
+        };
+        Ok(!self.ledger.list(&carried).await?.settlements.is_empty())
     }
 }
 

@@ -3,16 +3,19 @@
 //! [`core`] decides, as a deterministic state machine; the shell ([`Engine`]) carries out what it decides; the handle
 //! ([`Settler`]) is what the API talks to.
 
+mod chores;
 pub mod core;
 mod delivery;
 mod effects;
 mod engine;
+mod feed;
 mod handle;
 mod investigate;
 mod recover;
 mod report;
+mod sight;
 mod waiters;
 
 pub use delivery::Delivery;
-pub use engine::{Engine, EngineError, EngineStatus, NetworkParts, Timings};
+pub use engine::{Engine, EngineError, EngineStatus, Intake, NetworkParts, Timings};
 pub use handle::{Known, SettleAnswer, Settler, Ticket};

@@ -1,30 +1,17 @@
-//! Starting, restarting and keeping what is ours: networks, lanes, leases, and what no event told of.
+//! Starting, restarting and keeping what is ours: networks, lanes and leases.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::Address;
-use metrics::gauge;
-use teller_domain::{AccountNonce, ChainId, SettlementId, Slot};
-use teller_store::{LaneRecovery, Ledger, StoreError};
-use tokio::sync::watch;
+use futures::future::join_all;
+use teller_domain::{ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis};
+use teller_store::{LaneRecovery, StoreError};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot};
-use crate::engine::{EngineError, EngineStatus, Shell, stopping};
-use crate::waiters::Waiters;
-
-/// Between tries of what must succeed in the end.
-const RETRY: Duration = Duration::from_millis(500);
-
-/// How often tips and balances are read.
-const MONEY_PERIOD: Duration = Duration::from_secs(10);
-
-/// Accepted payments are read once in this many polls: what this process accepts is announced at once.
-const ANNOUNCE_EVERY: u64 = 3;
-
-/// Changes of the ledger that come closer together than this are looked at together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+use crate::effects::RETRY;
+use crate::engine::{EngineError, EngineStatus, Holding, Shell, stopping};
 
 /// Settlements read in one look-up.
 const READ_CHUNK: usize = 500;
@@ -53,16 +40,16 @@ impl From<StoreError> for Setback {
 }
 
 impl Shell {
-    /// Makes sure that chain, ledger and signers belong together, then takes the lanes. Waits for a node as long as it
-    /// takes.
-    pub(crate) async fn prepare(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
+    /// Makes sure that chain, ledger and signers belong together, then takes the lanes. Waits for a node and for the
+    /// ledger as long as it takes.
+    pub(crate) async fn prepare(self: std::sync::Arc<Self>) {
         let work = async {
             loop {
                 match self.check_network().await {
                     Ok(()) => break,
                     Err(Setback::Passing(cause)) => {
                         tracing::warn!(network = %self.chain(), %cause, "the network is not ready; trying again");
-                        tokio::time::sleep(RETRY).await;
+                        sleep(RETRY).await;
                     }
                     Err(Setback::Final(error)) => {
                         tracing::error!(network = %self.chain(), %error, "the network cannot be used");
@@ -72,12 +59,10 @@ impl Shell {
                 }
             }
             let signers: Vec<Address> = self.signers.keys().copied().collect();
-            futures::future::join_all(signers.into_iter().map(|signer| self.reclaim_lane(signer)))
-                .await;
-            self.status.send_replace(EngineStatus::Running);
+            join_all(signers.into_iter().map(|signer| self.reclaim_lane(signer))).await;
         };
         tokio::select! {
-            () = stopping(&mut stopped) => {}
+            () = stopping(self.stopped.clone()) => {}
             () = work => {}
         }
     }
@@ -104,39 +89,82 @@ impl Shell {
                 return Err(Setback::Final(EngineError::SignerMissing(signer)));
             }
         }
+        if self.parts.core.budgets.by_day() {
+            // A budget that is spent already must be known before the first batch is formed.
+            self.tell_spending().await?;
+        }
         Ok(())
     }
 
-    /// Takes a lane and tells the core what is open on it, then what is accepted. Tries until it is ours.
-    pub(crate) async fn reclaim_lane(&self, signer: Address) {
-        let lane = loop {
+    /// Takes a lane and tells the core what is open on it. Tries until it is ours, and answers its open slots; `None` if
+    /// it never will be.
+    pub(crate) async fn reclaim_lane(&self, signer: Address) -> Option<Vec<RecoveredSlot>> {
+        let mut is_elsewhere = false;
+        let (lane, asked) = loop {
+            let asked = Instant::now();
             match self.try_reclaim(signer).await {
-                Ok(Some(lane)) => break lane,
-                Ok(None) => tracing::info!(%signer, "the lane is held by another process"),
+                Ok(Some(lane)) => break (lane, asked),
+                Ok(None) => {
+                    if !std::mem::replace(&mut is_elsewhere, true) {
+                        tracing::info!(%signer, "the lane is held by another process; waiting for it");
+                    }
+                    self.runs();
+                }
                 Err(Setback::Passing(cause)) => {
                     tracing::warn!(%signer, %cause, "the lane cannot be taken yet")
                 }
                 Err(Setback::Final(error)) => {
                     tracing::error!(%signer, %error, "the lane cannot be used");
                     self.status.send_replace(EngineStatus::Broken(error));
-                    return;
+                    return None;
                 }
             }
-            tokio::time::sleep(RETRY).await;
+            sleep(RETRY).await;
         };
-        self.set_fence(lane.fence);
-        tracing::info!(%signer, epoch = lane.fence.epoch, next_nonce = %lane.next_nonce, open_slots = lane.slots.len(), "lane taken");
+        let fence = lane.fence;
+        self.hold(Holding {
+            fence,
+            renewed: asked,
+        });
+        tracing::info!(
+            %signer,
+            epoch = fence.epoch,
+            mode = lane.mode.as_str(),
+            next_nonce = %lane.next_nonce,
+            open_slots = lane.slots.len(),
+            unfinal_slots = lane.unfinal.len(),
+            "lane taken"
+        );
+        let slots = lane.slots.clone();
         self.tell(Event::LaneClaimed(lane)).await;
-        self.announce_accepted().await;
+        self.runs();
+        self.claims.notify_one();
+        Some(slots)
+    }
+
+    /// The engine does its work from now on, unless it is out of order.
+    fn runs(&self) {
+        self.status.send_if_modified(|status| {
+            let starting = matches!(status, EngineStatus::Starting);
+            if starting {
+                *status = EngineStatus::Running;
+            }
+            starting
+        });
     }
 
     async fn try_reclaim(&self, signer: Address) -> Result<Option<RecoveredLane>, Setback> {
-        let lease_ms = u64::try_from(self.timings.lease.as_millis()).unwrap_or(u64::MAX);
+        let lease_ms = millis(self.timings.lease);
         let claimed = self
             .ledger
             .claim_lane(self.chain(), signer, self.process, lease_ms)
             .await?;
-        let Some(LaneRecovery { lane, open_slots }) = claimed else {
+        let Some(LaneRecovery {
+            lane,
+            open_slots,
+            unfinal,
+        }) = claimed
+        else {
             return Ok(None);
         };
         let next_nonce = match lane.next_nonce {
@@ -145,172 +173,151 @@ impl Shell {
                 let head = self.parts.nodes.head().await?;
                 let sealed = self.parts.nodes.account_nonce(signer, head.number).await?;
                 match known {
+                    // A reorg has taken slots back that are closed in the ledger, or the node is behind: the core asks
+                    // about their blocks, and reopens what is to be reopened.
+                    Some(known)
+                        if known > sealed && unfinal.iter().any(|slot| slot.nonce >= sealed) =>
+                    {
+                        known
+                    }
                     Some(known) if known > sealed => {
                         let cause = format!(
-                            "the node has nonce {sealed} for {signer}, the ledger closed the slots below {known}: the node \
-                             is behind, or a reorg took transactions back"
+                            "the node has nonce {sealed} for {signer}, the ledger's slots below {known} are final: the node \
+                             is behind"
                         );
                         return Err(Setback::Passing(cause));
                     }
-                    Some(known) if known == sealed => {}
-                    _ => self.ledger.adopt_nonce(lane.fence, sealed).await?,
+                    Some(known) if known == sealed => known,
+                    _ => {
+                        self.ledger.adopt_nonce(lane.fence, sealed).await?;
+                        sealed
+                    }
                 }
-                sealed
             }
         };
-        let slots = self.recovered_slots(open_slots).await?;
+        let slots = self.recovered_slots(signer, open_slots).await?;
         Ok(Some(RecoveredLane {
             fence: lane.fence,
+            mode: lane.mode,
             next_nonce,
             slots,
+            unfinal,
         }))
     }
 
-    async fn recovered_slots(&self, open_slots: Vec<Slot>) -> Result<Vec<RecoveredSlot>, Setback> {
+    async fn recovered_slots(
+        &self,
+        signer: Address,
+        open_slots: Vec<Slot>,
+    ) -> Result<Vec<RecoveredSlot>, Setback> {
         let ids: Vec<SettlementId> = open_slots
             .iter()
-            .flat_map(|slot| slot.payments.iter().copied())
+            .flat_map(|slot| slot.payments.iter().chain(&slot.ended).copied())
             .collect();
         let mut rows = HashMap::new();
         for chunk in ids.chunks(READ_CHUNK) {
             let read = self.ledger.settlements(chunk).await?;
-            rows.extend(
-                read.into_iter()
-                    .map(|row| (row.id, Queued::new(row.id, row.payment, row.tries))),
-            );
+            rows.extend(read.into_iter().map(|row| (row.id, row)));
         }
+        let now = self.ledger.now().await?;
+        let opened: Vec<_> = open_slots
+            .iter()
+            .map(|slot| (slot.id, moment(slot.opened_at, now)))
+            .collect();
+        self.note_recovered(signer, &opened);
+        let queued = |ids: &[SettlementId]| {
+            ids.iter()
+                .filter_map(|id| rows.get(id).map(Queued::new))
+                .collect::<Vec<_>>()
+        };
+        let preconfirmed = |ids: &[SettlementId]| {
+            ids.iter().find_map(|id| match rows.get(id)?.state {
+                SettlementState::Preconfirmed { transaction, .. } => Some(transaction),
+                _ => None,
+            })
+        };
         let recovered = open_slots.into_iter().map(|slot| RecoveredSlot {
             id: slot.id,
+            payments: queued(&slot.payments),
+            ended: queued(&slot.ended),
+            preconfirmed: preconfirmed(&slot.payments),
             attempts: slot.attempts,
-            payments: slot
-                .payments
-                .iter()
-                .filter_map(|id| rows.get(id).cloned())
-                .collect(),
         });
         Ok(recovered.collect())
     }
 
-    async fn announce_accepted(&self) {
-        match self.ledger.accepted(self.chain()).await {
-            Ok(rows) if rows.is_empty() => {}
-            Ok(rows) => {
-                let queued = rows
-                    .iter()
-                    .map(|row| Queued::new(row.id, row.payment, row.tries))
-                    .collect();
-                self.tell(Event::Accepted(queued)).await;
+    /// Renews the leases of our lanes and the registration of this process. A lane whose lease this process could not
+    /// renew in time is another's by now, whatever the ledger would say: by this process's own clock.
+    pub(crate) async fn keep_leases(self: std::sync::Arc<Self>) {
+        let renew = self.timings.renew;
+        loop {
+            let registering = self
+                .ledger
+                .heartbeat(self.process, millis(self.timings.lease));
+            let held = self.holdings();
+            let renewing = join_all(held.into_iter().map(|holding| self.keep_lease(holding)));
+            let (registered, _) = futures::join!(timeout(renew, registering), renewing);
+            match registered {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "this process could not be registered; trying again")
+                }
+                Err(_) => tracing::warn!("the ledger does not answer; trying again"),
             }
-            Err(error) => {
-                tracing::warn!(%error, "accepted payments could not be read; they are asked for again")
+            tokio::select! {
+                () = stopping(self.stopped.clone()) => return,
+                () = sleep(renew) => {}
             }
         }
     }
 
-    pub(crate) async fn sealed_nonce(&self, signer: Address) -> Option<AccountNonce> {
-        let head = self.parts.nodes.head().await.ok()?;
-        self.parts
-            .nodes
-            .account_nonce(signer, head.number)
-            .await
-            .ok()
-    }
-
-    /// Renews the leases of our lanes and the registration of this process.
-    pub(crate) async fn keep_leases(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
-        let lease_ms = u64::try_from(self.timings.lease.as_millis()).unwrap_or(u64::MAX);
-        loop {
-            if let Err(error) = self.ledger.heartbeat(self.process, lease_ms).await {
-                tracing::warn!(%error, "this process could not be registered; trying again");
+    async fn keep_lease(&self, holding: Holding) {
+        let Holding { fence, renewed } = holding;
+        let lease = self.timings.lease;
+        if renewed.elapsed() >= lease {
+            // Stopped, or asleep: somebody else may have it.
+            return self.give_up(fence, "the lease ran out unnoticed").await;
+        }
+        let asked = Instant::now();
+        let renewing = self.ledger.renew_lane(fence, millis(lease));
+        match timeout(self.timings.renew, renewing).await {
+            Ok(Ok(mode)) => {
+                self.note_renewed(fence, asked);
+                self.tell(Event::ModeRead { fence, mode }).await;
             }
-            for fence in self.fences() {
-                match self.ledger.renew_lane(fence, lease_ms).await {
-                    Ok(()) => {}
-                    Err(StoreError::StaleLane) => {
-                        tracing::warn!(signer = %fence.signer, "the lane has another owner");
-                        let current = self.fences().into_iter().any(|held| held == fence);
-                        if current {
-                            self.tell(Event::LaneLost { fence }).await;
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(signer = %fence.signer, %error, "a lease could not be renewed")
-                    }
+            Ok(Err(StoreError::StaleLane)) => {
+                self.give_up(fence, "the lane has another owner").await;
+            }
+            uncertain => {
+                let cause = match uncertain {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "the ledger does not answer".to_owned(),
+                };
+                tracing::warn!(signer = %fence.signer, %cause, "a lease could not be renewed");
+                if renewed.elapsed() >= lease {
+                    self.give_up(fence, "the lease could not be renewed in time")
+                        .await;
                 }
             }
-            tokio::select! {
-                () = stopping(&mut stopped) => return,
-                () = tokio::time::sleep(self.timings.lease / 3) => {}
-            }
         }
     }
 
-    /// Polling behind every hint: accepted payments that nobody announced, outcomes that nobody told.
-    pub(crate) async fn poll_ledger(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
-        for round in 1_u64.. {
-            tokio::select! {
-                () = stopping(&mut stopped) => return,
-                () = tokio::time::sleep(self.timings.poll) => {}
-            }
-            if round.is_multiple_of(ANNOUNCE_EVERY) && !self.fences().is_empty() {
-                self.announce_accepted().await;
-            }
-            read_outcomes(self.ledger.as_ref(), &self.waiters).await;
-        }
-    }
-
-    /// Reads what gas costs and what the signers have left.
-    pub(crate) async fn watch_money(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
-        let network = self.chain().to_string();
-        loop {
-            if let Ok(tip) = self.parts.nodes.tip().await {
-                self.tell(Event::Tip(tip)).await;
-            }
-            for (index, signer) in self.parts.signers.iter().enumerate() {
-                if let Ok(balance) = self.parts.nodes.balance(signer.address()).await {
-                    let labels = [
-                        ("network", network.clone()),
-                        ("signer_index", index.to_string()),
-                    ];
-                    gauge!("teller_signer_balance_wei", &labels).set(f64::from(balance.0));
-                }
-            }
-            tokio::select! {
-                () = stopping(&mut stopped) => return,
-                () = tokio::time::sleep(MONEY_PERIOD) => {}
-            }
+    async fn give_up(&self, fence: FencedLane, why: &'static str) {
+        // A lane that was read again meanwhile is held under another epoch.
+        if self.let_go(fence) {
+            tracing::warn!(signer = %fence.signer, epoch = fence.epoch, why, "lane lost");
+            self.tell(Event::LaneLost { fence }).await;
         }
     }
 }
 
-/// Tells waiting requests of outcomes that another process wrote.
-pub(crate) async fn watch_outcomes(
-    ledger: Arc<dyn Ledger>,
-    waiters: Waiters,
-    poll: Duration,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let mut changes = ledger.changes();
-    loop {
-        tokio::select! {
-            () = stopping(&mut stopped) => return,
-            changed = changes.changed() => tokio::time::sleep(if changed.is_err() { poll } else { DEBOUNCE }).await,
-            () = tokio::time::sleep(poll) => {}
-        }
-        read_outcomes(ledger.as_ref(), &waiters).await;
-    }
+/// The moment of this process at which the ledger's clock showed `then`, as it shows `now`.
+fn moment(then: UnixMillis, now: UnixMillis) -> Instant {
+    let age = Duration::from_millis(now.0.saturating_sub(then.0));
+    let here = Instant::now();
+    here.checked_sub(age).unwrap_or(here)
 }
 
-async fn read_outcomes(ledger: &dyn Ledger, waiters: &Waiters) {
-    for chunk in waiters.ids().chunks(READ_CHUNK) {
-        match ledger.settlements(chunk).await {
-            Ok(rows) => rows
-                .iter()
-                .filter(|row| row.state.is_resolved())
-                .for_each(|row| waiters.publish(row.id, &row.state)),
-            Err(error) => {
-                tracing::warn!(%error, "outcomes could not be read; they are asked for again")
-            }
-        }
-    }
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

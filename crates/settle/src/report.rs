@@ -6,43 +6,82 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use alloy_primitives::Address;
 use metrics::{counter, gauge, histogram};
 use teller_domain::{
-    Attempt, AttemptKind, ChainId, Resolution, SettlementId, SettlementState, SettlementStateKind,
+    AccountNonce, Attempt, AttemptKind, ChainId, LaneMode, Level, Resolution, SettlementId,
+    SettlementState, SettlementStateKind, SlotEnd, SlotId, Wei,
 };
 use teller_store::SlotClosure;
 
-use crate::core::{Again, Core, LaneState, Queued};
+use crate::core::{Again, Core, Event, Queued};
 use crate::engine::Shell;
 
-/// The state of the queue and the lanes. Signers are numbered as they are configured; a lane that is being read again
-/// shows as empty.
-pub(crate) fn core(shell: &Shell, core: &Core, now_ms: u64) {
+/// The state of the queue and the lanes. Signers are numbered as they are configured; a lane that is another process's,
+/// or is being read again, shows as empty and in no mode.
+pub(crate) fn core(shell: &Shell, core: &Core) {
     let network = core.chain().to_string();
     gauge!("teller_queue_depth", "network" => network.clone()).set(core.queue_depth() as f64);
     let lanes: HashMap<Address, _> = core.lanes().map(|lane| (lane.signer(), lane)).collect();
+    let flag = |set: bool| f64::from(u8::from(set));
     for (index, signer) in shell.parts.signers.iter().enumerate() {
         let labels = [
             ("network", network.clone()),
             ("signer_index", index.to_string()),
         ];
         let lane = lanes.get(&signer.address());
-        let state = lane.map(|lane| lane.state());
+        let mode = lane.map(|lane| lane.mode());
         gauge!("teller_lane_depth", &labels).set(lane.map_or(0, |lane| lane.open_slots()) as f64);
-        gauge!("teller_lane_frozen", &labels)
-            .set(f64::from(u8::from(state == Some(LaneState::Frozen))));
-        gauge!("teller_lane_usable", &labels)
-            .set(f64::from(u8::from(state == Some(LaneState::Active))));
+        gauge!("teller_lane_frozen", &labels).set(flag(mode == Some(LaneMode::Frozen)));
+        gauge!("teller_lane_usable", &labels).set(flag(lane.is_some_and(|lane| lane.is_usable())));
+        for each in LaneMode::ALL {
+            let [network, signer] = labels.clone();
+            let labels = [network, signer, ("mode", each.as_str().to_owned())];
+            gauge!("teller_lane_mode", &labels).set(flag(mode == Some(each)));
+        }
     }
-    let oldest = core.lanes().filter_map(|lane| lane.oldest_open_ms()).min();
-    let age_ms = oldest.map_or(0, |opened| now_ms.saturating_sub(opened));
-    gauge!("teller_oldest_open_slot_age_seconds", "network" => network).set(age_ms as f64 / 1000.0);
+    let age = shell.oldest_open().as_secs_f64();
+    gauge!("teller_oldest_open_slot_age_seconds", "network" => network).set(age);
     counter!("teller_invariant_violations_total", "invariant" => "attempts")
         .absolute(core.unsound_attempts());
 }
 
-/// A reorg was seen.
-pub(crate) fn reorg(chain: ChainId, from: u64) {
-    counter!("teller_reorgs_total", "network" => chain.to_string()).increment(1);
-    tracing::warn!(network = %chain, from, "the chain was reorganised");
+/// Reorgs among what was seen.
+pub(crate) fn reorgs(chain: ChainId, events: &[Event]) {
+    for event in events {
+        if let Event::Reorg { from } = event {
+            counter!("teller_reorgs_total", "network" => chain.to_string()).increment(1);
+            tracing::warn!(network = %chain, from, "the chain was reorganised");
+        }
+    }
+}
+
+/// Closed slots are open again.
+pub(crate) fn reopened(chain: ChainId, nonces: &[AccountNonce]) {
+    let slots = u64::try_from(nonces.len()).unwrap_or(u64::MAX);
+    counter!("teller_slots_reopened_total", "network" => chain.to_string()).increment(slots);
+    tracing::warn!(network = %chain, slots, "slots whose blocks a reorg took are open again");
+}
+
+/// Slots have reached a level.
+pub(crate) fn levels_raised(chain: ChainId, level: Level, slots: usize) {
+    let slots = u64::try_from(slots).unwrap_or(u64::MAX);
+    counter!("teller_levels_reached_total", "network" => chain.to_string(), "level" => level.as_str())
+        .increment(slots);
+}
+
+/// A Flashblock shows a slot's payments.
+pub(crate) fn preconfirmed(chain: ChainId, slot: SlotId, payments: &[(SettlementId, u64)]) {
+    if payments.is_empty() {
+        tracing::info!(%slot, "a Flashblock that showed a slot is gone");
+        return;
+    }
+    levels_raised(chain, Level::Preconfirmed, 1);
+    for (payment, _) in payments {
+        took(&chain.to_string(), *payment, "preconfirmed");
+    }
+}
+
+/// What settling has cost today.
+pub(crate) fn spent(chain: ChainId, total: Wei) {
+    gauge!("teller_gas_spent_today_wei", "network" => chain.to_string()).set(f64::from(total.0));
 }
 
 /// Bytes go out.
@@ -76,6 +115,13 @@ fn age(id: SettlementId) -> Option<Duration> {
     SystemTime::now().duration_since(accepted).ok()
 }
 
+fn took(network: &str, id: SettlementId, stage: &'static str) {
+    if let Some(age) = age(id) {
+        histogram!("teller_settle_duration_seconds", "network" => network.to_owned(), "stage" => stage)
+            .record(age.as_secs_f64());
+    }
+}
+
 /// A slot was closed.
 pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
     let network = shell.chain().to_string();
@@ -91,10 +137,7 @@ pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
             continue;
         };
         gas_per_payment = Some((receipt.gas_used, f64::from(receipt.cost.0)));
-        if let Some(age) = age(*id) {
-            histogram!("teller_settle_duration_seconds", "network" => network.clone(), "stage" => "included")
-                .record(age.as_secs_f64());
-        }
+        took(&network, *id, "included");
         let Some(payment) = queued
             .iter()
             .find(|queued| queued.id == *id)
@@ -115,8 +158,22 @@ pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
     for (outcome, count) in &outcomes {
         payments(&network, outcome, *count);
     }
-    histogram!("teller_batch_size", "network" => network.clone())
-        .record(closure.resolutions.len() as f64);
+    let (transaction, gas_used, cost) = match closure.end {
+        SlotEnd::Mined {
+            transaction,
+            gas_used,
+            cost,
+        } => (transaction, gas_used, cost),
+        SlotEnd::Foreign => {
+            tracing::error!(slot = %closure.id, block = closure.block.number, "a slot ended with a stranger's transaction");
+            return;
+        }
+    };
+    levels_raised(shell.chain(), Level::Included, 1);
+    if !closure.resolutions.is_empty() {
+        histogram!("teller_batch_size", "network" => network.clone())
+            .record(closure.resolutions.len() as f64);
+    }
     if let Some((gas, cost)) = gas_per_payment {
         histogram!("teller_gas_per_payment", "network" => network.clone()).record(gas as f64);
         histogram!("teller_cost_per_payment_wei", "network" => network.clone()).record(cost);
@@ -124,12 +181,14 @@ pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
     let settled = outcomes.get("settled").copied().unwrap_or_default();
     tracing::info!(
         network,
-        transaction = %closure.transaction,
+        slot = %closure.id,
+        %transaction,
         block = closure.block.number,
         payments = closure.resolutions.len(),
         settled,
-        gas = closure.gas_used,
-        cost_wei = %closure.cost,
+        revived = closure.revived.len(),
+        gas = gas_used,
+        cost_wei = %cost,
         "batch mined"
     );
 }

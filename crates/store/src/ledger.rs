@@ -3,9 +3,10 @@
 use alloy_primitives::{Address, B256};
 use async_trait::async_trait;
 use teller_domain::{
-    AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, FencedLane, IdempotencyKey,
-    Payment, PaymentDigest, ProcessId, RequestId, Resolution, Settlement, SettlementId,
-    SettlementStateKind, Slot, SlotId, TenantId, UnixMillis, Wei, X402Version,
+    AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
+    IdempotencyKey, LaneMode, Level, Payment, PaymentDigest, ProcessId, Receipt, RequestId,
+    Resolution, Settlement, SettlementId, SettlementStateKind, Slot, SlotEnd, SlotId, SlotState,
+    TenantId, UnixMillis, UnixSeconds, Wei, X402Version,
 };
 
 use crate::StoreResult;
@@ -21,6 +22,8 @@ pub struct NewSettlement {
     pub version: X402Version,
     /// What was signed.
     pub payment: Payment,
+    /// The process that queues it at once; `None` leaves it to whoever calls [`Ledger::claim_accepted`] first.
+    pub queued_by: Option<ProcessId>,
 }
 
 /// What [`Ledger::accept`] found.
@@ -39,6 +42,21 @@ pub struct Lane {
     pub fence: FencedLane,
     /// The nonce of the next slot; `None` until the lane has adopted one from the chain.
     pub next_nonce: Option<AccountNonce>,
+    /// What was decided about it.
+    pub mode: LaneMode,
+}
+
+/// A closed slot that a reorg could still reopen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinalSlot {
+    /// Its nonce.
+    pub nonce: AccountNonce,
+    /// The block that holds its transaction.
+    pub block: BlockRef,
+    /// The blocks of transactions by others that settled payments whose last slot it is, each once; without `block`.
+    pub external: Vec<BlockRef>,
+    /// How sure the ledger is of all of these.
+    pub level: Level,
 }
 
 /// What a lane's new owner must go on with.
@@ -48,6 +66,49 @@ pub struct LaneRecovery {
     pub lane: Lane,
     /// Its open slots, by nonce.
     pub open_slots: Vec<Slot>,
+    /// Its closed slots whose level is below finalized, by nonce.
+    pub unfinal: Vec<UnfinalSlot>,
+}
+
+/// A lane as readers see it.
+#[derive(Debug, Clone)]
+pub struct LaneView {
+    /// Network, signer, epoch.
+    pub fence: FencedLane,
+    /// Who holds it, if anybody does.
+    pub owner: Option<ProcessId>,
+    /// Until when, by the database's clock.
+    pub lease_until: UnixMillis,
+    /// Whether that moment has come.
+    pub lease_expired: bool,
+    /// The nonce of the next slot, once one was adopted.
+    pub next_nonce: Option<AccountNonce>,
+    /// What was decided about it.
+    pub mode: LaneMode,
+    /// Its open slots, by nonce.
+    pub open_slots: Vec<Slot>,
+}
+
+/// A slot as the audit sees it: no signed bytes.
+#[derive(Debug, Clone)]
+pub struct AuditSlot {
+    /// Its name.
+    pub id: SlotId,
+    /// Open or closed.
+    pub state: SlotState,
+    /// Hashes of its attempts, oldest first.
+    pub attempts: Vec<B256>,
+    /// Every payment that was ever in it, in the order of the batch.
+    pub payments: Vec<Settlement>,
+}
+
+/// What settling has cost since some moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spending {
+    /// Everything that closed slots cost.
+    pub total: Wei,
+    /// The shares of each tenant's settled payments.
+    pub tenants: Vec<(TenantId, Wei)>,
 }
 
 /// A slot to be opened: one database transaction writes all of it.
@@ -75,16 +136,14 @@ pub enum OpenSlotOutcome {
 pub struct SlotClosure {
     /// The slot, open until now.
     pub id: SlotId,
-    /// The attempt that was mined.
-    pub transaction: B256,
-    /// The block that holds it.
+    /// What was mined in it; if that was one of its own attempts, an attempt of the slot in the ledger.
+    pub end: SlotEnd,
+    /// The sealed block that holds it.
     pub block: BlockRef,
-    /// Gas that the transaction used.
-    pub gas_used: u64,
-    /// What it cost in all.
-    pub cost: Wei,
-    /// What becomes of each of its payments, each in state assigned to this slot.
+    /// What becomes of each payment that is assigned to it.
     pub resolutions: Vec<(SettlementId, Resolution)>,
+    /// Payments that had ended as failed or expired ([`Slot::ended`]) and were settled by its bytes after all.
+    pub revived: Vec<(SettlementId, Receipt)>,
 }
 
 /// What [`Ledger::claim_delivery`] found.
@@ -183,14 +242,28 @@ pub trait Ledger: Send + Sync + 'static {
     /// accepted with no tries -> withdrawn. `false`, and nothing changed, if it was anything else.
     async fn withdraw(&self, id: SettlementId) -> StoreResult<bool>;
 
-    /// accepted -> failed or expired, for payments that no open slot holds. Answers those that it changed.
+    /// accepted -> failed, expired or settled externally, for payments that no open slot holds. Answers those that it
+    /// changed. [`crate::StoreError::StaleLane`] if the epoch is old: whoever lost its lanes ends nothing any more.
     async fn resolve_accepted(
         &self,
+        fence: FencedLane,
         resolutions: &[(SettlementId, teller_domain::SettlementState)],
     ) -> StoreResult<Vec<SettlementId>>;
 
-    /// All accepted payments of a network, oldest first: what a restarted engine queues again.
-    async fn accepted(&self, chain: ChainId) -> StoreResult<Vec<Settlement>>;
+    /// Takes up to `limit` accepted payments of a network into this process's queue, oldest first: those that nobody
+    /// has queued, that this process has, or whose process is dead. Skips what others are taking (`SKIP LOCKED`).
+    /// With `expiring_by`, only those that are void from that moment on: what a process without a usable lane takes, to
+    /// end it.
+    async fn claim_accepted(
+        &self,
+        chain: ChainId,
+        owner: ProcessId,
+        limit: u32,
+        expiring_by: Option<UnixSeconds>,
+    ) -> StoreResult<Vec<Settlement>>;
+
+    /// Gives queued payments of this process back, for others to claim. Those that are no longer accepted are left alone.
+    async fn release_accepted(&self, owner: ProcessId, ids: &[SettlementId]) -> StoreResult<()>;
 
     /// How many payments are accepted or assigned, over all networks.
     async fn unresolved(&self) -> StoreResult<u64>;
@@ -199,8 +272,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// recovered from.
     async fn unresolved_settlements(&self) -> StoreResult<Vec<Settlement>>;
 
+    /// Ends this process's registration: its queue and its unconfirmed deliveries are free for others at once.
+    async fn deregister(&self, process: ProcessId) -> StoreResult<()>;
+
     /// Takes a lane if it is free, this process's own, or its lease has run out; raises its epoch. `None` if another
-    /// process holds it.
+    /// process holds it. A new lane is active.
     async fn claim_lane(
         &self,
         chain: ChainId,
@@ -209,8 +285,23 @@ pub trait Ledger: Send + Sync + 'static {
         lease_ms: u64,
     ) -> StoreResult<Option<LaneRecovery>>;
 
-    /// Extends the lease. [`crate::StoreError::StaleLane`] if the epoch is old.
-    async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<()>;
+    /// Extends the lease and answers the lane's mode. [`crate::StoreError::StaleLane`] if the epoch is old.
+    async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<LaneMode>;
+
+    /// Changes a lane's mode as its owner. [`crate::StoreError::StaleLane`] if the epoch is old.
+    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()>;
+
+    /// Changes a lane's mode as an operator, whoever owns it, if it is `expected`; `false`, and nothing changed, if not.
+    async fn order_lane_mode(
+        &self,
+        chain: ChainId,
+        signer: Address,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool>;
+
+    /// Every lane of every network. For readers.
+    async fn lanes(&self) -> StoreResult<Vec<LaneView>>;
 
     /// Gives the lane up, so that another process need not wait for the lease.
     async fn release_lane(&self, fence: FencedLane) -> StoreResult<()>;
@@ -230,7 +321,40 @@ pub trait Ledger: Send + Sync + 'static {
         attempt: Attempt,
     ) -> StoreResult<()>;
 
-    /// Closes a slot and resolves or requeues its payments; writes the outbox.
+    /// Notes that an attempt of an open slot was seen in a Flashblock and which payments it settled there, with the
+    /// indexes of their `Transfer` logs: assigned -> preconfirmed. Payments of the slot that are preconfirmed and not
+    /// named go back to assigned, so an empty list takes a vanished Flashblock back.
+    async fn preconfirm(
+        &self,
+        fence: FencedLane,
+        slot: SlotId,
+        transaction: B256,
+        payments: &[(SettlementId, u64)],
+    ) -> StoreResult<()>;
+
+    /// Reopens closed slots whose block a reorg took away. Of the payments whose last slot it is: settled, settled
+    /// externally and accepted ones are assigned to it again, except that one to whom failure was told goes back to
+    /// failed with the told reason; failed and expired ones stay and become [`Slot::ended`]. Slots that are open already
+    /// are left alone. [`crate::StoreError::Conflict`] if one is finalized.
+    async fn reopen_slots(&self, fence: FencedLane, nonces: &[AccountNonce]) -> StoreResult<()>;
+
+    /// Takes back settlements by others whose block a reorg took away, of payments whose last slot is in this lane and
+    /// closed: settled externally -> accepted and queued by nobody, or failed if that was told.
+    async fn take_back_external(
+        &self,
+        fence: FencedLane,
+        blocks: &[BlockRef],
+    ) -> StoreResult<Vec<SettlementId>>;
+
+    /// Raises the level of closed slots and of the settlements whose last slot they are. Never lowers one.
+    async fn raise_levels(
+        &self,
+        fence: FencedLane,
+        nonces: &[AccountNonce],
+        level: Level,
+    ) -> StoreResult<()>;
+
+    /// Closes a slot and resolves or requeues its payments; writes the outbox and compensating entries.
     async fn close_slot(&self, fence: FencedLane, closure: SlotClosure) -> StoreResult<()>;
 
     /// The open slots of a signer, whoever owns the lane. For readers.
@@ -239,8 +363,33 @@ pub trait Ledger: Send + Sync + 'static {
     /// Every address that has an open slot on a network.
     async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>>;
 
-    /// Claims the delivery of a settled payment's success for `request`: succeeds if nobody has claimed it, if the
-    /// same request has, or if the claim was never confirmed and its process is dead. Grouped.
+    /// What settling on a network has cost since then: slots closed and payments settled from that moment on.
+    async fn spending(&self, chain: ChainId, since: UnixMillis) -> StoreResult<Spending>;
+
+    /// A page of slots of one signer, by nonce, those behind `after`. For the audit.
+    async fn audit_slots(
+        &self,
+        chain: ChainId,
+        signer: Address,
+        after: Option<AccountNonce>,
+        limit: u32,
+    ) -> StoreResult<Vec<AuditSlot>>;
+
+    /// Compensating entries behind `after`, oldest first, at most `limit`; optionally one settlement's only.
+    async fn compensations(
+        &self,
+        after: u64,
+        settlement: Option<SettlementId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Compensation>>;
+
+    /// Notes that failure is told for a payment that is failed or expired. `false`, and nothing changed, if it is
+    /// neither any more: read it again. Noting it once more is fine. Grouped.
+    async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool>;
+
+    /// Claims the delivery of a settled or preconfirmed payment's success for `request`, and notes its transaction and
+    /// level as told: succeeds if nobody has claimed it, if the same request has, or if the claim was never confirmed and
+    /// its process is dead. Grouped.
     async fn claim_delivery(
         &self,
         id: SettlementId,

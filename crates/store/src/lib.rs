@@ -2,7 +2,12 @@
 //! [`Reservations`] that verify grants.
 //!
 //! Each contract has a production and an embedded implementation, and one suite of tests that runs against all of
-//! them. Nothing here talks to a chain, and no transaction is held open across a call to a node.
+//! them. Calls that both ledgers make in the same words are in `sql/`: those files are a part of each ledger, and what
+//! differs is in `postgres/dialect.rs` and `sqlite/dialect.rs`. Nothing here talks to a chain, and no transaction is held open across a call to a node.
+#![allow(
+    clippy::duplicate_mod,
+    reason = "the files in sql/ are compiled once for each ledger"
+)]
 
 mod claiming;
 mod error;
@@ -23,12 +28,16 @@ mod stores;
 
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
-    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, Ledger, NewSettlement,
-    NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure,
+    AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
+    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, SlotClosure, Spending, UnfinalSlot,
 };
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;
 pub use redis::RedisReservations;
 pub use reservations::{HoldPurpose, HoldVersion, Reservations, ReserveOutcome, ReserveRequest};
 pub use sqlite::SqliteLedger;
-pub use stores::{LedgerUrl, ReservationsUrl, Stores, migrate, open_ledger, open_ledger_read_only};
+pub use stores::{
+    LedgerUrl, ReservationsUrl, Stores, migrate, open_ledger, open_ledger_for_orders,
+    open_ledger_read_only,
+};

@@ -37,7 +37,7 @@ where
             .push_bind(signed(chain.0, "a chain id")?);
     }
     if let Some(state) = query.state {
-        // Written out, so that the partial indices serve it; it is one of seven words.
+        // Written out, so that the partial indices serve it; it is one of a few words.
         sql.push(" AND s.state = '").push(state.as_str()).push("'");
     }
     if let Some(payer) = query.payer {

@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 2] = [
+const SQLITE: [(i64, &str, &str); 3] = [
     (
         1,
         "ledger",
@@ -19,9 +19,14 @@ const SQLITE: [(i64, &str, &str); 2] = [
         "pruning",
         include_str!("../../../migrations/sqlite/0002_pruning.sql"),
     ),
+    (
+        3,
+        "reorgs",
+        include_str!("../../../migrations/sqlite/0003_reorgs.sql"),
+    ),
 ];
 
-const POSTGRES: [(i64, &str, &str); 2] = [
+const POSTGRES: [(i64, &str, &str); 3] = [
     (
         1,
         "ledger",
@@ -31,6 +36,11 @@ const POSTGRES: [(i64, &str, &str); 2] = [
         2,
         "pruning",
         include_str!("../../../migrations/postgres/0002_pruning.sql"),
+    ),
+    (
+        3,
+        "reorgs",
+        include_str!("../../../migrations/postgres/0003_reorgs.sql"),
     ),
 ];
 

@@ -4,9 +4,9 @@ use alloy_primitives::{Address, B256, Bytes};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
-    AuthorizationNonce, BlockRef, ChainId, EcdsaSignature, Fees, Payment, PaymentDigest, Receipt,
-    Refusal, Settlement, SettlementId, SettlementState, SettlementStateKind, Slot, SlotId,
-    SlotState, TenantId, UnixMillis, UnixSeconds, X402Version,
+    AuthorizationNonce, BlockRef, ChainId, EcdsaSignature, Fees, Level, Payment, PaymentDigest,
+    Receipt, Refusal, Settlement, SettlementId, SettlementState, SettlementStateKind, Slot,
+    SlotEnd, SlotId, SlotState, TenantId, Told, UnixMillis, UnixSeconds, X402Version,
 };
 use uuid::Uuid;
 
@@ -14,8 +14,12 @@ use crate::{StoreError, StoreResult};
 
 /// The one kind of authorization there is.
 pub(crate) const EIP3009: &str = "eip3009";
-/// [`SlotState::Open`](teller_domain::SlotState::Open) in the ledger.
-pub(crate) const NO_OP: &str = "noop";
+/// [`AttemptKind::NoOp`] in the ledger.
+const NO_OP: &str = "noop";
+/// [`SlotState::Open`] in the ledger.
+const OPEN: &str = "open";
+/// [`Told::Failure`] in the ledger.
+const TOLD_FAILURE: &str = "failure";
 
 /// Reads a row from left to right.
 pub(crate) struct Columns<'r, R> {
@@ -61,12 +65,12 @@ pub(crate) fn word(bytes: &[u8]) -> StoreResult<B256> {
     B256::try_from(bytes).map_err(|_| StoreError::Corrupt("a hash of odd length".to_owned()))
 }
 
-fn read<T: std::str::FromStr>(text: &str, what: &str) -> StoreResult<T> {
+pub(crate) fn read<T: std::str::FromStr>(text: &str, what: &str) -> StoreResult<T> {
     text.parse()
         .map_err(|_| StoreError::Corrupt(format!("an unknown {what}")))
 }
 
-fn present<T>(value: Option<T>, what: &str) -> StoreResult<T> {
+pub(crate) fn present<T>(value: Option<T>, what: &str) -> StoreResult<T> {
     value.ok_or_else(|| StoreError::Corrupt(format!("no {what}")))
 }
 
@@ -104,6 +108,18 @@ impl StateColumns {
                 transaction: Some(transaction.to_vec()),
                 ..named
             },
+            SettlementState::Preconfirmed {
+                slot,
+                transaction,
+                log_index,
+            } => Self {
+                slot_signer: Some(slot.signer.to_vec()),
+                slot_nonce: Some(signed(slot.nonce.0, "an account nonce")?),
+                transaction: Some(transaction.to_vec()),
+                log_index: Some(signed(*log_index, "a log index")?),
+                level: Some(Level::Preconfirmed.as_str().to_owned()),
+                ..named
+            },
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                 Self {
                     transaction: Some(receipt.transaction.to_vec()),
@@ -136,12 +152,13 @@ impl StateColumns {
             SettlementStateKind::Expired => SettlementState::Expired,
             SettlementStateKind::Withdrawn => SettlementState::Withdrawn,
             SettlementStateKind::Assigned => SettlementState::Assigned {
-                slot: SlotId {
-                    chain,
-                    signer: address(&present(self.slot_signer, "signer")?)?,
-                    nonce: AccountNonce(unsigned(present(self.slot_nonce, "slot")?)?),
-                },
+                slot: self.slot(chain)?,
                 transaction: word(&present(self.transaction, "transaction")?)?,
+            },
+            SettlementStateKind::Preconfirmed => SettlementState::Preconfirmed {
+                slot: self.slot(chain)?,
+                transaction: word(&present(self.transaction, "transaction")?)?,
+                log_index: unsigned(present(self.log_index, "log index")?)?,
             },
             SettlementStateKind::Settled => SettlementState::Settled(self.receipt()?),
             SettlementStateKind::SettledExternally => {
@@ -154,6 +171,14 @@ impl StateColumns {
                 ),
                 transaction: self.transaction.as_deref().map(word).transpose()?,
             },
+        })
+    }
+
+    fn slot(&self, chain: ChainId) -> StoreResult<SlotId> {
+        Ok(SlotId {
+            chain,
+            signer: address(present(self.slot_signer.as_deref(), "signer")?)?,
+            nonce: AccountNonce(unsigned(present(self.slot_nonce, "slot")?)?),
         })
     }
 
@@ -180,17 +205,20 @@ macro_rules! settlement_columns {
             ", s.valid_after", $text, ", s.valid_before", $text,
             ", s.authorization_kind, s.signature, s.digest, s.tries, s.accepted_at, s.updated_at, s.state, ",
             "s.slot_signer, s.slot_nonce, s.transaction_hash, s.reason, s.detail, s.block_number, s.block_hash, ",
-            "s.log_index, s.level, s.gas_used, s.cost", $text
+            "s.log_index, s.level, s.gas_used, s.cost", $text,
+            ", s.told, s.told_transaction, s.told_level, s.told_reason, s.told_at"
         )
     };
 }
 pub(crate) use settlement_columns;
 
-/// The columns that [`attempt`] reads, behind `chain_id, signer, nonce` for grouping.
+/// The columns that [`attempt`] reads; `$raw` is `a.raw`, or nothing for those who will not send it.
 macro_rules! attempt_columns {
-    ($text:literal) => {
+    ($text:literal, $raw:literal) => {
         concat!(
-            "a.nonce, a.hash, a.raw, a.kind, a.max_fee_per_gas",
+            "a.nonce, a.hash, ",
+            $raw,
+            ", a.kind, a.max_fee_per_gas",
             $text,
             ", a.max_priority_fee_per_gas",
             $text,
@@ -262,6 +290,7 @@ readable! {
             gas_used: columns.take()?,
             cost: columns.take()?,
         };
+        let told = told(columns)?;
         Ok(Settlement {
             id,
             tenant: TenantId::new(&tenant),
@@ -269,10 +298,61 @@ readable! {
             payment: Payment { key, asset, payee, value, valid_after, valid_before, authorization },
             digest,
             state: state.state(chain)?,
+            told,
             tries,
             accepted_at,
             updated_at,
         })
+    }
+}
+
+readable! {
+    fn told<'r>(columns) -> Option<Told> {
+        let told: Option<String> = columns.take()?;
+        let transaction: Option<Vec<u8>> = columns.take()?;
+        let level: Option<String> = columns.take()?;
+        let reason: Option<String> = columns.take()?;
+        let at: Option<i64> = columns.take()?;
+        let Some(told) = told else { return Ok(None) };
+        let at = UnixMillis(unsigned(present(at, "moment")?)?);
+        Ok(Some(if told == TOLD_FAILURE {
+            Told::Failure { reason: read(&present(reason, "reason")?, "reason")?, at }
+        } else {
+            Told::Success {
+                transaction: word(&present(transaction, "transaction")?)?,
+                level: read(&present(level, "level")?, "level")?,
+                at,
+            }
+        }))
+    }
+}
+
+// From `state, transaction_hash, block_number, block_hash, gas_used, cost, level`.
+readable! {
+    pub(crate) fn slot_state<'r>(columns) -> SlotState {
+        let state: String = columns.take()?;
+        let transaction: Option<Vec<u8>> = columns.take()?;
+        let number: Option<i64> = columns.take()?;
+        let hash: Option<Vec<u8>> = columns.take()?;
+        let gas_used: Option<i64> = columns.take()?;
+        let cost: Option<String> = columns.take()?;
+        let level: Option<String> = columns.take()?;
+        if state == OPEN {
+            return Ok(SlotState::Open);
+        }
+        let end = match transaction {
+            None => SlotEnd::Foreign,
+            Some(transaction) => SlotEnd::Mined {
+                transaction: word(&transaction)?,
+                gas_used: unsigned(present(gas_used, "gas")?)?,
+                cost: read(&present(cost, "cost")?, "cost")?,
+            },
+        };
+        let block = BlockRef {
+            number: unsigned(present(number, "block")?)?,
+            hash: word(&present(hash, "block hash")?)?,
+        };
+        Ok(SlotState::Closed { end, block, level: read(&present(level, "level")?, "level")? })
     }
 }
 
@@ -303,6 +383,7 @@ pub(crate) fn accepted(new: &crate::NewSettlement, at: UnixMillis) -> Settlement
         payment: new.payment,
         digest: new.payment.digest(),
         state: SettlementState::Accepted,
+        told: None,
         tries: 0,
         accepted_at: at,
         updated_at: at,
@@ -326,35 +407,57 @@ pub(crate) fn key_hash(parts: &[&str]) -> B256 {
     hasher.finalize()
 }
 
-/// Slots from their attempts and payments, both sorted by nonce.
+/// What a payment is to an open slot that it is or was in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Assigned or preconfirmed.
+    Assigned,
+    /// Failed or expired, with this as its last slot.
+    Ended,
+}
+
+/// Open slots from their rows, all sorted by nonce.
 pub(crate) fn assemble(
     chain: ChainId,
     signer: Address,
+    opened: Vec<(AccountNonce, UnixMillis)>,
     attempts: Vec<(AccountNonce, Attempt)>,
-    payments: Vec<(AccountNonce, SettlementId)>,
+    payments: Vec<(AccountNonce, SettlementId, Part)>,
 ) -> Vec<Slot> {
-    let mut slots: Vec<Slot> = Vec::new();
+    let mut slots: Vec<Slot> = opened
+        .into_iter()
+        .map(|(nonce, opened_at)| Slot {
+            id: SlotId {
+                chain,
+                signer,
+                nonce,
+            },
+            state: SlotState::Open,
+            opened_at,
+            attempts: Vec::new(),
+            payments: Vec::new(),
+            ended: Vec::new(),
+        })
+        .collect();
     for (nonce, attempt) in attempts {
-        match slots.last_mut().filter(|slot| slot.id.nonce == nonce) {
-            Some(slot) => slot.attempts.push(attempt),
-            None => slots.push(Slot {
-                id: SlotId {
-                    chain,
-                    signer,
-                    nonce,
-                },
-                state: SlotState::Open,
-                attempts: vec![attempt],
-                payments: Vec::new(),
-            }),
+        if let Some(slot) = slot_at(&mut slots, nonce) {
+            slot.attempts.push(attempt);
         }
     }
-    for (nonce, payment) in payments {
-        if let Ok(index) = slots.binary_search_by_key(&nonce, |slot| slot.id.nonce)
-            && let Some(slot) = slots.get_mut(index)
-        {
-            slot.payments.push(payment);
+    for (nonce, payment, part) in payments {
+        if let Some(slot) = slot_at(&mut slots, nonce) {
+            match part {
+                Part::Assigned => slot.payments.push(payment),
+                Part::Ended => slot.ended.push(payment),
+            }
         }
     }
     slots
+}
+
+fn slot_at(slots: &mut [Slot], nonce: AccountNonce) -> Option<&mut Slot> {
+    let index = slots
+        .binary_search_by_key(&nonce, |slot| slot.id.nonce)
+        .ok()?;
+    slots.get_mut(index)
 }

@@ -143,6 +143,14 @@ pub async fn open_ledger_read_only(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledge
     }
 }
 
+/// Opens a ledger for readers that leave orders for lanes ([`Ledger::order_lane_mode`]), while its owner may be running.
+pub async fn open_ledger_for_orders(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledger>> {
+    match url {
+        LedgerUrl::Sqlite(path) => Ok(Arc::new(SqliteLedger::open_for_orders(path).await?)),
+        LedgerUrl::Postgres(url) => Ok(Arc::new(PostgresLedger::connect(url).await?)),
+    }
+}
+
 /// Brings the tables of a ledger up to date.
 pub async fn migrate(url: &LedgerUrl) -> StoreResult<()> {
     match url {

@@ -115,22 +115,30 @@ fn new_slot(nonce: u64, payments: &[SettlementId]) -> NewSlot {
 fn closure(slot: &NewSlot, resolutions: Vec<(SettlementId, Resolution)>) -> SlotClosure {
     SlotClosure {
         id: slot.id,
-        transaction: slot.attempt.hash,
+        end: SlotEnd::Mined {
+            transaction: slot.attempt.hash,
+            gas_used: 100_000,
+            cost: Wei(U256::MAX),
+        },
         block: block(77),
-        gas_used: 100_000,
-        cost: Wei(U256::MAX),
         resolutions,
+        revived: Vec::new(),
     }
 }
 
-async fn settle(store: &TestLedger) -> Settlement {
-    let settlement = accept(store).await;
-    let recovery = store
+/// The lane that [`settle`] settles in.
+async fn claim(store: &TestLedger) -> LaneRecovery {
+    store
         .ledger
         .claim_lane(CHAIN, SIGNER, ProcessId(uuid::Uuid::from_u128(1)), 60_000)
         .await
         .unwrap()
-        .unwrap();
+        .unwrap()
+}
+
+async fn settle(store: &TestLedger) -> Settlement {
+    let settlement = accept(store).await;
+    let recovery = claim(store).await;
     let fence = recovery.lane.fence;
     let nonce = match recovery.lane.next_nonce {
         Some(nonce) => nonce,
@@ -335,7 +343,7 @@ async fn a_slot_under_an_old_epoch_or_another_nonce_writes_nothing(store: TestLe
             .add_attempt(old, slot.id, attempt(1, AttemptKind::Batch))
             .await,
         store.ledger.close_slot(old, closure(&slot, vec![])).await,
-        store.ledger.renew_lane(old, 1).await,
+        store.ledger.renew_lane(old, 1).await.map(|_| ()),
         store.ledger.release_lane(old).await,
         store.ledger.adopt_nonce(old, AccountNonce(9)).await,
     ] {
@@ -426,7 +434,11 @@ async fn closing_a_slot_resolves_and_requeues(store: TestLedger) {
         let found = store.ledger.settlement(*id).await.unwrap().unwrap();
         assert_eq!(&found.state, state);
     }
-    let queued = store.ledger.accepted(CHAIN).await.unwrap();
+    let queued = store
+        .ledger
+        .claim_accepted(CHAIN, ProcessId::fresh(), 10, None)
+        .await
+        .unwrap();
     assert_eq!(queued.len(), 1);
     assert_eq!((queued[0].id, queued[0].tries), (payments[4], 1));
     assert!(
@@ -454,7 +466,11 @@ async fn a_slot_is_closed_once_and_with_every_payment(store: TestLedger) {
     let requeued = |id| (id, Resolution::Requeued);
     let strange = Resolution::Resolved(SettlementState::Withdrawn);
     let mut unknown = closure(&slot, vec![requeued(one), requeued(two)]);
-    unknown.transaction = hash(123);
+    unknown.end = SlotEnd::Mined {
+        transaction: hash(123),
+        gas_used: 1,
+        cost: Wei::from(1),
+    };
     for refused in [
         unknown,
         closure(&slot, vec![requeued(one)]),
@@ -560,11 +576,14 @@ async fn accepted_payments_are_resolved_without_a_slot(store: TestLedger) {
     };
     let changed = store
         .ledger
-        .resolve_accepted(&[
-            (one, failed.clone()),
-            (two, SettlementState::Expired),
-            (three, SettlementState::Expired),
-        ])
+        .resolve_accepted(
+            fence,
+            &[
+                (one, failed.clone()),
+                (two, SettlementState::Expired),
+                (three, SettlementState::Expired),
+            ],
+        )
         .await
         .unwrap();
     assert_eq!(changed.len(), 2);
@@ -574,7 +593,10 @@ async fn accepted_payments_are_resolved_without_a_slot(store: TestLedger) {
         failed
     );
     let settled = SettlementState::Settled(receipt(hash(1), 2));
-    let refused = store.ledger.resolve_accepted(&[(three, settled)]).await;
+    let refused = store
+        .ledger
+        .resolve_accepted(fence, &[(three, settled)])
+        .await;
     assert!(
         matches!(refused, Err(StoreError::Conflict { .. })),
         "{refused:?}"
@@ -896,10 +918,11 @@ async fn settlements_are_found_by_what_is_known_of_them(store: TestLedger) {
             "{query:?}"
         );
     }
+    let fence = claim(&store).await.lane.fence;
     let external = SettlementState::SettledExternally(support::receipt(hash(44), 3));
     store
         .ledger
-        .resolve_accepted(&[(waiting.id, external)])
+        .resolve_accepted(fence, &[(waiting.id, external)])
         .await
         .unwrap();
     let query = SettlementQuery {
@@ -1060,6 +1083,7 @@ async fn a_restart_keeps_everything(mut store: TestLedger) {
         .confirm_delivery(settled.id, request)
         .await
         .unwrap();
+    let settled = store.ledger.settlement(settled.id).await.unwrap().unwrap();
     let last = store.ledger.last_event().await.unwrap();
     store.reopen().await;
     let both = store

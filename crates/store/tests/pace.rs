@@ -80,11 +80,14 @@ async fn settles(store: &TestLedger, what: &str, count: usize, concurrency: usiz
                 Resolution::Resolved(SettlementState::Settled(receipt(transaction, nonce)));
             let closure = SlotClosure {
                 id,
-                transaction,
+                end: SlotEnd::Mined {
+                    transaction,
+                    gas_used: 10_000_000,
+                    cost: Wei::from(1),
+                },
                 block: block(nonce),
-                gas_used: 10_000_000,
-                cost: Wei::from(1),
                 resolutions: batch.iter().map(|id| (*id, settled.clone())).collect(),
+                revived: Vec::new(),
             };
             store.ledger.close_slot(fence, closure).await.unwrap();
         }

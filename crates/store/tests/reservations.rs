@@ -104,16 +104,16 @@ fn read_at(request: &ReserveRequest, read_at_block: u64) -> ReserveRequest {
 
 /// An outcome without its version, which differs from grant to grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Reserved {
     Granted,
     Renewed,
     AuthorizationHeld,
     InsufficientBalance { held: AssetAmount },
 }
 
-use Told::{AuthorizationHeld, Granted, Renewed};
+use Reserved::{AuthorizationHeld, Granted, Renewed};
 
-impl From<ReserveOutcome> for Told {
+impl From<ReserveOutcome> for Reserved {
     fn from(outcome: ReserveOutcome) -> Self {
         match outcome {
             ReserveOutcome::Granted { .. } => Granted,
@@ -124,7 +124,7 @@ impl From<ReserveOutcome> for Told {
     }
 }
 
-async fn reserve(store: &TestReservations, request: &ReserveRequest) -> Told {
+async fn reserve(store: &TestReservations, request: &ReserveRequest) -> Reserved {
     let outcome = store.reservations.reserve(request.clone()).await;
     outcome.unwrap().into()
 }
@@ -149,8 +149,8 @@ async fn give_back(
         .unwrap()
 }
 
-fn short(held: u64) -> Told {
-    Told::InsufficientBalance {
+fn short(held: u64) -> Reserved {
+    Reserved::InsufficientBalance {
         held: AssetAmount::from(held),
     }
 }
@@ -496,7 +496,7 @@ async fn the_largest_amounts_are_added_exactly(store: TestReservations) {
     let held = AssetAmount(almost);
     assert_eq!(
         reserve(&store, &over).await,
-        Told::InsufficientBalance { held }
+        Reserved::InsufficientBalance { held }
     );
     let rest = amount(U256::from(u128::MAX));
     assert_eq!(reserve(&store, &rest).await, Granted);
@@ -504,14 +504,14 @@ async fn the_largest_amounts_are_added_exactly(store: TestReservations) {
     let one = amount(U256::ONE);
     assert_eq!(
         reserve(&store, &one).await,
-        Told::InsufficientBalance { held }
+        Reserved::InsufficientBalance { held }
     );
     store.reservations.abandon(&[most.key]).await.unwrap();
     let held = AssetAmount(U256::from(u128::MAX));
     let all = amount(U256::MAX);
     assert_eq!(
         reserve(&store, &all).await,
-        Told::InsufficientBalance { held }
+        Reserved::InsufficientBalance { held }
     );
     assert_eq!(reserve(&store, &amount(almost)).await, Granted);
 }
@@ -696,7 +696,7 @@ mod agreement {
                 if let ReserveOutcome::Granted { version } = outcome {
                     versions[*who] = Some(version);
                 }
-                format!("{:?}", Told::from(outcome))
+                format!("{:?}", Reserved::from(outcome))
             }
             Step::Release { who } => {
                 let one = &base[*who];

@@ -7,7 +7,7 @@ use teller_chain::{
 };
 use teller_domain::ChainId;
 use teller_settle::NetworkParts;
-use teller_settle::core::{BatchLimits, CoreConfig};
+use teller_settle::core::{BatchLimits, Budgets, CoreConfig};
 use teller_verify::{VerifyNetwork, margin_seconds};
 
 use crate::commands::Failure;
@@ -34,6 +34,11 @@ impl Chain {
             chain: network.id,
             rpc: network
                 .rpc
+                .iter()
+                .map(|url| url.expose().to_owned())
+                .collect(),
+            flashblocks: network
+                .flashblocks_rpc
                 .iter()
                 .map(|url| url.expose().to_owned())
                 .collect(),
@@ -85,8 +90,17 @@ impl Chain {
         }
     }
 
+    /// What settling on it may cost, whoever the payments are for.
+    pub fn budgets(&self) -> Budgets {
+        Budgets {
+            per_transaction: self.network.budget.per_transaction,
+            per_day: self.network.budget.per_day,
+            ..Budgets::default()
+        }
+    }
+
     /// What the engine needs of it.
-    pub fn engine_parts(&self) -> Result<NetworkParts, Failure> {
+    pub fn engine_parts(&self, budgets: Budgets) -> Result<NetworkParts, Failure> {
         let network = &self.network;
         let signers = network
             .signers
@@ -111,6 +125,8 @@ impl Chain {
                     tip_cap: network.fees.tip_cap,
                     max_fee_ceiling: network.fees.max_fee,
                 },
+                budgets,
+                flashblocks: self.nodes.shows_flashblocks(),
             },
             nodes: self.nodes.clone(),
             heads: self.heads.clone(),

@@ -10,7 +10,8 @@ use teller_api::{
     serve_rest,
 };
 use teller_domain::ProcessId;
-use teller_settle::{Engine, Settler, Timings};
+use teller_settle::core::Budgets;
+use teller_settle::{Engine, Intake, Settler, Timings};
 use teller_store::{Ledger, LedgerUrl, ReservationsUrl, Stores};
 use teller_verify::{Policy, TenantPolicy, Verifier};
 use tokio::net::TcpListener;
@@ -22,11 +23,16 @@ use crate::commands::Failure;
 use crate::config::{Auth, Config, Role, Secret};
 use crate::engine_watch::EngineWatch;
 use crate::recovery;
+use crate::telemetry;
 
-/// How long a lane or a delivery stays this process's if it stops saying that it lives.
-const LEASE: Duration = Duration::from_secs(15);
+/// A lease is renewed this many times before it runs out.
+const RENEWALS: u32 = 3;
 /// How often the ledger is asked for what no event told of.
 const POLL: Duration = Duration::from_secs(1);
+/// How often the ledger is asked for new compensating entries.
+const COMPENSATIONS_POLL: Duration = Duration::from_secs(5);
+/// Between tries of opening the ledger and the reservations.
+const STORES_RETRY: Duration = Duration::from_secs(1);
 /// How long a start waits for nodes. One that is away must not keep a teller from starting.
 const SETTLE_IN: Duration = Duration::from_secs(5);
 /// Settle requests wait on for at most this long once shutdown has begun.
@@ -68,19 +74,21 @@ impl Teller {
         if tokio::time::timeout(deadline, doors).await.is_err() {
             tracing::warn!("requests were cut off at the deadline");
         }
+        // Before this process is signed off: a heartbeat after that would sign it on again.
+        self.chores.shutdown().await;
         if tokio::time::timeout(deadline, self.engine.shutdown())
             .await
             .is_err()
         {
             tracing::warn!("lanes were not handed over in time; their leases will run out");
         }
-        self.chores.abort_all();
     }
 }
 
 /// Starts everything that this role needs. Requests are taken when this answers.
 pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
     let takes_requests = role != Role::Settler;
+    telemetry::register_metrics(config);
     // First of all, because a taken port is the commonest mistake.
     let listeners = match takes_requests {
         true => Some((
@@ -101,15 +109,12 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
         Role::All | Role::Settler => Engine::start(
             chains
                 .iter()
-                .map(Chain::engine_parts)
+                .map(|chain| chain.engine_parts(budgets(config, chain)))
                 .collect::<Result<_, _>>()?,
             Arc::clone(&stores.ledger),
             Arc::clone(&stores.reservations),
             process,
-            Timings {
-                lease: LEASE,
-                poll: POLL,
-            },
+            timings(config, role),
         ),
         Role::Api => Engine::remote(
             Arc::clone(&stores.ledger),
@@ -132,9 +137,13 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
         chores.spawn(recovery::heartbeat(
             Arc::clone(&stores.ledger),
             process,
-            LEASE,
+            config.settler.lease,
         ));
     }
+    chores.spawn(telemetry::count_compensations(
+        Arc::clone(&stores.ledger),
+        COMPENSATIONS_POLL,
+    ));
     recovery::open_new(&stores, config.reservations.balance_hold).await;
     chores.spawn(recovery::reservations(
         stores.clone(),
@@ -178,6 +187,33 @@ impl Teller {
         self.doors
             .spawn(serve_grpc(grpc, api.grpc_router(), limits, stop()));
     }
+}
+
+fn timings(config: &Config, role: Role) -> Timings {
+    let lease = config.settler.lease;
+    Timings {
+        lease,
+        renew: lease / RENEWALS,
+        poll: POLL,
+        intake: match role {
+            Role::Settler => Intake::Others,
+            Role::All | Role::Api => Intake::Own,
+        },
+    }
+}
+
+/// What settling on a network may cost. Of several keys of a tenant the smallest bound counts.
+fn budgets(config: &Config, chain: &Chain) -> Budgets {
+    let mut budgets = chain.budgets();
+    if let Auth::Keys(keys) = &config.server.auth {
+        for key in keys {
+            if let Some(bound) = key.max_gas_per_day {
+                let known = budgets.tenants.entry(key.tenant.clone()).or_insert(bound);
+                *known = (*known).min(bound);
+            }
+        }
+    }
+    budgets
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -241,6 +277,11 @@ fn api(
     let api_config = ApiConfig {
         max_concurrent_requests: config.server.max_in_flight,
         settle_wait: config.server.settle_wait,
+        settled_at: config
+            .networks
+            .iter()
+            .map(|network| (network.id, network.settled_at))
+            .collect(),
         drain_patience: DRAIN_PATIENCE.min(config.server.shutdown / 2),
         ..ApiConfig::default()
     };
@@ -268,6 +309,7 @@ fn auth(auth: &Auth) -> teller_api::Auth {
                         burst: key.burst,
                         max_settles_in_flight: key.max_settles_in_flight,
                         settle_wait: key.settle_wait,
+                        settled_at: key.settled_at,
                     },
                 })
                 .collect(),
@@ -298,6 +340,7 @@ fn ledger_url(url: &Secret) -> Result<LedgerUrl, Failure> {
         .map_err(|error| Failure::new("ledger.url cannot be used", error))
 }
 
+/// Waits for stores that are away: a teller that is started before its database is none the worse for it.
 async fn open_stores(config: &Config) -> Result<Stores, Failure> {
     let reservations: ReservationsUrl = config
         .reservations
@@ -305,9 +348,22 @@ async fn open_stores(config: &Config) -> Result<Stores, Failure> {
         .expose()
         .parse()
         .map_err(|error| Failure::new("reservations.url cannot be used", error))?;
-    Stores::open(&ledger_url(&config.ledger.url)?, &reservations)
-        .await
-        .map_err(|error| Failure::new("ledger and reservations cannot be opened", error))
+    let ledger = ledger_url(&config.ledger.url)?;
+    loop {
+        match Stores::open(&ledger, &reservations).await {
+            Ok(stores) => return Ok(stores),
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(%error, "ledger and reservations cannot be opened yet; trying again");
+                tokio::time::sleep(STORES_RETRY).await;
+            }
+            Err(error) => {
+                return Err(Failure::new(
+                    "ledger and reservations cannot be opened",
+                    error,
+                ));
+            }
+        }
+    }
 }
 
 /// Brings the ledger's tables up to date.

@@ -1,5 +1,5 @@
-//! Every panel of the dashboard shows something: a real Prometheus, with the configuration that deploy/ ships, scrapes a
-//! real teller while payments flow, and is asked every panel's query.
+//! Every panel of the dashboard shows something and every alert looks at something: a real Prometheus, with the
+//! configuration and the rules that deploy/ ships, scrapes a real teller while payments flow, and is asked every query.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const RATE_INTERVAL: &str = "10s";
 
 #[tokio::test]
-async fn every_panel_of_the_dashboard_has_data() {
+async fn every_panel_and_every_alert_has_data() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let directory = tempfile::tempdir().unwrap();
     let metrics = free_address();
@@ -33,7 +33,14 @@ async fn every_panel_of_the_dashboard_has_data() {
     let (_prometheus, api) = start_prometheus(directory.path(), &metrics);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut waiting = panel_queries();
-    assert!(waiting.len() >= 9, "the dashboard has lost panels");
+    assert!(waiting.len() >= 22, "the dashboard has lost panels");
+    let rules = rules(&http, &api).await;
+    assert!(rules.len() >= 12, "alerts were lost: {rules:#?}");
+    for (alert, query) in &rules {
+        let looked_at = selectors(query);
+        assert!(!looked_at.is_empty(), "{alert} looks at nothing");
+        waiting.extend(looked_at.into_iter().map(|one| (alert.clone(), one)));
+    }
     let deadline = Instant::now() + DATA_WITHIN;
     loop {
         let mut empty = Vec::new();
@@ -43,7 +50,7 @@ async fn every_panel_of_the_dashboard_has_data() {
             }
         }
         if empty.is_empty() {
-            return;
+            break;
         }
         assert!(
             Instant::now() < deadline,
@@ -52,6 +59,110 @@ async fn every_panel_of_the_dashboard_has_data() {
         waiting = empty;
         tokio::time::sleep(PAUSE).await;
     }
+    // Of a teller that does its work nobody is woken.
+    let firing = ask(&http, &api, "query", &[("query", "ALERTS")]).await;
+    assert_eq!(firing["data"]["result"], serde_json::json!([]));
+    for (alert, state) in rule_states(&http, &api).await {
+        assert_eq!(state, "ok", "{alert}");
+    }
+}
+
+#[test]
+fn every_alert_fires_when_it_should_and_only_then() {
+    let rules = repository().join("deploy/prometheus/rules_test.yml");
+    let promtool = Path::new(&prometheus()).with_file_name("promtool");
+    let checked = Command::new(&promtool)
+        .args(["test", "rules"])
+        .arg(&rules)
+        .output()
+        .unwrap_or_else(|error| panic!("{} did not start: {error}", promtool.display()));
+    assert!(
+        checked.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&checked.stdout),
+        String::from_utf8_lossy(&checked.stderr)
+    );
+    // An alert that no case names was not shown to fire.
+    let cases = std::fs::read_to_string(&rules).unwrap();
+    let shipped =
+        std::fs::read_to_string(repository().join("deploy/prometheus/rules.yml")).unwrap();
+    for alert in shipped.split("- alert: ").skip(1) {
+        let name = alert.lines().next().unwrap();
+        assert!(
+            cases.contains(&format!("alertname=\"{name}\"")),
+            "no case fires {name}"
+        );
+    }
+}
+
+/// Every alert with its query, as Prometheus has read them.
+async fn rules(http: &reqwest::Client, api: &str) -> Vec<(String, String)> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let rules = read_rules(http, api).await;
+        if !rules.is_empty() {
+            let texts = |rule: &Value, key: &str| rule[key].as_str().unwrap().to_owned();
+            return rules
+                .iter()
+                .map(|rule| (texts(rule, "name"), texts(rule, "query")))
+                .collect();
+        }
+        assert!(Instant::now() < deadline, "Prometheus has read no rules");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Every alert with what came of its last evaluation.
+async fn rule_states(http: &reqwest::Client, api: &str) -> Vec<(String, String)> {
+    let rules = read_rules(http, api).await;
+    let texts = |rule: &Value, key: &str| rule[key].as_str().unwrap().to_owned();
+    rules
+        .iter()
+        .map(|rule| (texts(rule, "name"), texts(rule, "health")))
+        .collect()
+}
+
+async fn read_rules(http: &reqwest::Client, api: &str) -> Vec<Value> {
+    let answer = ask(http, api, "rules", &[]).await;
+    let groups = answer["data"]["groups"].as_array();
+    let rules = groups.into_iter().flatten();
+    rules
+        .flat_map(|group| group["rules"].as_array().unwrap().clone())
+        .collect()
+}
+
+/// The series that a query looks at: every metric with its labels. Values that alerts wait for are absent while all is
+/// well, the series themselves must not be.
+fn selectors(query: &str) -> Vec<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    let mut rest = query;
+    while let Some(start) = rest
+        .find("teller_")
+        .into_iter()
+        .chain(rest.find("up{"))
+        .min()
+    {
+        let name = &rest[start..];
+        let end = name.find(|c| !is_name(c)).unwrap_or(name.len());
+        let labels = match name[end..].strip_prefix('{') {
+            Some(labels) => labels.find('}').map_or(0, |close| close + 2),
+            None => 0,
+        };
+        found.push(name[..end + labels].to_owned());
+        rest = &name[end + labels..];
+    }
+    found
+}
+
+#[test]
+fn a_query_s_selectors_are_found() {
+    let query =
+        "max(teller_a_b) >= on (x) 15 * rate(teller_c{d=\"e\"}[15m]) or up{job=\"teller\"} == 0";
+    assert_eq!(
+        selectors(query),
+        ["teller_a_b", "teller_c{d=\"e\"}", "up{job=\"teller\"}"]
+    );
 }
 
 /// Every target of every panel, with Grafana's variables filled in.
@@ -81,12 +192,7 @@ fn panel_queries() -> Vec<(String, String)> {
 
 /// Whether the query gives at least one number: a quantile of nothing is NaN, which Grafana shows as no data.
 async fn has_data(http: &reqwest::Client, api: &str, query: &str) -> bool {
-    let url = reqwest::Url::parse_with_params(&format!("{api}/api/v1/query"), [("query", query)])
-        .unwrap();
-    let Ok(answer) = http.get(url).send().await else {
-        return false;
-    };
-    let answer: Value = answer.json().await.unwrap();
+    let answer = ask(http, api, "query", &[("query", query)]).await;
     assert_ne!(answer["errorType"], "bad_data", "{query}: {answer}");
     answer["data"]["result"].as_array().is_some_and(|series| {
         series.iter().any(|one| {
@@ -94,6 +200,15 @@ async fn has_data(http: &reqwest::Client, api: &str, query: &str) -> bool {
             value.is_some_and(f64::is_finite)
         })
     })
+}
+
+/// What Prometheus answers; nothing while it is starting.
+async fn ask(http: &reqwest::Client, api: &str, what: &str, query: &[(&str, &str)]) -> Value {
+    let url = reqwest::Url::parse_with_params(&format!("{api}/api/v1/{what}"), query).unwrap();
+    match http.get(url).send().await {
+        Ok(answer) => answer.json().await.unwrap_or_default(),
+        Err(_) => Value::Null,
+    }
 }
 
 fn start_teller(directory: &Path, metrics: &str) -> Process {
@@ -104,6 +219,11 @@ fn start_teller(directory: &Path, metrics: &str) -> Process {
         .env("TELLER__SERVER__REST", free_address())
         .env("TELLER__SERVER__GRPC", free_address())
         .env("TELLER__SERVER__METRICS", metrics)
+        // A thousand coins: something to show, and never reached.
+        .env(
+            "TELLER__NETWORKS__0__BUDGET__MAX_WEI_PER_DAY",
+            "1000000000000000000000",
+        )
         .env(
             "TELLER__LEDGER__URL",
             format!("sqlite://{}/teller.db", directory.display()),
@@ -140,9 +260,10 @@ fn start_prometheus(directory: &Path, metrics: &str) -> (Process, String) {
     );
     let file = directory.join("prometheus.yml");
     std::fs::write(&file, config).unwrap();
+    let rules = repository().join("deploy/prometheus/rules.yml");
+    std::fs::copy(rules, directory.join("rules.yml")).unwrap();
     let address = free_address();
-    let binary =
-        std::env::var("TELLER_TEST_PROMETHEUS").unwrap_or_else(|_| "prometheus".to_owned());
+    let binary = prometheus();
     let child = Command::new(&binary)
         .arg(format!("--config.file={}", file.display()))
         .arg(format!(
@@ -171,6 +292,10 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+fn prometheus() -> String {
+    std::env::var("TELLER_TEST_PROMETHEUS").unwrap_or_else(|_| "prometheus".to_owned())
 }
 
 fn free_address() -> String {

@@ -236,6 +236,7 @@ mod tests {
         let nodes = Nodes::connect(NodeConfig {
             chain: CHAIN,
             rpc: vec!["http://127.0.0.1:1".to_owned()],
+            flashblocks: Vec::new(),
             request_timeout: Duration::from_secs(1),
         })
         .unwrap();

@@ -150,6 +150,7 @@ fn nodes(url: &str) -> Nodes {
     Nodes::connect(NodeConfig {
         chain: CHAIN,
         rpc: vec![url.to_owned()],
+        flashblocks: Vec::new(),
         request_timeout: Duration::from_secs(5),
     })
     .unwrap()

@@ -1,7 +1,10 @@
 //! Between the messages of `teller.v1` and the wire's and the domain's types.
 
 use alloy_primitives::U256;
-use teller_domain::{Level, Settlement as Row, SettlementStateKind, X402Version as DomainVersion};
+use teller_domain::{
+    Compensation, CompensationKind, Level, Settlement as Row, SettlementStateKind, Told,
+    X402Version as DomainVersion,
+};
 use teller_protocol::field::{self, FieldError};
 use teller_protocol::{
     Eip3009Payload, Extra, Fault, PaymentPayload, PaymentRequirements, ReadError, Request,
@@ -167,6 +170,7 @@ pub(super) fn state(kind: SettlementStateKind) -> proto::SettlementState {
     match kind {
         SettlementStateKind::Accepted => proto::SettlementState::Accepted,
         SettlementStateKind::Assigned => proto::SettlementState::Assigned,
+        SettlementStateKind::Preconfirmed => proto::SettlementState::Preconfirmed,
         SettlementStateKind::Settled => proto::SettlementState::Settled,
         SettlementStateKind::SettledExternally => proto::SettlementState::SettledExternally,
         SettlementStateKind::Failed => proto::SettlementState::Failed,
@@ -181,6 +185,46 @@ fn level(level: Level) -> proto::SettlementLevel {
         Level::Included => proto::SettlementLevel::Included,
         Level::Safe => proto::SettlementLevel::Safe,
         Level::Finalized => proto::SettlementLevel::Finalized,
+    }
+}
+
+fn told(told: Told) -> proto::Told {
+    let (outcome, at) = match told {
+        Told::Success {
+            transaction,
+            level: reached,
+            at,
+        } => {
+            let success = proto::ToldSuccess {
+                transaction: transaction.to_string(),
+                level: level(reached).into(),
+            };
+            (proto::told::Outcome::Success(success), at)
+        }
+        Told::Failure { reason, at } => {
+            let failure = proto::ToldFailure {
+                reason: reason.as_str().to_owned(),
+            };
+            (proto::told::Outcome::Failure(failure), at)
+        }
+    };
+    proto::Told {
+        outcome: Some(outcome),
+        at_ms: at.0,
+    }
+}
+
+pub(super) fn compensation(entry: &Compensation) -> proto::Compensation {
+    let kind = match entry.kind {
+        CompensationKind::SuccessTakenBack => proto::CompensationKind::SuccessTakenBack,
+        CompensationKind::SuccessRestored => proto::CompensationKind::SuccessRestored,
+        CompensationKind::FailureSettled => proto::CompensationKind::FailureSettled,
+        CompensationKind::FailureRestored => proto::CompensationKind::FailureRestored,
+    };
+    proto::Compensation {
+        sequence: entry.sequence,
+        kind: kind.into(),
+        at_ms: entry.at.0,
     }
 }
 
@@ -225,5 +269,62 @@ pub(super) fn settlement(row: &Row) -> proto::Settlement {
         tries: row.tries,
         accepted_at_ms: row.accepted_at.0,
         updated_at_ms: row.updated_at.0,
+        level: row
+            .state
+            .level()
+            .map_or(proto::SettlementLevel::Unspecified, level)
+            .into(),
+        told: row.told.map(told),
+        // Shown of a single settlement only.
+        compensations: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::tests as shown;
+    use teller_domain::{Reason, SettlementState, UnixMillis};
+
+    #[test]
+    fn what_was_told_is_apart_from_what_the_chain_says() {
+        let mut row = shown::settlement();
+        let message = settlement(&row);
+        assert_eq!(message.state(), proto::SettlementState::Settled);
+        assert_eq!(message.level(), proto::SettlementLevel::Safe);
+        assert!(message.compensations.is_empty());
+        let told = message.told.unwrap();
+        assert_eq!(told.at_ms, 1_234);
+        let Some(proto::told::Outcome::Success(success)) = told.outcome else {
+            panic!("success was told");
+        };
+        assert_eq!(success.level(), proto::SettlementLevel::Included);
+        assert_ne!(success.transaction, message.transaction);
+
+        row.state = SettlementState::Expired;
+        row.told = Some(Told::Failure {
+            reason: Reason::AuthorizationExpired,
+            at: UnixMillis(9),
+        });
+        let message = settlement(&row);
+        assert_eq!(message.level(), proto::SettlementLevel::Unspecified);
+        let Some(proto::told::Outcome::Failure(failure)) = message.told.unwrap().outcome else {
+            panic!("failure was told");
+        };
+        assert_eq!(failure.reason, "authorization_expired");
+    }
+
+    #[test]
+    fn every_state_and_every_compensation_has_its_own_number() {
+        let mut states: Vec<i32> = SettlementStateKind::ALL
+            .map(|kind| state(kind).into())
+            .to_vec();
+        states.sort_unstable();
+        assert_eq!(states, (1..=8).collect::<Vec<_>>());
+        let mut entry = shown::compensation(&shown::settlement());
+        for (number, kind) in (1..).zip(CompensationKind::ALL) {
+            entry.kind = kind;
+            assert_eq!(compensation(&entry).kind, number);
+        }
     }
 }

@@ -88,6 +88,7 @@ impl FacilitatorDoor {
             Err(Unasked::Refused(rejection)) => rejected_settle(rejection),
         };
         let outcome = answer.verdict.outcome();
+        self.0.told(&answer.verdict);
         (settle_response(answer), outcome)
     }
 

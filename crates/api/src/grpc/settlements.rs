@@ -38,7 +38,11 @@ impl SettlementsDoor {
         let _place = self.0.place()?;
         let id = &request.get_ref().id;
         let settlement = inner.service.settlement(&tenant.id, id).await?;
-        Ok(convert::settlement(&settlement))
+        let compensations = inner.service.compensations(settlement.id).await?;
+        Ok(proto::Settlement {
+            compensations: compensations.iter().map(convert::compensation).collect(),
+            ..convert::settlement(&settlement)
+        })
     }
 
     async fn page(

@@ -96,6 +96,7 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
         }
     };
     let outcome = outcome(answer.verdict.outcome(), is_malformed);
+    api.told(&answer.verdict);
     (respond::settle(answer, is_malformed), outcome)
 }
 

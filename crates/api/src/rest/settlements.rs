@@ -11,7 +11,7 @@ use super::respond;
 use crate::answer::{ApiError, Outcome};
 use crate::api::Api;
 use crate::meters::{Endpoint, Transport};
-use crate::view::{Filters, PageView, SettlementView};
+use crate::view::{Filters, PageView, SettlementView, WholeView};
 
 pub(super) async fn list(
     State(api): State<Api>,
@@ -59,12 +59,14 @@ async fn show_one(
     id: Result<Path<String>, PathRejection>,
     headers: &HeaderMap,
     now: Instant,
-) -> Result<SettlementView, ApiError> {
+) -> Result<WholeView, ApiError> {
     let tenant = api.inner.gate.admit(headers, now)?;
     let _place = api.place()?;
     let Path(id) = id.map_err(|_| ApiError::NoSuchSettlement)?;
-    let settlement = api.inner.service.settlement(&tenant.id, &id).await?;
-    Ok(SettlementView::from(&settlement))
+    let service = &api.inner.service;
+    let settlement = service.settlement(&tenant.id, &id).await?;
+    let compensations = service.compensations(settlement.id).await?;
+    Ok(WholeView::new(&settlement, &compensations))
 }
 
 fn finish<T: serde::Serialize>(

@@ -61,6 +61,7 @@ fn without_a_node() -> VerifyNetwork {
     let config = NodeConfig {
         chain,
         rpc: vec!["http://127.0.0.1:1".to_owned()],
+        flashblocks: Vec::new(),
         request_timeout: Duration::from_millis(200),
     };
     let nodes = Nodes::connect(config).unwrap();

@@ -1,7 +1,8 @@
 //! The queue of accepted payments and the forming of batches.
 
+use alloy_primitives::U256;
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
-use teller_domain::{Payment, SettlementId, UnixSeconds};
+use teller_domain::{Payment, Settlement, SettlementId, TenantId, UnixSeconds, Wei};
 
 /// Gas that one payment may need at most in a batch: 80k when the payee's balance is zero (DESIGN section 4).
 const GAS_PER_PAYMENT: u64 = 80_000;
@@ -21,18 +22,22 @@ pub struct Queued {
     pub payment: Payment,
     /// How many slots it has been in, this one included. Slots that reverted as a whole do not count.
     pub tries: u32,
-    /// It travels with fewer than this many others: halved each time that a batch with it reverts as a whole.
+    /// It travels in batches of at most this many: halved each time that a batch with it reverts as a whole, and 1
+    /// for a payer with code.
     pub company: usize,
+    /// Whose budget its gas counts against.
+    pub tenant: TenantId,
 }
 
 impl Queued {
     /// A payment that any batch may carry.
-    pub fn new(id: SettlementId, payment: Payment, tries: u32) -> Self {
+    pub fn new(settlement: &Settlement) -> Self {
         Self {
-            id,
-            payment,
-            tries,
+            id: settlement.id,
+            payment: settlement.payment,
+            tries: settlement.tries,
             company: usize::MAX,
+            tenant: settlement.tenant.clone(),
         }
     }
 
@@ -57,6 +62,17 @@ pub struct BatchLimits {
 }
 
 impl BatchLimits {
+    /// The same bounds for a transaction that may cost at most so much at this fee; `None` if that is too little for
+    /// one payment.
+    pub(super) fn within(self, budget: Option<Wei>, max_fee_per_gas: u128) -> Option<Self> {
+        let Some(budget) = budget else {
+            return Some(self);
+        };
+        let gas = budget.0 / U256::from(max_fee_per_gas.max(1));
+        let max_gas = self.max_gas.min(gas.saturating_to());
+        (max_gas >= gas_limit(1)).then_some(Self { max_gas, ..self })
+    }
+
     fn items(&self) -> usize {
         let gas = self
             .max_gas
@@ -131,17 +147,30 @@ impl Queue {
             .collect()
     }
 
-    /// Takes the next batch, if one is worth sending now; earliest deadline first when more wait than fit, and sorted
-    /// by (asset, payee, payer), because warm storage makes each payment cheaper.
+    /// Everything that waits.
+    pub fn drain(&mut self) -> Vec<Queued> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().map(|(queued, _)| queued).collect()
+    }
+
+    /// What waits, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Queued> {
+        self.waiting.iter().map(|(queued, _)| queued)
+    }
+
+    /// Takes the next batch of payments that are `allowed`, if one is worth sending now; earliest deadline first when
+    /// more wait than fit, and sorted by (asset, payee, payer), because warm storage makes each payment cheaper.
     pub fn take_batch(
         &mut self,
         limits: &BatchLimits,
         room: Room,
         now_ms: u64,
+        allowed: impl Fn(&Queued) -> bool,
     ) -> Option<Vec<Queued>> {
         let items = limits.items();
-        let oldest = self.waiting.first().map(|(_, since)| *since)?;
-        let full = self.waiting.len() >= items;
+        let mut candidates = self.waiting.iter().filter(|(queued, _)| allowed(queued));
+        let oldest = candidates.next().map(|(_, since)| *since)?;
+        let full = 1 + candidates.count() >= items;
         let waited = now_ms.saturating_sub(oldest) >= limits.linger_ms;
         if room == Room::Busy && !full && !waited {
             return None;
@@ -154,9 +183,9 @@ impl Queue {
         let mut largest = items;
         let mut left = Vec::with_capacity(self.waiting.len());
         for (queued, since) in self.waiting.drain(..) {
-            let allowed = largest.min(queued.largest_batch());
-            if batch.len() < allowed {
-                largest = allowed;
+            let company = largest.min(queued.largest_batch());
+            if batch.len() < company && allowed(&queued) {
+                largest = company;
                 batch.push(queued);
             } else {
                 left.push((queued, since));

@@ -1,12 +1,16 @@
-//! Lanes and slots: what each is, and when a slot needs something. What happens to them is in [`super::slots`].
+//! Lanes and slots: what each is, and when a slot needs something. What happens to them is in the modules beside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::{Address, B256};
-use teller_domain::{AccountNonce, Attempt, AttemptKind, FencedLane, SettlementId, SlotId};
+use teller_domain::{
+    AccountNonce, Attempt, AttemptKind, BlockRef, FencedLane, LaneMode, SettlementId, SlotEnd,
+    SlotId,
+};
 
 use super::batch::Room;
-use super::{Mined, Queued};
+use super::unfinal::Unfinal;
+use super::{Mined, Queued, takes_batches};
 
 /// When a slot that is not mined is acted on, counted in block intervals since it headed its lane.
 pub struct Schedule;
@@ -22,17 +26,8 @@ impl Schedule {
     pub const PARK: u64 = 15;
     /// Outbid the no-op, every so often from then on.
     pub const REPLACE_PARKED: u64 = 6;
-}
-
-/// Whether a lane may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LaneState {
-    /// It may.
-    Active,
-    /// The signer has too little for gas; open slots are kept and sent again.
-    OutOfFunds,
-    /// Somebody else has used the key. An operator must look.
-    Frozen,
+    /// Look at Flashblocks, in milliseconds: they come every 200.
+    pub const GLANCE_MS: u64 = 200;
 }
 
 /// A batch that has no slot yet.
@@ -40,6 +35,18 @@ pub enum LaneState {
 pub(super) struct Forming {
     pub(super) batch: u64,
     pub(super) payments: Vec<Queued>,
+    pub(super) stage: Stage,
+}
+
+/// How far a forming batch is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Its payers are being looked at.
+    Reading,
+    /// It is being signed.
+    Signing,
+    /// Its slot is being committed.
+    Committing(Attempt),
 }
 
 /// How far an open slot is.
@@ -49,32 +56,71 @@ pub(super) enum Phase {
     Recovered,
     /// On its way.
     Sent { acknowledged: bool },
-    /// A further attempt is being committed.
-    Adding,
-    /// Mined; some payments need explaining.
+    /// A receipt was found in a block from before the oldest header that is known: the chain is asked about the block.
+    Verifying { mined: Mined },
+    /// The nonce is taken; some payments need explaining.
     Investigating {
-        mined: Mined,
+        end: Ending,
         settled: Vec<(SettlementId, u64)>,
+        /// The receipt, unless a stranger's transaction took the nonce.
+        mined: Option<Mined>,
     },
-    /// Its end is being committed; these are queued again then.
-    Closing { requeue: Vec<Queued> },
+    /// Its end is being committed.
+    Closing(Closed),
+}
+
+/// What took a slot's nonce, before the ledger knows.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    pub(super) end: SlotEnd,
+    pub(super) block: BlockRef,
+    /// Whether the transaction tried each payment of the batch: a no-op does not, nor one that reverted as a whole.
+    pub(super) carried: bool,
+}
+
+/// What remains of a slot once its end is durable.
+#[derive(Debug, Clone)]
+pub(super) struct Closed {
+    pub(super) block: BlockRef,
+    pub(super) external: BTreeSet<(u64, B256)>,
+    /// Queued again.
+    pub(super) requeue: Vec<Queued>,
+    pub(super) cost: teller_domain::Wei,
+    pub(super) shares: Vec<(teller_domain::TenantId, teller_domain::Wei)>,
+}
+
+/// A further attempt on its way into the ledger.
+#[derive(Debug)]
+pub(super) enum Adding {
+    /// None is.
+    No,
+    /// It is being signed.
+    Signing,
+    /// It is being committed.
+    Committing(Attempt),
 }
 
 #[derive(Debug)]
 pub(super) struct OpenSlot {
     pub(super) payments: Vec<Queued>,
+    /// Payments that ended as failed or expired and that the bytes could still settle.
+    pub(super) ended: Vec<Queued>,
     pub(super) attempts: Vec<Attempt>,
     pub(super) phase: Phase,
+    pub(super) adding: Adding,
     pub(super) opened_ms: u64,
     /// Since when it is the lowest open slot, once it is.
     pub(super) heading_since_ms: Option<u64>,
     pub(super) broadcast_ms: u64,
     pub(super) lookup_ms: u64,
+    pub(super) glance_ms: u64,
     pub(super) replacements: u64,
     /// A node says that another transaction of this slot pays as much: outbid, at most once a block.
     pub(super) underpriced: bool,
     pub(super) foreign_uses: u32,
     pub(super) foreign_use_ms: u64,
+    /// The Flashblock in which it was seen last, and the attempt.
+    pub(super) preconfirmed: Option<(BlockRef, B256)>,
 }
 
 impl OpenSlot {
@@ -86,16 +132,20 @@ impl OpenSlot {
     ) -> Self {
         Self {
             payments,
+            ended: Vec::new(),
             attempts,
             phase,
+            adding: Adding::No,
             opened_ms: now_ms,
             heading_since_ms: None,
             broadcast_ms: now_ms,
             lookup_ms: now_ms,
+            glance_ms: now_ms,
             replacements: 0,
             underpriced: false,
             foreign_uses: 0,
             foreign_use_ms: now_ms,
+            preconfirmed: None,
         }
     }
 
@@ -106,8 +156,17 @@ impl OpenSlot {
     pub(super) fn is_unmined(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Recovered | Phase::Sent { .. } | Phase::Adding
+            Phase::Recovered | Phase::Sent { .. } | Phase::Verifying { .. }
         )
+    }
+
+    /// The block of the transaction that took the nonce, while its end is not durable.
+    pub(super) fn ending_block(&self) -> Option<BlockRef> {
+        match &self.phase {
+            Phase::Investigating { end, .. } => Some(end.block),
+            Phase::Verifying { mined } => Some(mined.block),
+            Phase::Recovered | Phase::Sent { .. } | Phase::Closing(_) => None,
+        }
     }
 
     pub(super) fn is_parked(&self) -> bool {
@@ -122,10 +181,18 @@ impl OpenSlot {
 pub struct Lane {
     pub(super) fence: FencedLane,
     pub(super) next_nonce: AccountNonce,
-    pub(super) state: LaneState,
+    pub(super) mode: LaneMode,
+    /// A mode on its way into the ledger: what is read before it got there is old.
+    pub(super) ordered: Option<LaneMode>,
+    /// The signer has too little for gas; open slots are kept and sent again.
+    pub(super) out_of_funds: bool,
     pub(super) slots: BTreeMap<AccountNonce, OpenSlot>,
+    /// Closed slots that a reorg could still reopen.
+    pub(super) unfinal: BTreeMap<AccountNonce, Unfinal>,
     pub(super) forming: Option<Forming>,
     pub(super) resting_until_ms: u64,
+    /// Slots that must be looked up before a thawing lane is active again.
+    pub(super) thawing: BTreeSet<AccountNonce>,
 }
 
 impl Lane {
@@ -134,9 +201,19 @@ impl Lane {
         self.fence.signer
     }
 
-    /// Whether it may be used.
-    pub fn state(&self) -> LaneState {
-        self.state
+    /// What was decided about it.
+    pub fn mode(&self) -> LaneMode {
+        self.mode
+    }
+
+    /// Whether the signer has too little for gas, as far as nodes said.
+    pub fn is_out_of_funds(&self) -> bool {
+        self.out_of_funds
+    }
+
+    /// Whether it takes batches.
+    pub fn is_usable(&self) -> bool {
+        takes_batches(self.mode) && !self.out_of_funds
     }
 
     /// How many slots are open.
@@ -144,7 +221,12 @@ impl Lane {
         self.slots.len()
     }
 
-    /// When the oldest open slot was opened.
+    /// How many closed slots are not final yet.
+    pub fn unfinal_slots(&self) -> usize {
+        self.unfinal.len()
+    }
+
+    /// When the oldest open slot was opened, or read from the ledger.
     pub fn oldest_open_ms(&self) -> Option<u64> {
         self.slots.values().map(|slot| slot.opened_ms).min()
     }
@@ -155,9 +237,7 @@ impl Lane {
 
     /// Whether the lane can take a batch now, and whether it is otherwise idle.
     pub(super) fn room(&self, depth: usize, now_ms: u64) -> Option<Room> {
-        let usable = self.state == LaneState::Active
-            && self.forming.is_none()
-            && now_ms >= self.resting_until_ms;
+        let usable = self.is_usable() && self.forming.is_none() && now_ms >= self.resting_until_ms;
         if !usable || self.slots.len() >= depth {
             return None;
         }
@@ -169,25 +249,16 @@ impl Lane {
     }
 
     pub(super) fn start_forming(&mut self, batch: u64, payments: Vec<Queued>) {
-        self.forming = Some(Forming { batch, payments });
+        self.forming = Some(Forming {
+            batch,
+            payments,
+            stage: Stage::Reading,
+        });
     }
 
-    pub(super) fn attempts_in(&self, transactions: &[B256]) -> Vec<(SlotId, Vec<B256>)> {
-        let mut found = Vec::new();
-        for (nonce, slot) in self.slots.iter().filter(|(_, slot)| slot.is_unmined()) {
-            let mined = slot
-                .attempts
-                .iter()
-                .map(|attempt| attempt.hash)
-                .find(|hash| transactions.contains(hash));
-            found.extend(mined.map(|hash| (self.slot_id(*nonce), vec![hash])));
-        }
-        found
-    }
-
-    /// Whether this slot, under this holding, is what the lane's forming batch waits for.
-    pub(super) fn awaits(&self, fence: FencedLane, id: SlotId) -> bool {
-        self.fence == fence && self.next_nonce == id.nonce && self.forming.is_some()
+    /// Whether this slot is what the lane's forming batch waits for.
+    pub(super) fn awaits(&self, id: SlotId) -> bool {
+        self.next_nonce == id.nonce && self.forming.is_some()
     }
 
     pub(super) fn slot_id(&self, nonce: AccountNonce) -> SlotId {
@@ -199,40 +270,62 @@ impl Lane {
     }
 }
 
-/// What [`Core::attend_slots`] decides for a slot.
+/// What [`super::Core::attend_slots`] decides for a slot.
 pub(super) enum Care {
-    LookUp(Vec<B256>),
+    LookUp,
+    Glance,
     Rebroadcast(Attempt),
     Add(AttemptKind),
 }
 
+/// What a slot must know of its lane and its network to know what it needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings {
+    pub(super) heads_lane: bool,
+    pub(super) mode: LaneMode,
+    pub(super) flashblocks: bool,
+    pub(super) interval: u64,
+    pub(super) now_ms: u64,
+}
+
 impl OpenSlot {
-    pub(super) fn attend(
-        &mut self,
-        heads_lane: bool,
-        frozen: bool,
-        interval: u64,
-        now_ms: u64,
-    ) -> Vec<Care> {
+    pub(super) fn attend(&mut self, around: Surroundings) -> Vec<Care> {
+        let Surroundings {
+            heads_lane,
+            interval,
+            now_ms,
+            ..
+        } = around;
         let since = |then: u64| now_ms.saturating_sub(then);
+        let stopped = matches!(around.mode, LaneMode::Frozen | LaneMode::Thawing);
         let mut care = Vec::new();
-        if (heads_lane || frozen) && since(self.lookup_ms) >= Schedule::LOOK_UP * interval {
+        if (heads_lane || stopped) && since(self.lookup_ms) >= Schedule::LOOK_UP * interval {
             self.lookup_ms = now_ms;
-            care.push(Care::LookUp(self.hashes()));
+            care.push(Care::LookUp);
         }
-        let Phase::Sent { acknowledged } = self.phase else {
+        let (Phase::Sent { acknowledged }, Adding::No) = (&self.phase, &self.adding) else {
             return care;
         };
-        if frozen {
+        if around.flashblocks && since(self.glance_ms) >= Schedule::GLANCE_MS {
+            self.glance_ms = now_ms;
+            care.push(Care::Glance);
+        }
+        if stopped {
             return care;
         }
+        let acknowledged = *acknowledged;
         let heading_since = match self.heading_since_ms {
             Some(since) => since,
             None if heads_lane => *self.heading_since_ms.insert(now_ms),
             None => now_ms,
         };
         let age = since(heading_since) / interval.max(1);
-        if let Some(kind) = self.due_attempt(age, since(self.broadcast_ms) >= interval) {
+        let rested = since(self.broadcast_ms) >= interval;
+        let due = match around.mode {
+            LaneMode::Rescuing if !self.is_parked() => Some(AttemptKind::NoOp),
+            _ => self.due_attempt(age, rested),
+        };
+        if let Some(kind) = due {
             self.replacements += 1;
             care.push(Care::Add(kind));
             return care;

@@ -1,30 +1,49 @@
 //! The settlement engine as a deterministic state machine: events in, effects out, time passed in.
 //!
 //! Everything that decides about money is here: what goes into a batch, which nonce it gets, when bytes are sent
-//! again or outbid, and what a receipt means for each payment. No async, no I/O, no clock. The shell in
-//! [`crate::engine`] carries effects out and reports back.
+//! again or outbid, what a receipt means for each payment, and what a reorg takes back. No async, no I/O, no clock. The
+//! shell in [`crate::engine`] carries effects out and reports back.
 
+mod ancestry;
 mod batch;
+mod budget;
+mod chain;
 mod event;
 mod lane;
 mod mined;
+mod open;
+mod orders;
+mod rules;
 mod slots;
+mod unfinal;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alloy_primitives::Address;
-use teller_domain::{ChainId, Fees, Reason, Refusal, SettlementId, SettlementState, UnixSeconds};
-
-pub use batch::{BatchLimits, Queue, Queued, gas_limit};
-pub use event::{
-    Again, BlockSummary, Certainty, Effect, Event, Finding, Log, Mined, RecoveredLane,
-    RecoveredSlot, Sent,
+use teller_domain::{
+    ChainId, Fees, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState,
+    UnixSeconds,
 };
-pub use lane::{Lane, LaneState, Schedule};
+
+use ancestry::Ancestry;
+pub use batch::{BatchLimits, Queue, Queued, gas_limit};
+pub use budget::Budgets;
+pub use event::{
+    Again, BlockSummary, Effect, Event, Finding, Log, Mined, Place, RecoveredLane, RecoveredSlot,
+    Sent, Sighting, ToSign,
+};
+pub use lane::{Lane, Schedule};
 pub use mined::Outcomes;
+pub use rules::Rule;
+
+/// How long accepted payments wait for a lane of this process to become usable before others may have them.
+const RELEASE_AFTER_MS: u64 = 2_000;
+
+/// How many batches a usable lane likes to have waiting.
+const BATCHES_AHEAD: usize = 4;
 
 /// What the core must know of a network.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct CoreConfig {
     /// The network.
     pub chain: ChainId,
@@ -39,6 +58,10 @@ pub struct CoreConfig {
     pub cutoff_seconds: u64,
     /// Tip and ceiling.
     pub fees: teller_chain::FeePolicy,
+    /// What gas may cost in all.
+    pub budgets: Budgets,
+    /// Whether there are endpoints that show Flashblocks.
+    pub flashblocks: bool,
 }
 
 /// The newest sealed block, as far as the core cares.
@@ -57,11 +80,19 @@ pub struct Core {
     lanes: BTreeMap<Address, Lane>,
     /// Every payment in the queue, in a forming batch or in a slot: an announcement of one of these is an echo.
     known: HashSet<SettlementId>,
+    /// Those whose outcome is being committed without a slot, and under which lane's fence.
+    ending: HashMap<SettlementId, FencedLane>,
     head: Option<Head>,
+    ancestry: Ancestry,
+    levels: unfinal::Heights,
+    spending: teller_store::Spending,
     tip: u128,
+    draining: bool,
+    unusable_since_ms: Option<u64>,
     effects: Vec<Effect>,
     batches: u64,
     unsound_attempts: u64,
+    rules: rules::Rules,
 }
 
 impl Core {
@@ -72,12 +103,25 @@ impl Core {
             queue: Queue::default(),
             lanes: BTreeMap::new(),
             known: HashSet::new(),
+            ending: HashMap::new(),
             head: None,
+            ancestry: Ancestry::default(),
+            levels: unfinal::Heights::default(),
+            spending: teller_store::Spending::default(),
             tip: 0,
+            draining: false,
+            unusable_since_ms: None,
             effects: Vec::new(),
             batches: 0,
             unsound_attempts: 0,
+            rules: rules::Rules::default(),
         }
+    }
+
+    /// Breaks one safety rule, to show that the simulation notices.
+    #[cfg(test)]
+    pub fn switch_off(&mut self, rule: Rule) {
+        self.rules = rules::Rules::without(rule);
     }
 
     /// Takes in events at monotonic time `now_ms` and answers what must be done about them, in order.
@@ -85,7 +129,9 @@ impl Core {
         for event in events {
             self.hear(event, now_ms);
         }
+        self.take_back_orphans();
         self.expire(now_ms);
+        self.release_queue(now_ms);
         self.form_batches(now_ms);
         self.attend_slots(now_ms);
         std::mem::take(&mut self.effects)
@@ -96,27 +142,52 @@ impl Core {
             Event::Accepted(payments) => self.on_accepted(payments, now_ms),
             Event::LaneClaimed(lane) => self.on_lane_claimed(lane, now_ms),
             Event::LaneLost { fence } => self.on_lane_lost(fence),
+            Event::ModeRead { fence, mode } => self.on_mode_read(fence, mode, now_ms),
             Event::CodeRead {
                 signer,
                 batch,
                 with_code,
-            } => self.on_code_read(signer, batch, &with_code, now_ms),
+                refused,
+            } => self.on_code_read(signer, batch, &with_code, &refused, now_ms),
             Event::CodeUnread { signer, batch } => self.on_code_unread(signer, batch, now_ms),
-            Event::SlotOpened { fence, id, attempt } => {
-                self.on_slot_opened(fence, id, attempt, now_ms)
-            }
+            Event::Signed { fence, id, attempt } => self.on_signed(fence, id, attempt, now_ms),
+            Event::SlotOpened { fence, id } => self.on_slot_opened(fence, id, now_ms),
             Event::PaymentsMoved { fence, id, moved } => {
                 self.on_payments_moved(fence, id, &moved, now_ms)
             }
-            Event::AttemptAdded { id, attempt } => self.on_attempt_added(id, attempt, now_ms),
+            Event::AttemptAdded { fence, id } => self.on_attempt_added(fence, id, now_ms),
             Event::Sent { id, hash, outcome } => self.on_sent(id, hash, outcome, now_ms),
+            Event::Ancestry(headers) => self.on_ancestry(headers),
             Event::Block(block) => self.on_block(&block, now_ms),
-            Event::Found { id, mined } => self.on_found(id, mined),
-            Event::NotFound { id, sealed_nonce } => self.on_not_found(id, sealed_nonce, now_ms),
-            Event::Investigated { id, findings } => self.on_investigated(id, findings),
-            Event::SlotClosed { id } => self.on_slot_closed(id, now_ms),
+            Event::Reorg { from } => self.on_reorg(from),
+            Event::Levels { safe, finalized } => self.on_levels(safe, finalized),
+            Event::Found { id, mined } => self.on_found(id, mined, now_ms),
+            Event::LookedUp {
+                id,
+                asked,
+                sightings,
+                endpoints,
+            } => self.on_looked_up(id, asked, sightings, endpoints, now_ms),
+            Event::Investigated {
+                id,
+                block,
+                findings,
+            } => self.on_investigated(id, block, findings, now_ms),
+            Event::SlotClosed { fence, id } => self.on_slot_closed(fence, id, now_ms),
+            Event::BlocksChecked {
+                fence,
+                canonical,
+                orphaned,
+            } => self.on_blocks_checked(fence, &canonical, &orphaned, now_ms),
+            Event::LevelsRaised {
+                fence,
+                nonces,
+                level,
+            } => self.on_levels_raised(fence, &nonces, level),
             Event::AcceptedResolved { ids } => self.forget(&ids),
+            Event::Spent(spending) => self.spending = spending,
             Event::Tip(tip) => self.tip = tip,
+            Event::Drain => self.draining = true,
             Event::Tick => {}
         }
     }
@@ -129,6 +200,24 @@ impl Core {
     /// Payments that wait for a slot.
     pub fn queue_depth(&self) -> usize {
         self.queue.len()
+    }
+
+    /// How many more accepted payments this process could make use of: none without a usable lane.
+    pub fn appetite(&self) -> usize {
+        if self.draining {
+            return 0;
+        }
+        let usable = self.lanes.values().filter(|lane| lane.is_usable()).count();
+        usable
+            .saturating_mul(BATCHES_AHEAD)
+            .saturating_mul(self.config.limits.max_items)
+            .saturating_sub(self.queue.len())
+    }
+
+    /// A moment from which on payments are too late for a new slot; `None` before the first block.
+    pub fn cutoff(&self, now_ms: u64) -> Option<UnixSeconds> {
+        self.chain_time(now_ms)
+            .map(|time| time.plus(self.config.cutoff_seconds))
     }
 
     /// The lanes, for metrics and readers.
@@ -148,6 +237,13 @@ impl Core {
 
     fn emit(&mut self, effect: Effect) {
         self.effects.push(effect);
+    }
+
+    /// The lane, if it is still held as it was when the effect was asked for.
+    fn lane_mut(&mut self, fence: FencedLane) -> Option<&mut Lane> {
+        self.lanes
+            .get_mut(&fence.signer)
+            .filter(|lane| lane.fence == fence)
     }
 
     /// The chain's time, carried on from the newest block; `None` before the first.
@@ -174,88 +270,120 @@ impl Core {
     fn forget(&mut self, ids: &[SettlementId]) {
         for id in ids {
             self.known.remove(id);
-        }
-    }
-
-    fn on_block(&mut self, block: &BlockSummary, now_ms: u64) {
-        self.head = Some(Head {
-            timestamp: block.timestamp,
-            base_fee: block.base_fee,
-            seen_ms: now_ms,
-        });
-        let mut lookups = Vec::new();
-        for lane in self.lanes.values() {
-            lookups.extend(lane.attempts_in(&block.transactions));
-        }
-        if !lookups.is_empty() {
-            self.emit(Effect::FindReceipts {
-                lookups,
-                certainty: Certainty::InBlock,
-            });
+            self.ending.remove(id);
         }
     }
 
     /// Ends what cannot be settled in time any more, or not at the price that the operator allows.
     fn expire(&mut self, now_ms: u64) {
-        let (Some(head), Some(time)) = (self.head, self.chain_time(now_ms)) else {
+        let Some(cutoff) = self.cutoff(now_ms) else {
             return;
         };
-        let cutoff = time.plus(self.config.cutoff_seconds);
+        // Without a lane this process ends nothing: whoever has one does.
+        let Some(fence) = self.lanes.values().map(|lane| lane.fence).next() else {
+            return;
+        };
         let late = self.queue.take_expiring(cutoff);
-        let too_dear = self.config.fees.exceeds_ceiling(head.base_fee);
-        self.end_late(&late, too_dear);
+        self.end_late(fence, &late);
     }
 
-    fn end_late(&mut self, late: &[Queued], too_dear: bool) {
+    fn end_late(&mut self, fence: FencedLane, late: &[Queued]) {
         if late.is_empty() {
             return;
         }
-        let state = if too_dear {
-            let detail = "the base fee stayed above the operator's ceiling until the deadline";
-            SettlementState::Failed {
-                refusal: Refusal::new(Reason::FeeCeilingExceeded, detail),
-                transaction: None,
-            }
-        } else {
-            SettlementState::Expired
-        };
         let resolutions = late
             .iter()
-            .map(|payment| (payment.id, state.clone()))
+            .map(|queued| (queued.id, self.why_late(queued)))
             .collect();
-        self.emit(Effect::ResolveAccepted(resolutions));
+        self.resolve_accepted(fence, resolutions);
+    }
+
+    fn why_late(&self, queued: &Queued) -> SettlementState {
+        let failed = |reason, detail| SettlementState::Failed {
+            refusal: Refusal::new(reason, detail),
+            transaction: None,
+        };
+        if self.is_too_dear() {
+            let detail = "the base fee stayed above the operator's ceiling until the deadline";
+            return failed(Reason::FeeCeilingExceeded, detail);
+        }
+        if !self.config.budgets.allow(&self.spending, &queued.tenant) {
+            let detail = "the budget for gas was spent until the deadline";
+            return failed(Reason::GasBudgetExceeded, detail);
+        }
+        SettlementState::Expired
+    }
+
+    fn is_too_dear(&self) -> bool {
+        self.head
+            .is_some_and(|head| self.config.fees.exceeds_ceiling(head.base_fee))
+    }
+
+    fn resolve_accepted(
+        &mut self,
+        fence: FencedLane,
+        resolutions: Vec<(SettlementId, SettlementState)>,
+    ) {
+        self.ending
+            .extend(resolutions.iter().map(|(id, _)| (*id, fence)));
+        self.emit(Effect::ResolveAccepted { fence, resolutions });
+    }
+
+    /// Without a usable lane for a while, the queue goes back to the ledger: another process may have one.
+    fn release_queue(&mut self, now_ms: u64) {
+        let usable = !self.draining && self.lanes.values().any(Lane::is_usable);
+        if usable || self.queue.is_empty() {
+            self.unusable_since_ms = None;
+            return;
+        }
+        let since = *self.unusable_since_ms.get_or_insert(now_ms);
+        let waited = now_ms.saturating_sub(since) >= RELEASE_AFTER_MS;
+        if !(waited || self.draining) {
+            return;
+        }
+        let released: Vec<SettlementId> =
+            self.queue.drain().iter().map(|queued| queued.id).collect();
+        self.forget(&released);
+        self.emit(Effect::ReleaseQueued(released));
     }
 
     /// Gives every lane that has room a batch, if there is one worth sending.
     fn form_batches(&mut self, now_ms: u64) {
-        let Some(head) = self.head else { return };
-        if self.config.fees.exceeds_ceiling(head.base_fee) {
+        let Some(fees) = self.initial_fees() else {
+            return;
+        };
+        if self.draining || self.is_too_dear() {
             return;
         }
-        let signers: Vec<Address> = self.lanes.keys().copied().collect();
-        for signer in signers {
-            let Some(lane) = self.lanes.get_mut(&signer) else {
-                continue;
-            };
+        let budgets = &self.config.budgets;
+        let within = self
+            .config
+            .limits
+            .within(budgets.per_transaction, fees.max_fee_per_gas);
+        let Some(limits) = within else { return };
+        for lane in self.lanes.values_mut() {
             let Some(room) = lane.room(self.config.depth, now_ms) else {
                 continue;
             };
-            let Some(payments) = self.queue.take_batch(&self.config.limits, room, now_ms) else {
+            let spending = &self.spending;
+            let affordable = |queued: &Queued| budgets.allow(spending, &queued.tenant);
+            let Some(payments) = self.queue.take_batch(&limits, room, now_ms, affordable) else {
                 continue;
             };
             self.batches += 1;
-            let payers = payments
-                .iter()
-                .map(|queued| (queued.id, queued.payment.key.payer))
-                .collect();
-            lane.start_forming(self.batches, payments);
+            lane.start_forming(self.batches, payments.clone());
             self.effects.push(Effect::ReadCode {
-                signer,
+                signer: lane.signer(),
                 batch: self.batches,
-                payers,
+                payments,
             });
         }
     }
+}
+
+/// Whether a lane in this mode opens slots.
+fn takes_batches(mode: LaneMode) -> bool {
+    mode == LaneMode::Active
 }
 
 #[cfg(test)]

@@ -1,269 +1,103 @@
-//! What happens to lanes and slots until something is mined; [`super::mined`] takes it from there.
+//! What happens to open slots until something is mined in them: sending, outbidding, parking, looking up.
 
-use std::collections::BTreeMap;
-
-use alloy_primitives::{Address, B256};
 use teller_domain::invariants::attempts_are_sound;
 use teller_domain::{
-    AccountNonce, Attempt, AttemptKind, FencedLane, SettlementId, SlotId, UnixSeconds,
+    Attempt, AttemptKind, Fees, FencedLane, LaneMode, Reason, Refusal, Resolution, SettlementState,
+    SlotEnd, SlotId,
 };
 
-use super::event::{Again, Certainty};
-use super::lane::{Care, Forming, Lane, LaneState, OpenSlot, Phase};
-use super::mined::payer_has_code;
-use super::{Core, Effect, RecoveredLane, RecoveredSlot, Sent, gas_limit};
+use super::lane::{Adding, Care, Ending, OpenSlot, Phase, Surroundings};
+use super::rules::Rule;
+use super::{Again, Core, Effect, Place, Sent, Sighting, ToSign};
 
-/// How long a lane rests after its payers could not be read.
-const UNREAD_PAUSE_MS: u64 = 250;
+/// Looks, at least a block interval apart, that must agree before a lane is frozen.
+const FOREIGN_USE_LOOKS: u32 = 2;
 
-/// Look-ups that must agree before a lane is frozen.
-const FOREIGN_USE_WITNESSES: u32 = 2;
+/// Endpoints that must agree on a foreign use, where so many are configured.
+const WITNESSES: usize = 2;
 
 impl Core {
-    pub(super) fn on_lane_claimed(&mut self, recovered: RecoveredLane, now_ms: u64) {
-        self.drop_lane(recovered.fence.signer);
-        let mut slots = BTreeMap::new();
-        let mut lookups = Vec::new();
-        for RecoveredSlot {
-            id,
-            attempts,
-            payments,
-        } in recovered.slots
-        {
-            self.known.extend(payments.iter().map(|queued| queued.id));
-            self.queue.remove(&payments);
-            let slot = OpenSlot::new(payments, attempts, Phase::Recovered, now_ms);
-            lookups.push((id, slot.hashes()));
-            slots.insert(id.nonce, slot);
-        }
-        let lane = Lane {
-            fence: recovered.fence,
-            next_nonce: recovered.next_nonce,
-            state: LaneState::Active,
-            slots,
-            forming: None,
-            resting_until_ms: 0,
-        };
-        self.lanes.insert(lane.signer(), lane);
-        if !lookups.is_empty() {
-            self.emit(Effect::FindReceipts {
-                lookups,
-                certainty: Certainty::Unknown,
-            });
-        }
-    }
-
-    /// Nothing that was thought of the lane is certain any more: the ledger says what is. Payments that are accepted
-    /// are announced again by the shell.
-    pub(super) fn on_lane_lost(&mut self, fence: FencedLane) {
-        let signer = fence.signer;
-        if self
-            .lanes
-            .get(&signer)
-            .is_none_or(|lane| lane.fence != fence)
-        {
-            return;
-        }
-        self.drop_lane(signer);
-        self.emit(Effect::ReclaimLane { signer });
-    }
-
-    fn drop_lane(&mut self, signer: Address) {
-        let Some(lane) = self.lanes.remove(&signer) else {
-            return;
-        };
-        let forming = lane
-            .forming
-            .into_iter()
-            .flat_map(|forming| forming.payments);
-        let in_slots = lane.slots.into_values().flat_map(|slot| slot.payments);
-        for queued in forming.chain(in_slots) {
-            self.known.remove(&queued.id);
-        }
-    }
-
-    pub(super) fn on_code_unread(&mut self, signer: Address, batch: u64, now_ms: u64) {
-        let Some(lane) = self.lanes.get_mut(&signer) else {
-            return;
-        };
-        if lane
-            .forming
-            .as_ref()
-            .is_none_or(|forming| forming.batch != batch)
-        {
-            return;
-        }
-        lane.resting_until_ms = now_ms.saturating_add(UNREAD_PAUSE_MS);
-        let payments = lane
-            .forming
-            .take()
-            .map(|forming| forming.payments)
-            .unwrap_or_default();
-        for queued in payments {
-            self.queue.push(queued, now_ms);
-        }
-    }
-
-    pub(super) fn on_code_read(
-        &mut self,
-        signer: Address,
-        batch: u64,
-        with_code: &[SettlementId],
-        now_ms: u64,
-    ) {
-        let Some(lane) = self.lanes.get_mut(&signer) else {
-            return;
-        };
-        let Some(forming) = lane
-            .forming
-            .as_mut()
-            .filter(|forming| forming.batch == batch)
-        else {
-            return;
-        };
-        if !with_code.is_empty() {
-            forming
-                .payments
-                .retain(|queued| !with_code.contains(&queued.id));
-            let resolutions = with_code.iter().map(|id| (*id, payer_has_code())).collect();
-            self.emit(Effect::ResolveAccepted(resolutions));
-        }
-        self.open_slot(signer, now_ms);
-    }
-
-    pub(super) fn on_payments_moved(
-        &mut self,
-        fence: FencedLane,
-        id: SlotId,
-        moved: &[SettlementId],
-        now_ms: u64,
-    ) {
-        let Some(lane) = self
-            .lanes
-            .get_mut(&id.signer)
-            .filter(|lane| lane.awaits(fence, id))
-        else {
-            return;
-        };
-        moved.iter().for_each(|payment| {
-            self.known.remove(payment);
-        });
-        if let Some(forming) = lane.forming.as_mut() {
-            forming
-                .payments
-                .retain(|queued| !moved.contains(&queued.id));
-        }
-        self.open_slot(id.signer, now_ms);
-    }
-
-    /// Asks for the slot of the lane's forming batch, if anything is left of it that can still be settled in time.
-    fn open_slot(&mut self, signer: Address, now_ms: u64) {
-        let cutoff = self
-            .chain_time(now_ms)
-            .unwrap_or_default()
-            .plus(self.config.cutoff_seconds);
-        let mut late = Vec::new();
-        if let Some(forming) = self
-            .lanes
-            .get_mut(&signer)
-            .and_then(|lane| lane.forming.as_mut())
-        {
-            late = forming
-                .payments
-                .extract_if(.., |queued| queued.payment.valid_before <= cutoff)
-                .collect();
-        }
-        self.end_late(&late, false);
-        let fees = self.initial_fees();
-        let Some(lane) = self.lanes.get_mut(&signer) else {
-            return;
-        };
-        let Some(forming) = &lane.forming else { return };
-        let (false, Some(fees)) = (forming.payments.is_empty(), fees) else {
-            lane.forming = None;
-            return;
-        };
-        let effect = Effect::OpenSlot {
-            fence: lane.fence,
-            id: lane.slot_id(lane.next_nonce),
-            gas_limit: gas_limit(forming.payments.len()).min(self.config.limits.max_gas),
-            payments: forming.payments.clone(),
-            fees,
-        };
-        self.emit(effect);
-    }
-
-    pub(super) fn on_slot_opened(
+    pub(super) fn on_signed(
         &mut self,
         fence: FencedLane,
         id: SlotId,
         attempt: Attempt,
         now_ms: u64,
     ) {
-        let Some(lane) = self
-            .lanes
-            .get_mut(&id.signer)
-            .filter(|lane| lane.awaits(fence, id))
+        let adds = self.lane_mut(fence).and_then(|lane| {
+            let slot = lane.slots.get_mut(&id.nonce)?;
+            matches!(slot.adding, Adding::Signing).then_some(slot)
+        });
+        let Some(slot) = adds else {
+            return self.on_batch_signed(fence, id, attempt, now_ms);
+        };
+        slot.adding = Adding::Committing(attempt.clone());
+        if !self.rules.hold(Rule::CommitBeforeSend) {
+            self.emit(Effect::Broadcast {
+                id,
+                attempt: attempt.clone(),
+                again: Again::Outbid,
+            });
+        }
+        self.emit(Effect::AddAttempt { fence, id, attempt });
+    }
+
+    pub(super) fn on_attempt_added(&mut self, fence: FencedLane, id: SlotId, now_ms: u64) {
+        let Some(slot) = self
+            .lane_mut(fence)
+            .and_then(|lane| lane.slots.get_mut(&id.nonce))
         else {
             return;
         };
-        let Some(Forming { mut payments, .. }) = lane.forming.take() else {
-            return;
-        };
-        payments
-            .iter_mut()
-            .for_each(|queued| queued.tries = queued.tries.saturating_add(1));
-        lane.next_nonce = id.nonce.next();
-        let slot = OpenSlot::new(
-            payments,
-            vec![attempt.clone()],
-            Phase::Sent {
-                acknowledged: false,
-            },
-            now_ms,
-        );
-        lane.slots.insert(id.nonce, slot);
-        self.emit(Effect::Broadcast {
-            id,
-            attempt,
-            again: Again::First,
-        });
-    }
-
-    pub(super) fn on_attempt_added(&mut self, id: SlotId, attempt: Attempt, now_ms: u64) {
-        let Some(slot) = self.slot_mut(id) else {
+        let Adding::Committing(attempt) = std::mem::replace(&mut slot.adding, Adding::No) else {
             return;
         };
         slot.attempts.push(attempt.clone());
-        let (sound, unmined) = (attempts_are_sound(&slot.attempts), slot.is_unmined());
-        self.unsound_attempts += u64::from(!sound);
-        let Some(slot) = self.slot_mut(id).filter(|_| unmined) else {
-            return;
-        };
-        slot.phase = Phase::Sent {
-            acknowledged: false,
-        };
-        slot.broadcast_ms = now_ms;
-        self.emit(Effect::Broadcast {
-            id,
-            attempt,
-            again: Again::Outbid,
-        });
+        let sends = slot.is_unmined() && !matches!(slot.phase, Phase::Verifying { .. });
+        if sends {
+            slot.phase = Phase::Sent {
+                acknowledged: false,
+            };
+            slot.broadcast_ms = now_ms;
+        }
+        self.judge_attempts(id);
+        if sends {
+            self.emit(Effect::Broadcast {
+                id,
+                attempt,
+                again: Again::Outbid,
+            });
+        }
     }
 
-    pub(super) fn on_sent(&mut self, id: SlotId, hash: B256, outcome: Sent, now_ms: u64) {
+    pub(super) fn judge_attempts(&mut self, id: SlotId) {
+        let sound = self
+            .slot_mut(id)
+            .is_none_or(|slot| attempts_are_sound(&slot.attempts));
+        self.unsound_attempts += u64::from(!sound);
+    }
+
+    pub(super) fn on_sent(
+        &mut self,
+        id: SlotId,
+        hash: alloy_primitives::B256,
+        outcome: Sent,
+        now_ms: u64,
+    ) {
+        let lenient = self.rules.hold(Rule::UnknownIsNotFailed);
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
             return;
         };
-        let Some(slot) = lane.slots.get_mut(&id.nonce) else {
+        let Some(slot) = lane
+            .slots
+            .get_mut(&id.nonce)
+            .filter(|slot| matches!(slot.phase, Phase::Sent { .. }))
+        else {
             return;
         };
-        if !matches!(slot.phase, Phase::Sent { .. }) {
-            return;
-        }
-        match (&outcome, lane.state) {
-            (Sent::InsufficientFunds, LaneState::Active) => lane.state = LaneState::OutOfFunds,
-            (Sent::Accepted, LaneState::OutOfFunds) => lane.state = LaneState::Active,
+        match outcome {
+            Sent::InsufficientFunds => lane.out_of_funds = true,
+            Sent::Accepted => lane.out_of_funds = false,
             _ => {}
         }
         let newest = slot
@@ -272,14 +106,7 @@ impl Core {
             .is_some_and(|newest| newest.hash == hash);
         match outcome {
             Sent::Accepted => slot.phase = Phase::Sent { acknowledged: true },
-            Sent::NonceTooLow => {
-                slot.lookup_ms = now_ms;
-                let lookups = vec![(id, slot.hashes())];
-                self.emit(Effect::FindReceipts {
-                    lookups,
-                    certainty: Certainty::Unknown,
-                });
-            }
+            Sent::NonceTooLow => self.look_up(id, now_ms),
             Sent::Underpriced => slot.underpriced |= newest,
             Sent::GasTooHigh => {
                 let half = slot.payments.len() / 2;
@@ -288,19 +115,52 @@ impl Core {
                     .for_each(|queued| queued.company = half.max(1));
                 self.add_attempt(id, AttemptKind::NoOp);
             }
+            Sent::Unknown if !lenient => self.abandon(id, |_| {
+                Resolution::Resolved(SettlementState::Failed {
+                    refusal: Refusal::new(Reason::TransactionFailed, "not sent"),
+                    transaction: None,
+                })
+            }),
             Sent::InsufficientFunds | Sent::Unknown => {}
         }
     }
 
-    /// Commits a further attempt that outbids the newest, unless the operator's ceiling forbids it.
-    fn add_attempt(&mut self, id: SlotId, kind: AttemptKind) {
-        let (config, tip) = (self.config, self.tip);
+    /// Closes a slot without evidence: what the engine never does, and a broken rule of a test would.
+    fn abandon(&mut self, id: SlotId, resolve: impl Fn(&super::Queued) -> Resolution) {
+        let Some(block) = self.ancestry.newest() else {
+            return;
+        };
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        let payments = slot.payments.iter();
+        let resolutions = payments
+            .map(|queued| (queued.id, resolve(queued)))
+            .collect();
+        let end = Ending {
+            end: SlotEnd::Foreign,
+            block,
+            carried: false,
+        };
+        self.close_slot(id, &end, resolutions, Vec::new());
+    }
+
+    /// Asks for a further attempt that outbids the newest, unless the operator's ceiling forbids it.
+    pub(super) fn add_attempt(&mut self, id: SlotId, kind: AttemptKind) {
+        let (fees, tip) = (self.config.fees, self.tip);
+        let budget = self.config.budgets.per_transaction;
         let base_fee = self.head.map_or(0, |head| head.base_fee);
+        let eighth = self.rules.hold(Rule::OutbidByAnEighth);
+        let same = self.rules.hold(Rule::SameCalldata);
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
             return;
         };
         let fence = lane.fence;
-        let Some(slot) = lane.slots.get_mut(&id.nonce) else {
+        let Some(slot) = lane
+            .slots
+            .get_mut(&id.nonce)
+            .filter(|slot| matches!(slot.adding, Adding::No))
+        else {
             return;
         };
         let (Some(original), Some(newest)) = (slot.attempts.first().cloned(), slot.attempts.last())
@@ -308,83 +168,178 @@ impl Core {
             return;
         };
         let policy = match kind {
-            AttemptKind::Batch => config.fees,
+            AttemptKind::Batch => fees,
             // A gap in the nonces stops the whole lane: closing it is worth 21,000 gas at any price.
-            AttemptKind::NoOp => config.fees.without_ceiling(),
+            AttemptKind::NoOp => fees.without_ceiling(),
         };
-        let Some(fees) = policy.replacement(newest.fees, base_fee, tip) else {
+        let Some(mut fees) = policy.replacement(newest.fees, base_fee, tip) else {
             return;
         };
-        slot.phase = Phase::Adding;
+        let dear = budget.is_some_and(|budget| {
+            let cost = alloy_primitives::U256::from(fees.max_fee_per_gas)
+                .saturating_mul(alloy_primitives::U256::from(original.gas_limit));
+            cost > budget.0
+        });
+        if kind == AttemptKind::Batch && dear {
+            return;
+        }
+        if !eighth {
+            fees = raised_too_little(newest.fees);
+        }
+        slot.adding = Adding::Signing;
         slot.underpriced = false;
-        self.emit(Effect::AddAttempt {
+        let gas_limit = original.gas_limit;
+        let what = match kind {
+            AttemptKind::NoOp => ToSign::NoOp,
+            AttemptKind::Batch if same => ToSign::Outbid(original),
+            AttemptKind::Batch => ToSign::Batch(slot.payments.iter().skip(1).cloned().collect()),
+        };
+        self.emit(Effect::Sign {
             fence,
             id,
-            kind,
+            what,
+            gas_limit,
             fees,
-            original,
         });
+        if kind == AttemptKind::NoOp && !self.rules.hold(Rule::ReleaseOnClose) {
+            self.abandon(id, |_| Resolution::Requeued);
+        }
     }
 
-    pub(super) fn on_not_found(&mut self, id: SlotId, sealed_nonce: AccountNonce, now_ms: u64) {
-        let cutoff = self.cutoff();
-        let interval = self.config.block_interval_ms;
-        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+    /// Asks every endpoint about a slot.
+    pub(super) fn look_up(&mut self, id: SlotId, now_ms: u64) {
+        let all = self.rules.hold(Rule::AllHashes);
+        let Some(slot) = self.slot_mut(id) else {
             return;
         };
-        let Some(slot) = lane
-            .slots
-            .get_mut(&id.nonce)
-            .filter(|slot| slot.is_unmined())
-        else {
+        slot.lookup_ms = now_ms;
+        let mut hashes = slot.hashes();
+        if !all {
+            hashes = hashes.pop().into_iter().collect();
+        }
+        self.emit(Effect::LookUp { id, hashes });
+    }
+
+    pub(super) fn on_looked_up(
+        &mut self,
+        id: SlotId,
+        asked: usize,
+        sightings: Vec<Sighting>,
+        endpoints: usize,
+        now_ms: u64,
+    ) {
+        let complete = asked >= self.slot_mut(id).map_or(0, |slot| slot.attempts.len())
+            || !self.rules.hold(Rule::AllHashes);
+        let careful = self.rules.hold(Rule::TwoWitnesses);
+        let mined: Vec<_> = sightings
+            .iter()
+            .filter_map(|sighting| sighting.mined.clone())
+            .collect();
+        for mined in mined {
+            self.on_found(id, mined, now_ms);
+        }
+        if self.slot_mut(id).is_none_or(|slot| !slot.is_unmined()) {
             return;
-        };
-        if sealed_nonce > id.nonce {
-            let apart =
-                slot.foreign_uses == 0 || now_ms.saturating_sub(slot.foreign_use_ms) >= interval;
-            if apart {
-                slot.foreign_uses += 1;
-                slot.foreign_use_ms = now_ms;
-            }
-            if slot.foreign_uses >= FOREIGN_USE_WITNESSES && lane.state != LaneState::Frozen {
-                lane.state = LaneState::Frozen;
-                self.emit(Effect::LaneFrozen {
-                    signer: id.signer,
-                    id,
-                });
+        }
+        let mut passed = sightings
+            .iter()
+            .filter(|sighting| sighting.sealed_nonce > id.nonce)
+            .peekable();
+        if passed.peek().is_none() {
+            if !sightings.is_empty() {
+                self.on_still_open(id, now_ms);
             }
             return;
         }
-        slot.foreign_uses = 0;
-        if !matches!(slot.phase, Phase::Recovered) {
+        let unknown = |sighting: &&Sighting| !sighting.known && sighting.mined.is_none();
+        let witnesses = passed.filter(unknown).count();
+        let contradicted = sightings.iter().any(|sighting| !unknown(&sighting));
+        let enough = if careful {
+            witnesses >= WITNESSES.min(endpoints) && !contradicted
+        } else {
+            witnesses > 0
+        };
+        if enough && complete {
+            let newest = sightings
+                .iter()
+                .map(|sighting| sighting.sealed)
+                .max_by_key(|block| block.number);
+            self.on_foreign_use(id, newest, now_ms);
+        }
+    }
+
+    /// The nonce is open, and nothing of the slot is mined.
+    fn on_still_open(&mut self, id: SlotId, now_ms: u64) {
+        let cutoff = self.cutoff(now_ms).unwrap_or_default();
+        let parks = self.rules.hold(Rule::ExpiredBecomesNoOp);
+        let Some(slot) = self.slot_mut(id) else {
             return;
+        };
+        slot.foreign_uses = 0;
+        let recovered = matches!(slot.phase, Phase::Recovered);
+        if recovered {
+            slot.phase = Phase::Sent {
+                acknowledged: false,
+            };
+            slot.broadcast_ms = now_ms;
         }
         let expired = slot
             .payments
             .iter()
             .all(|queued| queued.payment.valid_before <= cutoff);
-        if expired && !slot.is_parked() {
-            self.add_attempt(id, AttemptKind::NoOp);
-        } else if let Some(attempt) = slot.attempts.last().cloned() {
-            slot.phase = Phase::Sent {
-                acknowledged: false,
-            };
-            slot.broadcast_ms = now_ms;
-            self.emit(Effect::Broadcast {
+        let (parked, newest) = (slot.is_parked(), slot.attempts.last().cloned());
+        self.thawed(id);
+        let may_send = self
+            .lanes
+            .get(&id.signer)
+            .is_some_and(|lane| !matches!(lane.mode, LaneMode::Frozen | LaneMode::Thawing));
+        match newest {
+            _ if !recovered || !may_send => {}
+            _ if expired && !parked && parks => self.add_attempt(id, AttemptKind::NoOp),
+            Some(attempt) => self.emit(Effect::Broadcast {
                 id,
                 attempt,
                 again: Again::Repeat,
-            });
+            }),
+            None => {}
+        }
+    }
+
+    /// The nonce has passed and nobody knows any of the slot's hashes.
+    fn on_foreign_use(&mut self, id: SlotId, block: Option<teller_domain::BlockRef>, now_ms: u64) {
+        let interval = self.config.block_interval_ms;
+        let careful = self.rules.hold(Rule::TwoWitnesses);
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
+        let (fence, mode) = (lane.fence, lane.mode);
+        let Some(slot) = lane.slots.get_mut(&id.nonce) else {
+            return;
+        };
+        let apart =
+            slot.foreign_uses == 0 || now_ms.saturating_sub(slot.foreign_use_ms) >= interval;
+        if apart {
+            slot.foreign_uses += 1;
+            slot.foreign_use_ms = now_ms;
+        }
+        if careful && slot.foreign_uses < FOREIGN_USE_LOOKS {
+            return;
+        }
+        match (mode, block) {
+            (LaneMode::Thawing, Some(block)) => self.close_foreign(id, block),
+            (LaneMode::Frozen | LaneMode::Thawing, _) => {}
+            (LaneMode::Active | LaneMode::Draining | LaneMode::Rescuing, _) => {
+                self.set_mode(fence, LaneMode::Frozen, Some(id));
+            }
         }
     }
 
     /// Sends again, outbids, looks up and parks, as each slot's time comes. A frozen lane is only looked up.
     pub(super) fn attend_slots(&mut self, now_ms: u64) {
-        let interval = self.config.block_interval_ms;
+        let (interval, flashblocks) = (self.config.block_interval_ms, self.config.flashblocks);
         let mut care = Vec::new();
         for lane in self.lanes.values_mut() {
-            let frozen = lane.state == LaneState::Frozen;
-            let (chain, signer) = (lane.fence.chain, lane.fence.signer);
+            let (chain, signer, mode) = (lane.fence.chain, lane.fence.signer, lane.mode);
             let unmined = lane.slots.iter_mut().filter(|(_, slot)| slot.is_unmined());
             for (place, (nonce, slot)) in unmined.enumerate() {
                 let id = SlotId {
@@ -392,19 +347,22 @@ impl Core {
                     signer,
                     nonce: *nonce,
                 };
-                let needed = slot.attend(place == 0, frozen, interval, now_ms);
+                let around = Surroundings {
+                    heads_lane: place == 0,
+                    mode,
+                    flashblocks,
+                    interval,
+                    now_ms,
+                };
+                let needed = slot.attend(around);
                 care.extend(needed.into_iter().map(|needed| (id, needed)));
             }
         }
+        let mut glances = Vec::new();
         for (id, care) in care {
             match care {
-                Care::LookUp(hashes) => {
-                    let lookups = vec![(id, hashes)];
-                    self.emit(Effect::FindReceipts {
-                        lookups,
-                        certainty: Certainty::Unknown,
-                    });
-                }
+                Care::LookUp => self.look_up(id, now_ms),
+                Care::Glance => glances.extend(self.slot_mut(id).map(|slot| (id, slot.hashes()))),
                 Care::Rebroadcast(attempt) => self.emit(Effect::Broadcast {
                     id,
                     attempt,
@@ -413,15 +371,24 @@ impl Core {
                 Care::Add(kind) => self.add_attempt(id, kind),
             }
         }
-    }
-
-    pub(super) fn cutoff(&self) -> UnixSeconds {
-        self.head
-            .map(|head| head.timestamp.plus(self.config.cutoff_seconds))
-            .unwrap_or_default()
+        if !glances.is_empty() {
+            self.emit(Effect::FindReceipts {
+                lookups: glances,
+                place: Place::Flashblock,
+            });
+        }
     }
 
     pub(super) fn slot_mut(&mut self, id: SlotId) -> Option<&mut OpenSlot> {
         self.lanes.get_mut(&id.signer)?.slots.get_mut(&id.nonce)
+    }
+}
+
+/// What a replacement must not pay: nodes refuse it.
+fn raised_too_little(old: Fees) -> Fees {
+    let raise = |fee: u128| fee + fee / 20 + 1;
+    Fees {
+        max_fee_per_gas: raise(old.max_fee_per_gas),
+        max_priority_fee_per_gas: raise(old.max_priority_fee_per_gas),
     }
 }

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 
 use sqlx::PgPool;
-use teller_domain::{AuthorizationKey, ProcessId, RequestId, Settlement, SettlementId, UnixMillis};
+use teller_domain::{
+    AuthorizationKey, ProcessId, Reason, RequestId, Settlement, SettlementId, UnixMillis,
+};
 use uuid::Uuid;
 
 use crate::rows::{
@@ -123,19 +125,21 @@ async fn insert(
     };
     let inserted = sqlx::query(concat!(
         "INSERT INTO settlements AS s (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, ",
-        "valid_after, valid_before, authorization_kind, signature, digest, state, tries, accepted_at, updated_at) ",
-        "SELECT r.id, r.tenant, r.version, r.chain_id, r.authority, r.payer, r.nonce, r.asset, r.payee, ",
+        "valid_after, valid_before, authorization_kind, signature, digest, queued_by, state, tries, accepted_at, ",
+        "updated_at) SELECT r.id, r.tenant, r.version, r.chain_id, r.authority, r.payer, r.nonce, r.asset, r.payee, ",
         "r.value::numeric, r.valid_after::numeric, r.valid_before::numeric, r.kind, r.signature, r.digest, ",
-        "'accepted', 0, ms, ms FROM ", clock!(), ", UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], ",
+        "r.queued_by, 'accepted', 0, ms, ms FROM ", clock!(), ", UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], ",
         "$5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::text[], ",
-        "$13::text[], $14::bytea[], $15::bytea[]) AS r (id, tenant, version, chain_id, authority, payer, nonce, asset, ",
-        "payee, value, valid_after, valid_before, kind, signature, digest) ",
+        "$13::text[], $14::bytea[], $15::bytea[], $16::uuid[]) AS r (id, tenant, version, chain_id, authority, payer, nonce, asset, ",
+        "payee, value, valid_after, valid_before, kind, signature, digest, queued_by) ",
         "ON CONFLICT (payer, nonce, chain_id, authority) DO UPDATE SET id = excluded.id, tenant = excluded.tenant, ",
         "version = excluded.version, asset = excluded.asset, payee = excluded.payee, value = excluded.value, ",
         "valid_after = excluded.valid_after, valid_before = excluded.valid_before, ",
         "authorization_kind = excluded.authorization_kind, signature = excluded.signature, ",
-        "digest = excluded.digest, state = 'accepted', accepted_at = excluded.accepted_at, ",
-        "updated_at = excluded.updated_at WHERE s.state = 'withdrawn' ",
+        "digest = excluded.digest, queued_by = excluded.queued_by, state = 'accepted', ",
+        "accepted_at = excluded.accepted_at, updated_at = excluded.updated_at, told = NULL, ",
+        "told_transaction = NULL, told_level = NULL, told_reason = NULL, told_at = NULL, last_slot_signer = NULL, ",
+        "last_slot_nonce = NULL WHERE s.state = 'withdrawn' ",
         "RETURNING s.id, s.accepted_at",
     ))
     .bind(requests.iter().map(|request| request.id.0).collect::<Vec<Uuid>>())
@@ -153,6 +157,7 @@ async fn insert(
     .bind(text(|request| authorization_columns(&request.payment.authorization).0.to_owned()))
     .bind(column(|request| authorization_columns(&request.payment.authorization).1))
     .bind(column(|request| request.payment.digest().0.to_vec()))
+    .bind(requests.iter().map(|request| request.queued_by.map(|process| process.0)).collect::<Vec<Option<Uuid>>>())
     .fetch_all(pool)
     .await
     .map_err(StoreError::of_ledger)?;
@@ -220,9 +225,10 @@ pub(super) async fn claim_round(
         "WITH locked AS (SELECT s.id FROM settlements AS s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE), ",
         "alive AS (SELECT id FROM processes, ", clock!(), " WHERE lease_until > ms) ",
         "UPDATE settlements AS s SET delivery_request = r.request, ",
-        "delivery_process = CASE WHEN s.delivered_at IS NULL THEN r.process ELSE s.delivery_process END ",
-        "FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) AS r (id, request, process) JOIN locked ON locked.id = r.id ",
-        "WHERE s.id = r.id AND s.state IN ('settled', 'settled_externally') AND ",
+        "delivery_process = CASE WHEN s.delivered_at IS NULL THEN r.process ELSE s.delivery_process END, ",
+        "told = 'success', told_transaction = s.transaction_hash, told_level = s.level, told_at = ms ",
+        "FROM ", clock!(), ", UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) AS r (id, request, process) JOIN locked ON locked.id = r.id ",
+        "WHERE s.id = r.id AND s.state IN ('preconfirmed', 'settled', 'settled_externally') AND ",
         "(s.delivery_request IS NULL OR s.delivery_request = r.request OR ",
         "(s.delivered_at IS NULL AND s.delivery_process NOT IN (SELECT id FROM alive))) RETURNING s.id",
     ))
@@ -235,7 +241,7 @@ pub(super) async fn claim_round(
     let claimed = ids_of(&claimed)?;
     if claimed.len() < claims.len() {
         let settled = sqlx::query(
-            "SELECT id FROM settlements WHERE id = ANY($1) AND state IN ('settled', 'settled_externally')",
+            "SELECT id FROM settlements WHERE id = ANY($1) AND state IN ('preconfirmed', 'settled', 'settled_externally')",
         )
         .bind(&ids)
         .fetch_all(pool)
@@ -245,7 +251,7 @@ pub(super) async fn claim_round(
         if let Some((id, _, _)) = claims.iter().find(|(id, _, _)| !settled.contains(id)) {
             return Err(StoreError::Conflict {
                 row: format!("settlement {id}"),
-                expected: "settled",
+                expected: "settled or preconfirmed",
             });
         }
     }
@@ -297,4 +303,21 @@ pub(super) async fn confirm(
         }),
         None => Ok(deliveries.iter().map(|_| ()).collect()),
     }
+}
+
+/// See [`crate::Ledger::tell_failure`].
+pub(super) async fn tell_failure(pool: PgPool, ids: Vec<SettlementId>) -> StoreResult<Vec<bool>> {
+    let told = sqlx::query(concat!(
+        "WITH locked AS (SELECT s.id FROM settlements AS s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE) ",
+        "UPDATE settlements AS s SET told = 'failure', told_reason = coalesce(s.reason, $2), told_transaction = NULL, ",
+        "told_level = NULL, told_at = ms FROM ", clock!(), ", locked ",
+        "WHERE s.id = locked.id AND s.state IN ('failed', 'expired') RETURNING s.id",
+    ))
+    .bind(ids.iter().map(|id| id.0).collect::<Vec<Uuid>>())
+    .bind(Reason::AuthorizationExpired.as_str())
+    .fetch_all(&pool)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let told = ids_of(&told)?;
+    Ok(ids.iter().map(|id| told.contains(id)).collect())
 }

@@ -1,8 +1,16 @@
 //! The ledger of a cluster, in Postgres: any number of processes, lanes fenced by their epochs.
 
+mod dialect;
 mod hot;
+#[path = "../sql/lanes.rs"]
 mod lanes;
+#[path = "../sql/queue.rs"]
+mod queue;
+#[path = "../sql/reading.rs"]
 mod reading;
+#[path = "../sql/reorgs.rs"]
+mod reorgs;
+#[path = "../sql/slots.rs"]
 mod slots;
 
 use std::future::Future;
@@ -10,12 +18,13 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{ConnectOptions, PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Transaction};
 use teller_domain::{
-    AccountNonce, Attempt, AuthorizationKey, ChainId, FencedLane, IdempotencyKey, PaymentDigest,
-    ProcessId, RequestId, Settlement, SettlementId, SettlementState, Slot, SlotId, TenantId,
-    UnixMillis,
+    AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
+    IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
+    SettlementState, Slot, SlotId, TenantId, UnixMillis, UnixSeconds,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -23,11 +32,12 @@ use tokio::task::AbortHandle;
 use crate::claiming::Claim;
 use crate::group::Grouper;
 use crate::pruning::Pruning;
+use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
-    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, LaneRecovery, Ledger, NewSettlement, NewSlot,
-    OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure, StoreError,
-    StoreResult, migrations,
+    AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, LaneRecovery, LaneView, Ledger,
+    NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery,
+    SlotClosure, Spending, StoreError, StoreResult, migrations,
 };
 
 /// How many connections a process has at most.
@@ -52,6 +62,7 @@ pub struct PostgresLedger {
     finds: Grouper<AuthorizationKey, Option<Settlement>>,
     claims: Grouper<Claim, ClaimOutcome>,
     confirms: Grouper<(SettlementId, RequestId), ()>,
+    failures: Grouper<SettlementId, bool>,
     changes: watch::Sender<u64>,
     listener: AbortHandle,
     pruning: Pruning,
@@ -162,8 +173,19 @@ impl PostgresLedger {
                 move |group| hot::together(pool.clone(), group, hot::confirm),
             )
         };
+        let failures = {
+            let pool = pool.clone();
+            Grouper::start(
+                "postgres",
+                "tell_failure",
+                LARGEST_GROUP,
+                PARALLEL,
+                move |group| hot::together(pool.clone(), group, hot::tell_failure),
+            )
+        };
         Ok(Self {
             pool,
+            failures,
             accepts,
             finds,
             claims,
@@ -184,6 +206,17 @@ impl PostgresLedger {
 
     async fn begin(&self) -> StoreResult<Transaction<'static, Postgres>> {
         bounded(async { self.pool.begin().await.map_err(StoreError::of_ledger) }).await
+    }
+
+    /// One call in a transaction of its own.
+    async fn run<T, F>(&self, work: F) -> StoreResult<T>
+    where
+        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, StoreResult<T>> + Send,
+        T: Send,
+    {
+        let mut transaction = self.begin().await?;
+        let done = bounded(work(&mut transaction)).await;
+        self.end(transaction, done).await
     }
 
     /// Commits, or undoes everything after an error.
@@ -228,15 +261,13 @@ impl Ledger for PostgresLedger {
     }
 
     async fn bind_network(&self, chain: ChainId, genesis: B256) -> StoreResult<()> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::bind_network(&mut transaction, chain, genesis)).await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(lanes::bind_network(c, chain, genesis)))
+            .await
     }
 
     async fn heartbeat(&self, process: ProcessId, lease_ms: u64) -> StoreResult<()> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::heartbeat(&mut transaction, process, lease_ms)).await;
-        self.end(transaction, done).await?;
+        self.run(move |c| Box::pin(lanes::heartbeat(c, process, lease_ms)))
+            .await?;
         let pool = self.pool.clone();
         self.pruning
             .run_if_due(move || bounded(prune(pool.clone())));
@@ -264,23 +295,39 @@ impl Ledger for PostgresLedger {
     }
 
     async fn withdraw(&self, id: SettlementId) -> StoreResult<bool> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::withdraw(&mut transaction, id)).await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(queue::withdraw(c, id))).await
+    }
+
+    async fn deregister(&self, process: ProcessId) -> StoreResult<()> {
+        self.run(move |c| Box::pin(lanes::deregister(c, process)))
+            .await
     }
 
     async fn resolve_accepted(
         &self,
+        fence: FencedLane,
         resolutions: &[(SettlementId, SettlementState)],
     ) -> StoreResult<Vec<SettlementId>> {
-        let resolutions = resolutions.to_vec();
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::resolve_accepted(&mut transaction, resolutions)).await;
-        self.end(transaction, done).await
+        let outcomes = accepted_outcomes(resolutions)?;
+        self.run(move |c| Box::pin(queue::resolve_accepted(c, fence, outcomes)))
+            .await
     }
 
-    async fn accepted(&self, chain: ChainId) -> StoreResult<Vec<Settlement>> {
-        bounded(reading::accepted(&self.pool, chain)).await
+    async fn claim_accepted(
+        &self,
+        chain: ChainId,
+        owner: ProcessId,
+        limit: u32,
+        expiring_by: Option<UnixSeconds>,
+    ) -> StoreResult<Vec<Settlement>> {
+        self.run(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, expiring_by)))
+            .await
+    }
+
+    async fn release_accepted(&self, owner: ProcessId, ids: &[SettlementId]) -> StoreResult<()> {
+        let ids = ids.to_vec();
+        self.run(move |c| Box::pin(queue::release_accepted(c, owner, ids)))
+            .await
     }
 
     async fn unresolved(&self) -> StoreResult<u64> {
@@ -298,45 +345,47 @@ impl Ledger for PostgresLedger {
         owner: ProcessId,
         lease_ms: u64,
     ) -> StoreResult<Option<LaneRecovery>> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::claim(
-            &mut transaction,
-            chain,
-            signer,
-            owner,
-            lease_ms,
-        ))
-        .await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(lanes::claim(c, chain, signer, owner, lease_ms)))
+            .await
     }
 
-    async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<()> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::renew(&mut transaction, fence, lease_ms)).await;
-        self.end(transaction, done).await
+    async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<LaneMode> {
+        self.run(move |c| Box::pin(lanes::renew(c, fence, lease_ms)))
+            .await
+    }
+
+    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()> {
+        self.run(move |c| Box::pin(lanes::set_mode(c, fence, mode)))
+            .await
+    }
+
+    async fn order_lane_mode(
+        &self,
+        chain: ChainId,
+        signer: Address,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool> {
+        self.run(move |c| Box::pin(lanes::order_mode(c, chain, signer, expected, mode)))
+            .await
+    }
+
+    async fn lanes(&self) -> StoreResult<Vec<LaneView>> {
+        bounded(reading::lanes(&self.pool)).await
     }
 
     async fn release_lane(&self, fence: FencedLane) -> StoreResult<()> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::release(&mut transaction, fence)).await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(lanes::release(c, fence))).await
     }
 
     async fn adopt_nonce(&self, fence: FencedLane, nonce: AccountNonce) -> StoreResult<()> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::adopt(&mut transaction, fence, nonce)).await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(lanes::adopt(c, fence, nonce)))
+            .await
     }
 
     async fn open_slot(&self, fence: FencedLane, slot: NewSlot) -> StoreResult<OpenSlotOutcome> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(slots::open(&mut transaction, fence, slot)).await;
-        if let Ok(OpenSlotOutcome::PaymentsMoved(_)) = done {
-            let undone =
-                bounded(async { transaction.rollback().await.map_err(StoreError::of_ledger) });
-            return undone.await.and(done);
-        }
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(slots::open(c, fence, slot)))
+            .await
     }
 
     async fn add_attempt(
@@ -345,15 +394,52 @@ impl Ledger for PostgresLedger {
         slot: SlotId,
         attempt: Attempt,
     ) -> StoreResult<()> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(slots::add_attempt(&mut transaction, fence, slot, attempt)).await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(slots::add_attempt(c, fence, slot, attempt)))
+            .await
+    }
+
+    async fn preconfirm(
+        &self,
+        fence: FencedLane,
+        slot: SlotId,
+        transaction: B256,
+        payments: &[(SettlementId, u64)],
+    ) -> StoreResult<()> {
+        let payments = payments.to_vec();
+        self.run(move |c| Box::pin(slots::preconfirm(c, fence, slot, transaction, payments)))
+            .await
+    }
+
+    async fn reopen_slots(&self, fence: FencedLane, nonces: &[AccountNonce]) -> StoreResult<()> {
+        let nonces = nonces.to_vec();
+        self.run(move |c| Box::pin(reorgs::reopen(c, fence, nonces)))
+            .await
+    }
+
+    async fn take_back_external(
+        &self,
+        fence: FencedLane,
+        blocks: &[BlockRef],
+    ) -> StoreResult<Vec<SettlementId>> {
+        let blocks = blocks.to_vec();
+        self.run(move |c| Box::pin(reorgs::take_back_external(c, fence, blocks)))
+            .await
+    }
+
+    async fn raise_levels(
+        &self,
+        fence: FencedLane,
+        nonces: &[AccountNonce],
+        level: Level,
+    ) -> StoreResult<()> {
+        let nonces = nonces.to_vec();
+        self.run(move |c| Box::pin(reorgs::raise_levels(c, fence, nonces, level)))
+            .await
     }
 
     async fn close_slot(&self, fence: FencedLane, closure: SlotClosure) -> StoreResult<()> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(slots::close(&mut transaction, fence, closure)).await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(slots::close(c, fence, closure)))
+            .await
     }
 
     async fn open_slots(&self, chain: ChainId, signer: Address) -> StoreResult<Vec<Slot>> {
@@ -362,6 +448,36 @@ impl Ledger for PostgresLedger {
 
     async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>> {
         bounded(reading::signers(&self.pool, chain)).await
+    }
+
+    async fn spending(&self, chain: ChainId, since: UnixMillis) -> StoreResult<Spending> {
+        bounded(reading::spending(&self.pool, chain, since)).await
+    }
+
+    async fn audit_slots(
+        &self,
+        chain: ChainId,
+        signer: Address,
+        after: Option<AccountNonce>,
+        limit: u32,
+    ) -> StoreResult<Vec<AuditSlot>> {
+        bounded(reading::audit_slots(
+            &self.pool, chain, signer, after, limit,
+        ))
+        .await
+    }
+
+    async fn compensations(
+        &self,
+        after: u64,
+        settlement: Option<SettlementId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Compensation>> {
+        bounded(reading::compensations(&self.pool, after, settlement, limit)).await
+    }
+
+    async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool> {
+        self.failures.call(id).await
     }
 
     async fn claim_delivery(
@@ -378,9 +494,8 @@ impl Ledger for PostgresLedger {
     }
 
     async fn release_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()> {
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::release_delivery(&mut transaction, id, request)).await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(lanes::release_delivery(c, id, request)))
+            .await
     }
 
     async fn bind_idempotency_key(
@@ -391,9 +506,8 @@ impl Ledger for PostgresLedger {
         digest: PaymentDigest,
     ) -> StoreResult<IdempotencyOutcome> {
         let key = key_hash(&[tenant.as_str(), endpoint, key.as_str()]);
-        let mut transaction = self.begin().await?;
-        let done = bounded(lanes::bind_key(&mut transaction, key, digest)).await;
-        self.end(transaction, done).await
+        self.run(move |c| Box::pin(lanes::bind_key(c, key, digest)))
+            .await
     }
 
     async fn events(

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use alloy_primitives::hex;
 use serde_json::{Value, json};
-use sqlx::{Row, SqliteConnection};
-use teller_domain::{AuthorizationKey, RequestId, Settlement, SettlementId, UnixMillis};
+use sqlx::{Connection, Row, SqliteConnection, SqlitePool};
+use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementId, UnixMillis};
 use uuid::Uuid;
 
 use super::writer::Grouped;
@@ -41,17 +41,19 @@ impl Grouped for Accepts {
             .collect::<StoreResult<Vec<Value>>>()?;
         let inserted = sqlx::query(concat!(
             "INSERT INTO settlements (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, ",
-            "valid_after, valid_before, authorization_kind, signature, digest, state, tries, accepted_at, updated_at) ",
-            "SELECT unhex(value->>0), value->>1, value->>2, value->>3, unhex(value->>4), unhex(value->>5), ",
+            "valid_after, valid_before, authorization_kind, signature, digest, queued_by, state, tries, accepted_at, ",
+            "updated_at) SELECT unhex(value->>0), value->>1, value->>2, value->>3, unhex(value->>4), unhex(value->>5), ",
             "unhex(value->>6), unhex(value->>7), unhex(value->>8), value->>9, value->>10, value->>11, value->>12, ",
-            "unhex(value->>13), unhex(value->>14), 'accepted', 0, ms, ms FROM ", clock!(), ", json_each(?1) WHERE true ",
+            "unhex(value->>13), unhex(value->>14), unhex(value->>15), 'accepted', 0, ms, ms FROM ", clock!(), ", json_each(?1) WHERE true ",
             "ON CONFLICT (id) DO NOTHING ",
             "ON CONFLICT (payer, nonce, chain_id, authority) DO UPDATE SET id = excluded.id, tenant = excluded.tenant, ",
             "version = excluded.version, asset = excluded.asset, payee = excluded.payee, value = excluded.value, ",
             "valid_after = excluded.valid_after, valid_before = excluded.valid_before, ",
             "authorization_kind = excluded.authorization_kind, signature = excluded.signature, ",
-            "digest = excluded.digest, state = 'accepted', accepted_at = excluded.accepted_at, ",
-            "updated_at = excluded.updated_at WHERE state = 'withdrawn' ",
+            "digest = excluded.digest, queued_by = excluded.queued_by, state = 'accepted', ",
+            "accepted_at = excluded.accepted_at, updated_at = excluded.updated_at, told = NULL, ",
+            "told_transaction = NULL, told_level = NULL, told_reason = NULL, told_at = NULL, last_slot_signer = NULL, ",
+            "last_slot_nonce = NULL WHERE state = 'withdrawn' ",
             "RETURNING id, accepted_at",
         ))
         .bind(Value::from(rows).to_string())
@@ -107,6 +109,7 @@ fn columns(new: &NewSettlement) -> StoreResult<Value> {
         kind,
         hex::encode(signature),
         hex::encode(payment.digest().0),
+        new.queued_by.map(|process| hex::encode(process.0)),
     ]))
 }
 
@@ -148,6 +151,34 @@ pub(super) async fn find(
         .collect()
 }
 
+pub(super) async fn find_each(
+    readers: SqlitePool,
+    keys: Vec<AuthorizationKey>,
+) -> Vec<StoreResult<Option<Settlement>>> {
+    let found = async {
+        let mut reader = readers.acquire().await.map_err(StoreError::of_ledger)?;
+        find(&mut reader, &keys).await
+    }
+    .await;
+    match found {
+        Ok(found) => keys.iter().map(|key| Ok(found.get(key).cloned())).collect(),
+        // A row that cannot be read must not fail its neighbours.
+        Err(StoreError::Corrupt(_)) if keys.len() > 1 => {
+            let mut answers = Vec::with_capacity(keys.len());
+            for key in keys {
+                let alone = async {
+                    let mut reader = readers.acquire().await.map_err(StoreError::of_ledger)?;
+                    find(&mut reader, &[key]).await
+                }
+                .await;
+                answers.push(alone.map(|mut found| found.remove(&key)));
+            }
+            answers
+        }
+        Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
+    }
+}
+
 /// See [`crate::Ledger::claim_delivery`].
 pub(super) struct Claims;
 
@@ -186,9 +217,10 @@ async fn claim_round(
         .collect();
     let claimed = sqlx::query(concat!(
         "UPDATE settlements SET delivery_request = unhex(j.value->>1), ",
-        "delivery_process = CASE WHEN delivered_at IS NULL THEN unhex(j.value->>2) ELSE delivery_process END ",
+        "delivery_process = CASE WHEN delivered_at IS NULL THEN unhex(j.value->>2) ELSE delivery_process END, ",
+        "told = 'success', told_transaction = transaction_hash, told_level = level, told_at = ms ",
         "FROM json_each(?1) AS j, ", clock!(), " ",
-        "WHERE settlements.id = unhex(j.value->>0) AND state IN ('settled', 'settled_externally') AND ",
+        "WHERE settlements.id = unhex(j.value->>0) AND state IN ('preconfirmed', 'settled', 'settled_externally') AND ",
         "(delivery_request IS NULL OR delivery_request = unhex(j.value->>1) OR (delivered_at IS NULL AND ",
         "delivery_process NOT IN (SELECT id FROM processes WHERE lease_until > ms))) ",
         "RETURNING settlements.id",
@@ -218,7 +250,7 @@ async fn expect_settled(
 ) -> StoreResult<()> {
     let rows = sqlx::query(
         "SELECT id FROM settlements WHERE id IN (SELECT unhex(value) FROM json_each(?1)) \
-         AND state IN ('settled', 'settled_externally')",
+         AND state IN ('preconfirmed', 'settled', 'settled_externally')",
     )
     .bind(ids_json(ids))
     .fetch_all(connection)
@@ -228,7 +260,7 @@ async fn expect_settled(
     match ids.iter().find(|id| !settled.contains(&id.0)) {
         Some(id) => Err(StoreError::Conflict {
             row: format!("settlement {id}"),
-            expected: "settled",
+            expected: "settled or preconfirmed",
         }),
         None => Ok(()),
     }
@@ -284,4 +316,39 @@ impl Grouped for Confirms {
             None => Ok(requests.iter().map(|_| ()).collect()),
         }
     }
+}
+
+/// See [`crate::Ledger::tell_failure`].
+pub(super) struct Failures;
+
+impl Grouped for Failures {
+    type Request = SettlementId;
+    type Answer = bool;
+    const NAME: &'static str = "tell_failure";
+
+    async fn run(
+        connection: &mut SqliteConnection,
+        requests: &[SettlementId],
+    ) -> StoreResult<Vec<bool>> {
+        let told = sqlx::query(concat!(
+            "UPDATE settlements SET told = 'failure', told_reason = coalesce(reason, ?2), told_transaction = NULL, ",
+            "told_level = NULL, told_at = ms FROM ", clock!(), " ",
+            "WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND state IN ('failed', 'expired') RETURNING id",
+        ))
+        .bind(ids_json(requests))
+        .bind(Reason::AuthorizationExpired.as_str())
+        .fetch_all(connection)
+        .await
+        .map_err(StoreError::of_ledger)?;
+        let told = told
+            .iter()
+            .map(|row| Columns::of(row).take().map(SettlementId))
+            .collect::<StoreResult<HashSet<_>>>()?;
+        Ok(requests.iter().map(|id| told.contains(id)).collect())
+    }
+}
+
+/// The writer answers this, so an answer means that writes are possible.
+pub(super) async fn ping(connection: &mut SqliteConnection) -> StoreResult<()> {
+    connection.ping().await.map_err(StoreError::of_ledger)
 }

@@ -1,9 +1,17 @@
 //! The embedded ledger: one SQLite file, one process that writes it, any number that read it.
 
+mod dialect;
 mod holds;
 mod hot;
+#[path = "../sql/lanes.rs"]
 mod lanes;
+#[path = "../sql/queue.rs"]
+mod queue;
+#[path = "../sql/reading.rs"]
 mod reading;
+#[path = "../sql/reorgs.rs"]
+mod reorgs;
+#[path = "../sql/slots.rs"]
 mod slots;
 mod writer;
 
@@ -14,11 +22,11 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256};
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqlitePool};
+use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use teller_domain::{
-    AccountNonce, Attempt, AuthorizationKey, ChainId, FencedLane, IdempotencyKey, PaymentDigest,
-    ProcessId, RequestId, Settlement, SettlementId, SettlementState, Slot, SlotId, TenantId,
-    UnixMillis,
+    AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
+    IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
+    SettlementState, Slot, SlotId, TenantId, UnixMillis, UnixSeconds,
 };
 use tokio::sync::watch;
 
@@ -26,11 +34,12 @@ pub(crate) use self::holds::{HoldWrite, load as load_holds};
 pub(crate) use self::writer::Writer;
 use crate::group::Grouper;
 use crate::pruning::Pruning;
+use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
-    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, LaneRecovery, Ledger, NewSettlement, NewSlot,
-    OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery, SlotClosure, StoreError,
-    StoreResult, migrations,
+    AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, LaneRecovery, LaneView, Ledger,
+    NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery,
+    SlotClosure, Spending, StoreError, StoreResult, migrations,
 };
 
 /// How many connections read at once.
@@ -46,6 +55,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub struct SqliteLedger {
     path: PathBuf,
     writer: Option<Writer>,
+    /// Beside the process that has the file: for orders only.
+    orders: Option<Writer>,
     readers: SqlitePool,
     finds: Grouper<AuthorizationKey, Option<Settlement>>,
     changes: watch::Receiver<u64>,
@@ -69,28 +80,40 @@ impl SqliteLedger {
             .pragma("wal_autocheckpoint", "4000");
         let mut connection = options.connect().await.map_err(StoreError::of_ledger)?;
         migrations::sqlite(&mut connection).await?;
-        lanes::forget_others(&mut connection).await?;
+        forget_others(&mut connection).await?;
         let (sender, changes) = watch::channel(0);
-        let writer = Writer::start(connection, lock, sender);
-        Self::assemble(path, Some(writer), changes).await
+        let writer = Writer::start(connection, Some(lock), sender);
+        Self::assemble(path, Some(writer), None, changes).await
     }
 
     /// Opens the file for reading only, whether or not another process has it open. Writes are refused.
     pub async fn open_read_only(path: impl AsRef<Path>) -> StoreResult<Self> {
         let path = path.as_ref();
-        if !path.exists() {
-            return Err(StoreError::Configuration(format!(
-                "there is no ledger file {}",
-                path.display()
-            )));
-        }
+        expect_file(path)?;
         let (_, changes) = watch::channel(0);
-        Self::assemble(path, None, changes).await
+        Self::assemble(path, None, None, changes).await
+    }
+
+    /// Opens the file as [`SqliteLedger::open_read_only`] does, and for [`Ledger::order_lane_mode`]: SQLite lets that one
+    /// write wait for the owner's transactions, and the owner reads it when it renews its lease. The exclusive lock says
+    /// who runs lanes, which an order does not.
+    pub async fn open_for_orders(path: impl AsRef<Path>) -> StoreResult<Self> {
+        let path = path.as_ref();
+        expect_file(path)?;
+        let connection = options(path)
+            .synchronous(SqliteSynchronous::Full)
+            .connect()
+            .await
+            .map_err(StoreError::of_ledger)?;
+        let (sender, changes) = watch::channel(0);
+        let orders = Writer::start(connection, None, sender);
+        Self::assemble(path, None, Some(orders), changes).await
     }
 
     async fn assemble(
         path: &Path,
         writer: Option<Writer>,
+        orders: Option<Writer>,
         changes: watch::Receiver<u64>,
     ) -> StoreResult<Self> {
         let readers = SqlitePoolOptions::new()
@@ -103,12 +126,13 @@ impl SqliteLedger {
         let finds = {
             let readers = readers.clone();
             Grouper::start("sqlite", "find", LARGEST_FIND, 1, move |keys| {
-                reading::find(readers.clone(), keys)
+                hot::find_each(readers.clone(), keys)
             })
         };
         Ok(Self {
             path: path.to_owned(),
             writer,
+            orders,
             readers,
             finds,
             changes,
@@ -124,7 +148,7 @@ impl SqliteLedger {
     /// Commits what is queued, closes the file and gives its lock back. Later calls answer
     /// [`StoreError::Unavailable`].
     pub async fn close(&self) {
-        if let Some(writer) = &self.writer {
+        for writer in self.writer.iter().chain(&self.orders) {
             writer.close().await;
         }
         self.readers.close().await;
@@ -136,8 +160,19 @@ impl SqliteLedger {
         })
     }
 
+    fn orders(&self) -> StoreResult<&Writer> {
+        match &self.orders {
+            Some(orders) => Ok(orders),
+            None => self.writer(),
+        }
+    }
+
     pub(crate) async fn holds(&self) -> StoreResult<Vec<(AuthorizationKey, crate::holds::Hold)>> {
-        let mut reader = reading::acquire(&self.readers).await?;
+        let mut reader = self
+            .readers
+            .acquire()
+            .await
+            .map_err(StoreError::of_ledger)?;
         load_holds(&mut reader).await
     }
 }
@@ -149,6 +184,30 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .statement_cache_capacity(STATEMENTS)
         .pragma("cache_size", "-4000")
         .disable_statement_logging()
+}
+
+fn expect_file(path: &Path) -> StoreResult<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(StoreError::Configuration(format!(
+        "there is no ledger file {}",
+        path.display()
+    )))
+}
+
+/// Nobody else can have the file open: whoever held leases in it is dead.
+async fn forget_others(connection: &mut SqliteConnection) -> StoreResult<()> {
+    for sql in [
+        "DELETE FROM processes",
+        "UPDATE lanes SET owner = NULL, lease_until = 0",
+    ] {
+        sqlx::query(sql)
+            .execute(&mut *connection)
+            .await
+            .map_err(StoreError::of_ledger)?;
+    }
+    Ok(())
 }
 
 /// The lock is on a file beside the ledger, because SQLite's own locks come and go with its transactions.
@@ -179,12 +238,12 @@ fn lock(path: &Path) -> StoreResult<File> {
 impl Ledger for SqliteLedger {
     async fn ping(&self) -> StoreResult<()> {
         self.writer()?
-            .job(|connection| Box::pin(reading::ping(connection)))
+            .job(|connection| Box::pin(hot::ping(connection)))
             .await
     }
 
     async fn now(&self) -> StoreResult<UnixMillis> {
-        reading::now(&mut *reading::acquire(&self.readers).await?).await
+        reading::now(&self.readers).await
     }
 
     async fn bind_network(&self, chain: ChainId, genesis: B256) -> StoreResult<()> {
@@ -228,22 +287,44 @@ impl Ledger for SqliteLedger {
 
     async fn withdraw(&self, id: SettlementId) -> StoreResult<bool> {
         self.writer()?
-            .job(move |c| Box::pin(lanes::withdraw(c, id)))
+            .job(move |c| Box::pin(queue::withdraw(c, id)))
+            .await
+    }
+
+    async fn deregister(&self, process: ProcessId) -> StoreResult<()> {
+        self.writer()?
+            .job(move |c| Box::pin(lanes::deregister(c, process)))
             .await
     }
 
     async fn resolve_accepted(
         &self,
+        fence: FencedLane,
         resolutions: &[(SettlementId, SettlementState)],
     ) -> StoreResult<Vec<SettlementId>> {
-        let resolutions = resolutions.to_vec();
+        let outcomes = accepted_outcomes(resolutions)?;
         self.writer()?
-            .job(move |c| Box::pin(lanes::resolve_accepted(c, resolutions)))
+            .job(move |c| Box::pin(queue::resolve_accepted(c, fence, outcomes)))
             .await
     }
 
-    async fn accepted(&self, chain: ChainId) -> StoreResult<Vec<Settlement>> {
-        reading::accepted(&self.readers, chain).await
+    async fn claim_accepted(
+        &self,
+        chain: ChainId,
+        owner: ProcessId,
+        limit: u32,
+        expiring_by: Option<UnixSeconds>,
+    ) -> StoreResult<Vec<Settlement>> {
+        self.writer()?
+            .job(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, expiring_by)))
+            .await
+    }
+
+    async fn release_accepted(&self, owner: ProcessId, ids: &[SettlementId]) -> StoreResult<()> {
+        let ids = ids.to_vec();
+        self.writer()?
+            .job(move |c| Box::pin(queue::release_accepted(c, owner, ids)))
+            .await
     }
 
     async fn unresolved(&self) -> StoreResult<u64> {
@@ -266,10 +347,32 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<()> {
+    async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<LaneMode> {
         self.writer()?
             .job(move |c| Box::pin(lanes::renew(c, fence, lease_ms)))
             .await
+    }
+
+    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()> {
+        self.writer()?
+            .job(move |c| Box::pin(lanes::set_mode(c, fence, mode)))
+            .await
+    }
+
+    async fn order_lane_mode(
+        &self,
+        chain: ChainId,
+        signer: Address,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool> {
+        self.orders()?
+            .job(move |c| Box::pin(lanes::order_mode(c, chain, signer, expected, mode)))
+            .await
+    }
+
+    async fn lanes(&self) -> StoreResult<Vec<LaneView>> {
+        reading::lanes(&self.readers).await
     }
 
     async fn release_lane(&self, fence: FencedLane) -> StoreResult<()> {
@@ -301,6 +404,49 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn preconfirm(
+        &self,
+        fence: FencedLane,
+        slot: SlotId,
+        transaction: B256,
+        payments: &[(SettlementId, u64)],
+    ) -> StoreResult<()> {
+        let payments = payments.to_vec();
+        self.writer()?
+            .job(move |c| Box::pin(slots::preconfirm(c, fence, slot, transaction, payments)))
+            .await
+    }
+
+    async fn reopen_slots(&self, fence: FencedLane, nonces: &[AccountNonce]) -> StoreResult<()> {
+        let nonces = nonces.to_vec();
+        self.writer()?
+            .job(move |c| Box::pin(reorgs::reopen(c, fence, nonces)))
+            .await
+    }
+
+    async fn take_back_external(
+        &self,
+        fence: FencedLane,
+        blocks: &[BlockRef],
+    ) -> StoreResult<Vec<SettlementId>> {
+        let blocks = blocks.to_vec();
+        self.writer()?
+            .job(move |c| Box::pin(reorgs::take_back_external(c, fence, blocks)))
+            .await
+    }
+
+    async fn raise_levels(
+        &self,
+        fence: FencedLane,
+        nonces: &[AccountNonce],
+        level: Level,
+    ) -> StoreResult<()> {
+        let nonces = nonces.to_vec();
+        self.writer()?
+            .job(move |c| Box::pin(reorgs::raise_levels(c, fence, nonces, level)))
+            .await
+    }
+
     async fn close_slot(&self, fence: FencedLane, closure: SlotClosure) -> StoreResult<()> {
         self.writer()?
             .job(move |c| Box::pin(slots::close(c, fence, closure)))
@@ -312,7 +458,34 @@ impl Ledger for SqliteLedger {
     }
 
     async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>> {
-        slots::signers(&mut *reading::acquire(&self.readers).await?, chain).await
+        reading::signers(&self.readers, chain).await
+    }
+
+    async fn spending(&self, chain: ChainId, since: UnixMillis) -> StoreResult<Spending> {
+        reading::spending(&self.readers, chain, since).await
+    }
+
+    async fn audit_slots(
+        &self,
+        chain: ChainId,
+        signer: Address,
+        after: Option<AccountNonce>,
+        limit: u32,
+    ) -> StoreResult<Vec<AuditSlot>> {
+        reading::audit_slots(&self.readers, chain, signer, after, limit).await
+    }
+
+    async fn compensations(
+        &self,
+        after: u64,
+        settlement: Option<SettlementId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Compensation>> {
+        reading::compensations(&self.readers, after, settlement, limit).await
+    }
+
+    async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool> {
+        self.writer()?.tell_failure(id).await
     }
 
     async fn claim_delivery(

@@ -6,6 +6,7 @@ use std::future::Future;
 
 use futures::future::BoxFuture;
 use sqlx::{Connection, SqliteConnection};
+use teller_domain::SettlementId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{holds, hot};
@@ -65,6 +66,7 @@ enum Command {
     Accept(Box<NewSettlement>, Reply<AcceptOutcome>),
     Claim(Claim, Reply<ClaimOutcome>),
     Confirm(hot::Confirm, Reply<()>),
+    Fail(SettlementId, Reply<bool>),
     Hold(holds::HoldWrite, Reply<()>),
     Job(Box<dyn Job>),
     Close(oneshot::Sender<()>),
@@ -96,10 +98,10 @@ fn closed() -> StoreError {
 }
 
 impl Writer {
-    /// Starts the task. It keeps `lock` until the last command is done.
+    /// Starts the task. It keeps `lock`, if it has one, until the last command is done.
     pub(super) fn start(
         connection: SqliteConnection,
-        lock: File,
+        lock: Option<File>,
         changes: watch::Sender<u64>,
     ) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -127,6 +129,10 @@ impl Writer {
 
     pub(super) async fn confirm(&self, confirm: hot::Confirm) -> StoreResult<()> {
         self.send(|reply| Command::Confirm(confirm, reply)).await
+    }
+
+    pub(super) async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool> {
+        self.send(|reply| Command::Fail(id, reply)).await
     }
 
     pub(super) async fn job<T, F>(&self, work: F) -> StoreResult<T>
@@ -220,6 +226,7 @@ struct Group {
     accepts: Batch<hot::Accepts>,
     claims: Batch<hot::Claims>,
     confirms: Batch<hot::Confirms>,
+    failures: Batch<hot::Failures>,
     holds: Batch<holds::Holds>,
     jobs: Vec<Box<dyn Job>>,
 }
@@ -230,6 +237,7 @@ impl Group {
         self.accepts.run(connection).await;
         self.claims.run(connection).await;
         self.confirms.run(connection).await;
+        self.failures.run(connection).await;
         for job in &mut self.jobs {
             job.run(connection).await;
         }
@@ -239,6 +247,7 @@ impl Group {
         !self.accepts.requests.is_empty()
             || !self.claims.requests.is_empty()
             || !self.confirms.requests.is_empty()
+            || !self.failures.requests.is_empty()
             || !self.jobs.is_empty()
     }
 
@@ -247,6 +256,7 @@ impl Group {
         self.accepts.finish(committed);
         self.claims.finish(committed);
         self.confirms.finish(committed);
+        self.failures.finish(committed);
         for job in self.jobs {
             job.finish(committed);
         }
@@ -255,7 +265,7 @@ impl Group {
 
 async fn write(
     mut connection: SqliteConnection,
-    lock: File,
+    lock: Option<File>,
     changes: watch::Sender<u64>,
     mut receiver: mpsc::Receiver<Command>,
 ) {
@@ -267,6 +277,7 @@ async fn write(
             accepts: Batch::new(),
             claims: Batch::new(),
             confirms: Batch::new(),
+            failures: Batch::new(),
             holds: Batch::new(),
             jobs: Vec::new(),
         };
@@ -275,6 +286,7 @@ async fn write(
                 Command::Accept(new, reply) => group.accepts.push(*new, reply),
                 Command::Claim(claim, reply) => group.claims.push(claim, reply),
                 Command::Confirm(confirm, reply) => group.confirms.push(confirm, reply),
+                Command::Fail(id, reply) => group.failures.push(id, reply),
                 Command::Hold(hold, reply) => group.holds.push(hold, reply),
                 Command::Job(job) => group.jobs.push(job),
                 Command::Close(done) => closing = Some(done),

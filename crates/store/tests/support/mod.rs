@@ -59,6 +59,7 @@ pub fn new_settlement(tenant: &str, payment: Payment) -> NewSettlement {
         tenant: TenantId::new(tenant),
         version: X402Version::V2,
         payment,
+        queued_by: None,
     }
 }
 

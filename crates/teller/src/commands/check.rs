@@ -30,6 +30,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             let alone = NodeConfig {
                 chain: network.id,
                 rpc: vec![url.expose().to_owned()],
+                flashblocks: Vec::new(),
                 request_timeout: ANSWER_WITHIN,
             };
             let outcome = match Nodes::connect(alone) {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use teller_domain::{Settlement, SettlementState, TenantId, UnixMillis, known_assets};
+use teller_domain::{Settlement, SettlementState, TenantId, Told, UnixMillis, known_assets};
 use teller_store::SettlementQuery;
 
 use super::{Failure, read_config};
@@ -143,6 +143,9 @@ impl Book {
         row("accepted", moment(settlement.accepted_at));
         row("changed", moment(settlement.updated_at));
         row("tries", settlement.tries.to_string());
+        if let Some(told) = settlement.told {
+            row("told", told_line(told));
+        }
         if let SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) =
             &settlement.state
         {
@@ -163,7 +166,8 @@ impl Book {
 fn outcome(state: &SettlementState) -> String {
     match state {
         SettlementState::Accepted => "waits for a transaction".to_owned(),
-        SettlementState::Assigned { transaction, .. } => format!("in {transaction}"),
+        SettlementState::Assigned { transaction, .. }
+        | SettlementState::Preconfirmed { transaction, .. } => format!("in {transaction}"),
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             receipt.transaction.to_string()
         }
@@ -171,6 +175,34 @@ fn outcome(state: &SettlementState) -> String {
             state
                 .refusal()
                 .map_or_else(String::new, |refusal| refusal.to_string())
+        }
+    }
+}
+
+fn told_line(told: Told) -> String {
+    match told {
+        Told::Success {
+            transaction,
+            level,
+            at,
+        } => format!(
+            "success at {}, by {transaction}, {}",
+            level.as_str(),
+            moment(at)
+        ),
+        Told::Failure { reason, at } => format!("failure, {}, {}", reason.as_str(), moment(at)),
+    }
+}
+
+fn told_json(told: Told) -> Value {
+    match told {
+        Told::Success {
+            transaction,
+            level,
+            at,
+        } => json!({ "success": true, "transaction": transaction, "level": level, "at": at.0 }),
+        Told::Failure { reason, at } => {
+            json!({ "success": false, "errorReason": reason.as_str(), "at": at.0 })
         }
     }
 }
@@ -191,10 +223,14 @@ fn json_line(settlement: &Settlement) -> String {
         "tries": settlement.tries,
         "acceptedAt": settlement.accepted_at.0,
         "updatedAt": settlement.updated_at.0,
+        "told": settlement.told.map(told_json),
     });
     let outcome = match &settlement.state {
         SettlementState::Accepted => json!({}),
-        SettlementState::Assigned { transaction, .. } => json!({ "transaction": transaction }),
+        SettlementState::Assigned { transaction, .. }
+        | SettlementState::Preconfirmed { transaction, .. } => {
+            json!({ "transaction": transaction })
+        }
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             json!({ "transaction": receipt.transaction, "receipt": receipt })
         }

@@ -3,6 +3,7 @@
 //! Nothing else in teller looks at the environment or at the file.
 
 mod load;
+mod money;
 mod read;
 mod reader;
 mod rules;
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
-use teller_domain::{Asset, ChainId, TenantId};
+use teller_domain::{Asset, ChainId, Level, TenantId, Wei};
 
 pub use load::{ConfigError, from_file, from_text};
 pub use read::parse_tenant;
@@ -30,6 +31,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// Where reservations are.
     pub reservations: Reservations,
+    /// How processes that settle share their work.
+    pub settler: Settler,
     /// The networks that are served, each with a different id.
     pub networks: Vec<Network>,
     /// Whom not to serve.
@@ -85,6 +88,10 @@ pub struct ApiKey {
     pub networks: Option<Vec<ChainId>>,
     /// How long a settle call of this tenant waits at most.
     pub settle_wait: Option<Duration>,
+    /// How sure the chain must be before a settle call of this tenant is told success; `None` leaves it to the network.
+    pub settled_at: Option<Level>,
+    /// What settling this tenant's payments may cost in a day, on each network; `None` for as much as it takes.
+    pub max_gas_per_day: Option<Wei>,
 }
 
 /// `[ledger]`
@@ -105,6 +112,13 @@ pub struct Reservations {
     pub recovery: Duration,
 }
 
+/// `[settler]`
+#[derive(Debug, Clone, Copy)]
+pub struct Settler {
+    /// How long a lane or a delivery stays a process's that has stopped saying that it lives.
+    pub lease: Duration,
+}
+
 /// `[[networks]]`
 #[derive(Debug, Clone)]
 pub struct Network {
@@ -112,6 +126,10 @@ pub struct Network {
     pub id: ChainId,
     /// URLs of its nodes, the preferred one first; never empty. They may hold an access key.
     pub rpc: Vec<Secret>,
+    /// URLs of nodes that show Flashblocks; empty for a network without. They may hold an access key.
+    pub flashblocks_rpc: Vec<Secret>,
+    /// How sure the chain must be before a payment counts as settled.
+    pub settled_at: Level,
     /// The accounts that pay the gas; each is a lane. Never empty.
     pub signers: Vec<SignerKey>,
     /// The usual time between two blocks.
@@ -126,6 +144,8 @@ pub struct Network {
     pub linger: Duration,
     /// Bounds of the tip, and of the whole fee.
     pub fees: FeeBounds,
+    /// What settling may cost.
+    pub budget: Budget,
     /// The Multicall3 contract.
     pub multicall3: Address,
     /// The tokens that may be paid with; never empty.
@@ -139,8 +159,18 @@ pub struct FeeBounds {
     pub tip_floor: u128,
     /// The tip is at most this.
     pub tip_cap: u128,
-    /// `maxFeePerGas` is at most this: payments wait while gas costs more.
+    /// `maxFeePerGas` is at most this: payments wait while gas costs more. The lower of what the operator says in wei and
+    /// of what he says in USD for a payment.
     pub max_fee: Option<u128>,
+}
+
+/// `[networks.budget]`, but for the ceiling in USD, which is part of [`FeeBounds::max_fee`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// What a transaction may cost at most.
+    pub per_transaction: Option<Wei>,
+    /// What all transactions of a day may cost.
+    pub per_day: Option<Wei>,
 }
 
 /// `[policy]`

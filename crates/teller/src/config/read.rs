@@ -5,17 +5,22 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
-use teller_domain::{Asset, ChainId, TenantId, known_assets, known_network};
+use teller_domain::{Asset, ChainId, Level, TenantId, Wei, known_assets, known_network};
 
+use super::money::{Usd, ceiling, wei};
 use super::reader::Section;
 use super::{
-    ApiKey, Auth, Config, FeeBounds, Ledger, Log, LogFormat, MULTICALL3, Network, Policy,
-    Reservations, Server, SignerKey, parse_sha256,
+    ApiKey, Auth, Budget, Config, FeeBounds, Ledger, Log, LogFormat, MULTICALL3, Network, Policy,
+    Reservations, Server, Settler, SignerKey, parse_sha256,
 };
 
 const ADDRESS: &str = "an address (0x and 40 hexadecimal digits)";
 const CAIP2: &str = "a CAIP-2 id, like eip155:84532";
 const SOCKET: &str = "an IP address and a port, like 127.0.0.1:8402";
+const URLS: &str = "at least one http://, https://, ws:// or wss:// URL";
+const LEVEL: &str = "one of preconfirmed, included, safe, finalized";
+const WEI: &str = "an amount of wei above zero, in quotes, like \"20000000000000000\"";
+const USD: &str = "an amount of USD above zero, in quotes, like \"0.01\"";
 const WEI_PER_GWEI: u128 = 1_000_000_000;
 
 pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
@@ -27,6 +32,9 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
         url: section.maybe_secret("url", "memory://"),
         balance_hold: seconds(section.number("balance_hold_seconds", 60, 5..=3_600)),
         recovery: seconds(section.number("recovery_seconds", 300, 0..=86_400)),
+    });
+    let settler = root.section("settler", |section| Settler {
+        lease: seconds(section.number("lease_seconds", 6, 2..=60)),
     });
     let networks = root.sections("networks", network);
     let policy = root.section("policy", |section| Policy {
@@ -54,6 +62,7 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
         server: server?,
         ledger,
         reservations,
+        settler,
         networks,
         policy,
         log,
@@ -131,6 +140,8 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
     let settle_wait = section
         .optional_number("settle_wait_seconds", 1..=25)
         .map(seconds);
+    let settled_at = section.text("settled_at", LEVEL);
+    let max_gas_per_day = section.parsed("max_gas_wei_per_day", WEI, wei);
     Some(ApiKey {
         tenant: tenant?,
         sha256: sha256?,
@@ -140,6 +151,8 @@ fn api_key(section: &mut Section<'_>) -> Option<ApiKey> {
         lenient,
         networks,
         settle_wait,
+        settled_at,
+        max_gas_per_day,
     })
 }
 
@@ -151,11 +164,14 @@ pub fn parse_tenant(text: &str) -> Option<TenantId> {
 
 fn network(section: &mut Section<'_>) -> Option<Network> {
     let id: Option<ChainId> = section.required("id", CAIP2);
-    let rpc = section.maybe_secrets("rpc", "at least one http://, https://, ws:// or wss:// URL");
+    let rpc = section.maybe_secrets("rpc", URLS);
+    let flashblocks_rpc = match section.has("flashblocks_rpc") {
+        true => section.maybe_secrets("flashblocks_rpc", URLS),
+        false => Vec::new(),
+    };
+    section.known("flashblocks_rpc");
     let signers = signers(section);
-    // The one level that the engine knows. The key is there so that configurations say it, and are refused if they
-    // ask for more.
-    section.choice("settled_at", [("included", ())], ());
+    let settled_at = section.text("settled_at", LEVEL).unwrap_or(Level::Included);
     let known = id.and_then(known_network);
     let interval = section.optional_number("block_interval_ms", 100..=60_000);
     if let (Some(id), None, None) = (id, known, interval) {
@@ -169,13 +185,17 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
     let max_batch_items = section.number("max_batch_items", 200, 1..=279);
     let max_batch_gas = section.number("max_batch_gas", 16_000_000, 200_000..=TRANSACTION_GAS_CAP);
     let linger = section.number("linger_ms", 250, 0..=10_000);
-    let fees = fees(section);
+    let mut fees = fees(section);
+    let (budget, usd_ceiling) = section.section("budget", budget);
+    fees.max_fee = [fees.max_fee, usd_ceiling].into_iter().flatten().min();
     let multicall3 = section.text("multicall3", ADDRESS).unwrap_or(MULTICALL3);
     let own = section.sections("assets", |section| asset(section, id));
     let assets = assets(section, id, own);
     Some(Network {
         id: id?,
         rpc,
+        flashblocks_rpc,
+        settled_at,
         signers,
         block_interval: Duration::from_millis(interval?),
         depth: wide(depth),
@@ -183,6 +203,7 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
         max_batch_gas,
         linger: Duration::from_millis(linger),
         fees,
+        budget,
         multicall3,
         assets,
     })
@@ -229,6 +250,60 @@ fn fees(section: &mut Section<'_>) -> FeeBounds {
             .optional_number("max_fee_per_gas_gwei", 1..=1_000_000)
             .map(|gwei| u128::from(gwei) * WEI_PER_GWEI),
     }
+}
+
+/// The budget, and the ceiling in USD as wei for a unit of gas.
+fn budget(section: &mut Section<'_>) -> (Budget, Option<u128>) {
+    let mut amount = |key| -> Option<Wei> { section.parsed(key, WEI, wei) };
+    let budget = Budget {
+        per_transaction: amount("max_wei_per_transaction"),
+        per_day: amount("max_wei_per_day"),
+    };
+    if let (Some(transaction), Some(day)) = (budget.per_transaction, budget.per_day)
+        && transaction.0 > day.0
+    {
+        section.problem(
+            None,
+            format!(
+                "`{}` is {transaction}, more than `max_wei_per_day`, which is {day}",
+                section.name("max_wei_per_transaction")
+            ),
+        );
+    }
+    let asked = (
+        section.has("max_usd_per_payment"),
+        section.has("native_usd"),
+    );
+    let per_payment = section.parsed("max_usd_per_payment", USD, Usd::parse);
+    let coin = section.parsed("native_usd", USD, Usd::parse);
+    let (here, missing) = match asked {
+        (true, false) => ("max_usd_per_payment", "native_usd"),
+        (false, true) => ("native_usd", "max_usd_per_payment"),
+        (true, true) | (false, false) => return (budget, usd_ceiling(section, per_payment, coin)),
+    };
+    section.problem(
+        None,
+        format!(
+            "`{}` is missing: `{here}` says nothing without it",
+            section.name(missing)
+        ),
+    );
+    (budget, None)
+}
+
+fn usd_ceiling(section: &Section<'_>, per_payment: Option<Usd>, coin: Option<Usd>) -> Option<u128> {
+    let (per_payment, coin) = (per_payment?, coin?);
+    let found = ceiling(per_payment, coin);
+    if found.is_none() {
+        section.problem(
+            None,
+            format!(
+                "`{}` leaves less than one wei for a unit of gas: nothing could ever be settled",
+                section.name("max_usd_per_payment")
+            ),
+        );
+    }
+    found
 }
 
 fn asset(section: &mut Section<'_>, chain: Option<ChainId>) -> Option<Asset> {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use teller_domain::TenantId;
+use teller_domain::{Level, TenantId};
 
 use super::reader::Problem;
-use super::{ApiKey, Auth, Config, Role};
+use super::{ApiKey, Auth, Config, Role, Secret};
 
 /// The rules that a configuration breaks, whatever it is used for.
 pub(super) fn broken(config: &Config) -> Vec<Problem> {
@@ -72,15 +72,19 @@ pub(super) fn broken(config: &Config) -> Vec<Problem> {
                 ));
             }
         }
-        for url in &network.rpc {
-            let usable = url::Url::parse(url.expose())
-                .is_ok_and(|url| matches!(url.scheme(), "http" | "https" | "ws" | "wss"));
-            if !usable {
+        for (key, urls) in [
+            ("rpc", &network.rpc),
+            ("flashblocks_rpc", &network.flashblocks_rpc),
+        ] {
+            if !urls.iter().all(is_node_url) {
                 problem(format!(
-                    "an `rpc` of network {id} is no http://, https://, ws:// or wss:// URL"
+                    "an `{key}` of network {id} is no http://, https://, ws:// or wss:// URL"
                 ));
             }
         }
+    }
+    for message in blind_to_flashblocks(config) {
+        problem(message);
     }
     let ledger = config.ledger.url.expose();
     if !(is_embedded_ledger(config)
@@ -97,6 +101,51 @@ pub(super) fn broken(config: &Config) -> Vec<Problem> {
         problem("`reservations.url` must be memory:// or start with redis://".to_owned());
     }
     problems
+}
+
+fn is_node_url(url: &Secret) -> bool {
+    url::Url::parse(url.expose())
+        .is_ok_and(|url| matches!(url.scheme(), "http" | "https" | "ws" | "wss"))
+}
+
+/// Who would wait for Flashblocks that nobody shows.
+fn blind_to_flashblocks(config: &Config) -> Vec<String> {
+    let blind: Vec<_> = config
+        .networks
+        .iter()
+        .filter(|network| network.flashblocks_rpc.is_empty())
+        .collect();
+    let mut messages: Vec<String> = blind
+        .iter()
+        .filter(|network| network.settled_at == Level::Preconfirmed)
+        .map(|network| {
+            format!(
+                "`settled_at` of network {} is \"preconfirmed\" and it has no `flashblocks_rpc`: nobody would see \
+                 a Flashblock",
+                network.id
+            )
+        })
+        .collect();
+    let keys = match &config.server.auth {
+        Auth::Keys(keys) => keys.as_slice(),
+        Auth::Open => &[],
+    };
+    let mut tenants = BTreeSet::new();
+    for key in keys
+        .iter()
+        .filter(|key| key.settled_at == Some(Level::Preconfirmed))
+    {
+        let may_use = |id| key.networks.as_ref().is_none_or(|ids| ids.contains(id));
+        let network = blind.iter().find(|network| may_use(&network.id));
+        if let (Some(network), true) = (network, tenants.insert(&key.tenant)) {
+            messages.push(format!(
+                "`settled_at` of tenant {} is \"preconfirmed\" and network {}, which it may use, has no \
+                 `flashblocks_rpc`",
+                key.tenant, network.id
+            ));
+        }
+    }
+    messages
 }
 
 /// Tenants with several keys that do not say the same of them.

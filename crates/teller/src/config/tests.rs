@@ -232,6 +232,127 @@ fn an_api_key_in_place_of_its_hash_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn preconfirmed_needs_somebody_who_sees_flashblocks() {
+    let preconfirmed = ("TELLER__NETWORKS__0__SETTLED_AT", "preconfirmed");
+    let message = refusal(SMALL, &[preconfirmed]);
+    assert!(
+        message.contains("`settled_at` of network eip155:84532 is \"preconfirmed\" and it has no `flashblocks_rpc`"),
+        "{message}"
+    );
+    let seen = ("TELLER__NETWORKS__0__FLASHBLOCKS_RPC", "env:FLASH");
+    let at = ("FLASH", "https://user:hunter2@flash.example");
+    let config = read(SMALL, &[preconfirmed, seen, at]).unwrap();
+    assert_eq!(config.networks[0].settled_at, Level::Preconfirmed);
+    assert_eq!(config.networks[0].flashblocks_rpc[0].expose(), at.1);
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let message = refusal(SMALL, &[seen, ("FLASH", "ftp://x")]);
+    assert!(
+        message.contains("an `flashblocks_rpc` of network eip155:84532 is no http://"),
+        "{message}"
+    );
+    assert!(refusal(SMALL, &[("TELLER__NETWORKS__0__FLASHBLOCKS_RPC", "")]).contains("is missing"));
+    let message = refusal(SMALL, &[("TELLER__NETWORKS__0__SETTLED_AT", "sealed")]);
+    assert!(
+        message.contains("`networks[0].settled_at` must be one of preconfirmed, included, safe, finalized, not sealed"),
+        "{message}"
+    );
+
+    let tenant = format!(
+        "{}\n[[server.keys]]\ntenant = \"shop\"\nsha256 = \"{}\"\nsettled_at = \"preconfirmed\"\n",
+        SMALL.replace("auth = \"open\"", ""),
+        "ab".repeat(32)
+    );
+    let message = refusal(&tenant, &[]);
+    assert!(
+        message
+            .contains("`settled_at` of tenant shop is \"preconfirmed\" and network eip155:84532"),
+        "{message}"
+    );
+    assert!(read(&tenant, &[seen, at]).is_ok());
+    let elsewhere = format!("{tenant}networks = [\"eip155:8453\"]\n");
+    assert!(read(&elsewhere, &[]).is_ok());
+}
+
+#[test]
+fn budgets_are_exact_and_the_lower_ceiling_counts() {
+    let config = read(SMALL, &[]).unwrap();
+    assert_eq!(config.networks[0].budget, Budget::default());
+    assert_eq!(config.networks[0].fees.max_fee, None);
+    assert_eq!(config.networks[0].settled_at, Level::Included);
+    assert_eq!(config.settler.lease, Duration::from_secs(6));
+    let usd = [
+        ("TELLER__NETWORKS__0__BUDGET__MAX_USD_PER_PAYMENT", "0.011"),
+        ("TELLER__NETWORKS__0__BUDGET__NATIVE_USD", "2500"),
+    ];
+    let config = read(SMALL, &usd).unwrap();
+    assert_eq!(config.networks[0].fees.max_fee, Some(40_000_000));
+    let gwei = ("TELLER__NETWORKS__0__MAX_FEE_PER_GAS_GWEI", "1");
+    let config = read(SMALL, &[usd[0], usd[1], gwei]).unwrap();
+    assert_eq!(config.networks[0].fees.max_fee, Some(40_000_000));
+    let dear = (usd[0].0, "1.1");
+    let config = read(SMALL, &[dear, usd[1], gwei]).unwrap();
+    assert_eq!(config.networks[0].fees.max_fee, Some(1_000_000_000));
+
+    let wei = [
+        ("TELLER__NETWORKS__0__BUDGET__MAX_WEI_PER_TRANSACTION", "5"),
+        (
+            "TELLER__NETWORKS__0__BUDGET__MAX_WEI_PER_DAY",
+            "123456789012345678901234567890",
+        ),
+    ];
+    let config = read(SMALL, &wei).unwrap();
+    let budget = config.networks[0].budget;
+    assert_eq!(budget.per_transaction, Some(Wei::from(5)));
+    assert_eq!(
+        budget.per_day.unwrap().to_string(),
+        "123456789012345678901234567890"
+    );
+}
+
+#[test]
+fn half_a_budget_and_numbers_that_are_no_money_are_refused() {
+    let budget = |text: &str| refusal(&format!("{SMALL}[networks.budget]\n{text}\n"), &[]);
+    for (text, said) in [
+        (
+            "max_usd_per_payment = \"0.01\"",
+            "`networks[0].budget.native_usd` is missing: `max_usd_per_payment` says nothing without it",
+        ),
+        (
+            "native_usd = \"2500\"",
+            "`networks[0].budget.max_usd_per_payment` is missing",
+        ),
+        (
+            "native_usd = 2500.5\nmax_usd_per_payment = \"1\"",
+            "`networks[0].budget.native_usd` must be an amount of USD above zero, in quotes, like \"0.01\", not 2500.5",
+        ),
+        (
+            "native_usd = \"2500\"\nmax_usd_per_payment = \"0\"",
+            "`networks[0].budget.max_usd_per_payment` must be an amount of USD above zero",
+        ),
+        (
+            "native_usd = \"2500\"\nmax_usd_per_payment = \"0.000000000000000001\"",
+            "leaves less than one wei for a unit of gas",
+        ),
+        (
+            "max_wei_per_day = 5",
+            "`networks[0].budget.max_wei_per_day` must be an amount of wei above zero, in quotes",
+        ),
+        (
+            "max_wei_per_transaction = \"6\"\nmax_wei_per_day = \"5\"",
+            "`networks[0].budget.max_wei_per_transaction` is 6, more than `max_wei_per_day`, which is 5",
+        ),
+    ] {
+        let message = budget(text);
+        assert!(message.contains(said), "{message}");
+    }
+    let message = refusal(SMALL, &[("TELLER__SETTLER__LEASE_SECONDS", "1")]);
+    assert!(
+        message.contains("`settler.lease_seconds` must be a whole number from 2 to 60, not 1"),
+        "{message}"
+    );
+}
+
+#[test]
 fn an_unknown_network_needs_its_interval_and_an_asset() {
     let message = refusal(&SMALL.replace("84532", "7"), &[]);
     assert!(

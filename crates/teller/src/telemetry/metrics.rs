@@ -176,6 +176,22 @@ fn describe_settlement() {
         "Times that the chain took back a block"
     );
     describe_counter!(
+        "teller_slots_reopened_total",
+        "Closed slots that a reorg opened again: their payments are settled once more"
+    );
+    describe_counter!(
+        "teller_levels_reached_total",
+        "Slots that have reached a level: preconfirmed, included, safe, finalized"
+    );
+    describe_counter!(
+        "teller_compensations_total",
+        "Compensating entries of the ledger, by kind: what the chain says came to differ from what was told"
+    );
+    describe_counter!(
+        "teller_settle_refusals_total",
+        "Settle requests told anything but success, by reason"
+    );
+    describe_counter!(
         "teller_invariant_violations_total",
         "Times that something happened that must not; any increase is a defect"
     );
@@ -193,6 +209,10 @@ fn describe_lanes() {
         "1 while a signer sends nothing because somebody else used its key"
     );
     describe_gauge!(
+        "teller_lane_mode",
+        "1 for what was decided about a signer's lane: active, draining, frozen, thawing or rescuing; 0 for the rest"
+    );
+    describe_gauge!(
         "teller_lane_usable",
         "1 while a signer takes new batches; 0 while its lane is read again, frozen, or out of gas money"
     );
@@ -208,6 +228,19 @@ fn describe_lanes() {
     describe_gauge!(
         "teller_signer_balance_wei",
         "What a signer has left for gas, in wei"
+    );
+    describe_gauge!(
+        "teller_gas_spent_today_wei",
+        "What settling has cost since midnight UTC, in wei; read where a budget for the day is set"
+    );
+    describe_gauge!(
+        "teller_gas_budget_wei",
+        "What settling may cost in a day, in wei; +Inf without a budget"
+    );
+    describe_gauge!(
+        "teller_block_interval_seconds",
+        Unit::Seconds,
+        "The usual time between two blocks, as configured"
     );
 }
 
@@ -257,6 +290,14 @@ mod tests {
         let readme = include_str!("../../../../README.md");
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut measured = BTreeSet::from(["teller_build_info".to_owned()]);
+        for file in [
+            include_str!("compensations.rs"),
+            // Only what it sets itself; what it starts at zero must be measured elsewhere.
+            include_str!("zeros.rs").rsplit("counter!").next().unwrap(),
+        ] {
+            let quoted = file.split('"').skip(1).step_by(2);
+            measured.extend(quoted.filter(|text| is_metric(text)).map(str::to_owned));
+        }
         for one in ["api", "chain", "settle", "store", "verify"] {
             metric_names(&crates.join(one).join("src"), &mut measured);
         }

@@ -1,24 +1,23 @@
-//! Networks, processes, lanes and their leases, and the small single-row writes.
+//! Networks, processes, lanes and their leases, and the small single-row writes. A part of each ledger.
 
 use alloy_primitives::{Address, B256};
-use sqlx::PgConnection;
 use teller_domain::{
-    AccountNonce, ChainId, FencedLane, PaymentDigest, ProcessId, RequestId, SettlementId,
-    SettlementState,
+    AccountNonce, ChainId, FencedLane, LaneMode, PaymentDigest, ProcessId, RequestId, SettlementId,
+    UnixMillis,
 };
+use uuid::Uuid;
 
-use super::hot::clock;
-use super::slots;
+use super::dialect::{Connection, clock, prunes_alone};
+use super::{reorgs, slots};
 use crate::pruning::{
     DEAD_PROCESSES_KEPT_MS, EVENTS_KEPT_MS, KEYS_KEPT_MS, PRUNED_AT_ONCE, prune_keys, prune_outbox,
     prune_processes,
 };
-use crate::resolving::expect_accepted_outcome;
-use crate::rows::{Columns, signed, unsigned, word};
-use crate::{IdempotencyOutcome, Lane, LaneRecovery, StoreError, StoreResult};
+use crate::rows::{Columns, address, read, signed, unsigned, word};
+use crate::{IdempotencyOutcome, Lane, LaneRecovery, LaneView, StoreError, StoreResult};
 
 pub(super) async fn bind_network(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     chain: ChainId,
     genesis: B256,
 ) -> StoreResult<()> {
@@ -44,7 +43,7 @@ pub(super) async fn bind_network(
 }
 
 pub(super) async fn heartbeat(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     process: ProcessId,
     lease_ms: u64,
 ) -> StoreResult<()> {
@@ -62,15 +61,19 @@ pub(super) async fn heartbeat(
     .map_err(StoreError::of_ledger)
 }
 
+/// What it has queued and what it has claimed names a process that is not there any more.
+pub(super) async fn deregister(connection: &mut Connection, process: ProcessId) -> StoreResult<()> {
+    sqlx::query("DELETE FROM processes WHERE id = $1")
+        .bind(process.0)
+        .execute(connection)
+        .await
+        .map(|_| ())
+        .map_err(StoreError::of_ledger)
+}
+
 /// One round of pruning; whether there is more. One process does it at a time.
-pub(super) async fn prune(connection: &mut PgConnection) -> StoreResult<bool> {
-    let alone = sqlx::query_scalar::<_, bool>(
-        "SELECT pg_try_advisory_xact_lock(hashtext(current_schema() || '.pruning'))",
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(StoreError::of_ledger)?;
-    if !alone {
+pub(super) async fn prune(connection: &mut Connection) -> StoreResult<bool> {
+    if !prunes_alone(connection).await? {
         return Ok(false);
     }
     let mut removed = 0;
@@ -95,7 +98,7 @@ pub(super) async fn prune(connection: &mut PgConnection) -> StoreResult<bool> {
 }
 
 pub(super) async fn claim(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     chain: ChainId,
     signer: Address,
     owner: ProcessId,
@@ -106,7 +109,7 @@ pub(super) async fn claim(
         " WHERE true ON CONFLICT (chain_id, signer) DO UPDATE SET epoch = l.epoch + 1, owner = excluded.owner, ",
         "lease_until = excluded.lease_until ",
         "WHERE l.owner IS NULL OR l.owner = excluded.owner OR l.lease_until <= excluded.lease_until - $4 ",
-        "RETURNING epoch, next_nonce",
+        "RETURNING epoch, next_nonce, mode",
     ))
     .bind(signed(chain.0, "a chain id")?)
     .bind(signer.to_vec())
@@ -121,6 +124,7 @@ pub(super) async fn claim(
     let mut columns = Columns::of(&row);
     let epoch = unsigned(columns.take()?)?;
     let next_nonce = columns.take::<Option<i64>>()?.map(unsigned).transpose()?;
+    let mode = read(&columns.take::<String>()?, "mode")?;
     Ok(Some(LaneRecovery {
         lane: Lane {
             fence: FencedLane {
@@ -129,81 +133,117 @@ pub(super) async fn claim(
                 epoch,
             },
             next_nonce: next_nonce.map(AccountNonce),
+            mode,
         },
-        open_slots: slots::open_slots(connection, chain, signer).await?,
+        open_slots: slots::open_slots(connection, chain, signer, slots::Raw::Read).await?,
+        unfinal: reorgs::unfinal(connection, chain, signer).await?,
     }))
 }
 
 async fn fenced(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     sql: &'static str,
     fence: FencedLane,
     value: i64,
-) -> StoreResult<u64> {
-    sqlx::query(sql)
+) -> StoreResult<()> {
+    let done = sqlx::query(sql)
         .bind(signed(fence.chain.0, "a chain id")?)
         .bind(fence.signer.to_vec())
         .bind(signed(fence.epoch, "an epoch")?)
         .bind(value)
         .execute(connection)
         .await
-        .map(|done| done.rows_affected())
-        .map_err(StoreError::of_ledger)
-}
-
-pub(super) async fn renew(
-    connection: &mut PgConnection,
-    fence: FencedLane,
-    lease_ms: u64,
-) -> StoreResult<()> {
-    let renewed = fenced(
-        connection,
-        concat!(
-            "UPDATE lanes SET lease_until = ms + $4 FROM ",
-            clock!(),
-            " WHERE chain_id = $1 AND signer = $2 AND epoch = $3"
-        ),
-        fence,
-        signed(lease_ms, "a lease")?,
-    )
-    .await?;
-    if renewed == 0 {
+        .map_err(StoreError::of_ledger)?;
+    if done.rows_affected() == 0 {
         return Err(StoreError::StaleLane);
     }
     Ok(())
 }
 
+pub(super) async fn renew(
+    connection: &mut Connection,
+    fence: FencedLane,
+    lease_ms: u64,
+) -> StoreResult<LaneMode> {
+    let row = sqlx::query(concat!(
+        "UPDATE lanes SET lease_until = ms + $4 FROM ",
+        clock!(),
+        " WHERE chain_id = $1 AND signer = $2 AND epoch = $3 RETURNING mode"
+    ))
+    .bind(signed(fence.chain.0, "a chain id")?)
+    .bind(fence.signer.to_vec())
+    .bind(signed(fence.epoch, "an epoch")?)
+    .bind(signed(lease_ms, "a lease")?)
+    .fetch_optional(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let row = row.ok_or(StoreError::StaleLane)?;
+    read(&Columns::of(&row).take::<String>()?, "mode")
+}
+
+pub(super) async fn set_mode(
+    connection: &mut Connection,
+    fence: FencedLane,
+    mode: LaneMode,
+) -> StoreResult<()> {
+    let done = sqlx::query(
+        "UPDATE lanes SET mode = $4 WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
+    )
+    .bind(signed(fence.chain.0, "a chain id")?)
+    .bind(fence.signer.to_vec())
+    .bind(signed(fence.epoch, "an epoch")?)
+    .bind(mode.as_str())
+    .execute(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if done.rows_affected() == 0 {
+        return Err(StoreError::StaleLane);
+    }
+    Ok(())
+}
+
+pub(super) async fn order_mode(
+    connection: &mut Connection,
+    chain: ChainId,
+    signer: Address,
+    expected: LaneMode,
+    mode: LaneMode,
+) -> StoreResult<bool> {
+    sqlx::query("UPDATE lanes SET mode = $4 WHERE chain_id = $1 AND signer = $2 AND mode = $3")
+        .bind(signed(chain.0, "a chain id")?)
+        .bind(signer.to_vec())
+        .bind(expected.as_str())
+        .bind(mode.as_str())
+        .execute(connection)
+        .await
+        .map(|done| done.rows_affected() > 0)
+        .map_err(StoreError::of_ledger)
+}
+
 /// The epoch rises, so that nothing more is written under the one that is given up.
-pub(super) async fn release(connection: &mut PgConnection, fence: FencedLane) -> StoreResult<()> {
-    let released = fenced(
+pub(super) async fn release(connection: &mut Connection, fence: FencedLane) -> StoreResult<()> {
+    fenced(
         connection,
         "UPDATE lanes SET owner = NULL, lease_until = $4, epoch = epoch + 1 \
          WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
         fence,
         0,
     )
-    .await?;
-    if released == 0 {
-        return Err(StoreError::StaleLane);
-    }
-    Ok(())
+    .await
 }
 
 pub(super) async fn adopt(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     fence: FencedLane,
     nonce: AccountNonce,
 ) -> StoreResult<()> {
-    let held = fenced(
+    fenced(
         connection,
         "UPDATE lanes SET next_nonce = $4 WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
         fence,
         signed(nonce.0, "an account nonce")?,
     )
     .await?;
-    if held == 0 {
-        return Err(StoreError::StaleLane);
-    }
     let open = sqlx::query(
         "SELECT 1 FROM slots WHERE chain_id = $1 AND signer = $2 AND state = 'open' LIMIT 1",
     )
@@ -222,51 +262,53 @@ pub(super) async fn adopt(
     }
 }
 
-pub(super) async fn withdraw(connection: &mut PgConnection, id: SettlementId) -> StoreResult<bool> {
-    sqlx::query(concat!(
-        "UPDATE settlements SET state = 'withdrawn', updated_at = ms FROM ",
+/// Every lane, with its open slots but not their bytes.
+pub(super) async fn views(connection: &mut Connection) -> StoreResult<Vec<LaneView>> {
+    let rows = sqlx::query(concat!(
+        "SELECT chain_id, signer, epoch, owner, lease_until, ms, next_nonce, mode FROM lanes, ",
         clock!(),
-        " WHERE id = $1 AND state = 'accepted' AND tries = 0"
+        " ORDER BY chain_id, signer",
     ))
-    .bind(id.0)
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await
-    .map(|done| done.rows_affected() > 0)
-    .map_err(StoreError::of_ledger)
-}
-
-pub(super) async fn resolve_accepted(
-    connection: &mut PgConnection,
-    resolutions: Vec<(SettlementId, SettlementState)>,
-) -> StoreResult<Vec<SettlementId>> {
-    let mut columns = slots::Resolutions::default();
-    for (id, state) in resolutions {
-        expect_accepted_outcome(id, &state)?;
-        columns.push(id, &state)?;
+    .map_err(StoreError::of_ledger)?;
+    let mut views = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let mut columns = Columns::of(row);
+        let chain = ChainId(unsigned(columns.take()?)?);
+        let signer = address(&columns.take::<Vec<u8>>()?)?;
+        let epoch = unsigned(columns.take()?)?;
+        let owner: Option<Uuid> = columns.take()?;
+        let lease_until = UnixMillis(unsigned(columns.take()?)?);
+        let now = UnixMillis(unsigned(columns.take()?)?);
+        let next_nonce = columns.take::<Option<i64>>()?.map(unsigned).transpose()?;
+        views.push(LaneView {
+            fence: FencedLane {
+                chain,
+                signer,
+                epoch,
+            },
+            owner: owner.map(ProcessId),
+            lease_until,
+            lease_expired: lease_until <= now,
+            next_nonce: next_nonce.map(AccountNonce),
+            mode: read(&columns.take::<String>()?, "mode")?,
+            open_slots: slots::open_slots(connection, chain, signer, slots::Raw::LeftOut).await?,
+        });
     }
-    let changed = columns
-        .bind(sqlx::query(concat!(
-            slots::lock_resolved!(),
-            "UPDATE settlements AS s ",
-            slots::set_resolved!(),
-            " AND s.state = 'accepted' RETURNING s.id",
-        )))
-        .fetch_all(connection)
-        .await
-        .map_err(StoreError::of_ledger)?;
-    changed
-        .iter()
-        .map(|row| Columns::of(row).take().map(SettlementId))
-        .collect()
+    Ok(views)
 }
 
+/// A reason that was told before the claim is what was told last again.
 pub(super) async fn release_delivery(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     id: SettlementId,
     request: RequestId,
 ) -> StoreResult<()> {
     sqlx::query(
-        "UPDATE settlements SET delivery_request = NULL, delivery_process = NULL \
+        "UPDATE settlements SET delivery_request = NULL, delivery_process = NULL, \
+         told = CASE WHEN told_reason IS NOT NULL THEN 'failure' END, told_transaction = NULL, told_level = NULL, \
+         told_at = CASE WHEN told_reason IS NOT NULL THEN told_at END \
          WHERE id = $1 AND delivery_request = $2 AND delivered_at IS NULL",
     )
     .bind(id.0)
@@ -278,7 +320,7 @@ pub(super) async fn release_delivery(
 }
 
 pub(super) async fn bind_key(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     key_hash: B256,
     digest: PaymentDigest,
 ) -> StoreResult<IdempotencyOutcome> {

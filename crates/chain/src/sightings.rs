@@ -1,0 +1,211 @@
+//! What single endpoints say, where it takes more than the first good answer: open slots, blocks that may be orphaned,
+//! the heads behind the latest one, and Flashblocks.
+
+use std::sync::Arc;
+
+use alloy_primitives::{Address, B256, U64};
+use futures::future::join_all;
+use serde::de::IgnoredAny;
+use teller_domain::{AccountNonce, BlockRef};
+use tokio::time::timeout;
+
+use crate::endpoint::Endpoint;
+use crate::nodes::not_a_call;
+use crate::wire::{WireBlock, WireReceipt};
+use crate::{Block, CallError, NodeError, Nodes, TxReceipt};
+
+/// What one endpoint says of an account and of some transactions, asked in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Its latest block.
+    pub sealed: BlockRef,
+    /// The account's nonce at that block.
+    pub sealed_nonce: AccountNonce,
+    /// The receipts that it has of the transactions.
+    pub receipts: Vec<TxReceipt>,
+    /// Whether it knows any of the transactions, mined or waiting.
+    pub known: bool,
+}
+
+/// Which of some blocks are canonical. Those that could not be told of are in neither list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlockCheck {
+    /// These are.
+    pub canonical: Vec<BlockRef>,
+    /// At the heights of these there are other blocks.
+    pub orphaned: Vec<BlockRef>,
+}
+
+impl Nodes {
+    /// Asks every endpoint, all at once and each within the time limit of one call. Those that fail are left out.
+    pub async fn sightings(&self, account: Address, hashes: &[B256]) -> Vec<Sighting> {
+        let asked = self.all().iter().map(|endpoint| async move {
+            let sighting = timeout(endpoint.deadline, sighting(endpoint, account, hashes)).await;
+            match sighting {
+                Ok(Ok(sighting)) => Some(sighting),
+                Ok(Err(error)) => {
+                    tracing::debug!(chain = %self.chain(), endpoint = endpoint.index, %error, "no sighting");
+                    None
+                }
+                Err(_) => None,
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// The `safe` and the `finalized` block; `None` for a tag that the node does not know.
+    ///
+    /// # Errors
+    /// When no node could be asked.
+    pub async fn safe_and_finalized(
+        &self,
+    ) -> Result<(Option<BlockRef>, Option<BlockRef>), NodeError> {
+        let (safe, finalized) = futures::join!(self.tagged("safe"), self.tagged("finalized"));
+        Ok((safe?, finalized?))
+    }
+
+    async fn tagged(&self, tag: &'static str) -> Result<Option<BlockRef>, NodeError> {
+        let mut failure = NodeError::NoEndpoint;
+        for endpoint in self.in_order() {
+            let block: Result<Option<WireBlock>, _> =
+                endpoint.call("eth_getBlockByNumber", (tag, false)).await;
+            match block {
+                Ok(block) => return Ok(block.map(|block| Block::from(block).reference())),
+                // Nodes have many words for a tag that they do not know, or for a head that they do not have yet.
+                Err(CallError::Node(NodeError::Rpc { .. }) | CallError::Reverted(_)) => {
+                    return Ok(None);
+                }
+                Err(CallError::Node(error)) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Whether these blocks are canonical. That one is not takes the word of two endpoints where two are configured.
+    ///
+    /// # Errors
+    /// When no node could be asked.
+    pub async fn check_blocks(&self, blocks: &[BlockRef]) -> Result<BlockCheck, NodeError> {
+        let mut check = BlockCheck::default();
+        let mut doubted: Vec<(BlockRef, usize)> = blocks.iter().map(|block| (*block, 0)).collect();
+        let mut failure = None;
+        let mut answered = false;
+        for endpoint in self.in_order() {
+            if doubted.is_empty() {
+                break;
+            }
+            let found = match blocks_of(&endpoint, &doubted).await {
+                Ok(found) => found,
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
+            };
+            answered = true;
+            let mut left = Vec::new();
+            for ((block, doubts), found) in doubted.into_iter().zip(found) {
+                match found {
+                    // The first one to ask says yes. Later, a yes against a no: nobody knows.
+                    Some(hash) if hash == block.hash && doubts == 0 => check.canonical.push(block),
+                    Some(hash) if hash == block.hash => {}
+                    Some(_) if doubts + 1 >= self.witnesses() => check.orphaned.push(block),
+                    Some(_) => left.push((block, doubts + 1)),
+                    None => left.push((block, doubts)),
+                }
+            }
+            doubted = left;
+        }
+        match failure {
+            Some(error) if !answered => Err(error),
+            _ => Ok(check),
+        }
+    }
+
+    /// Whether any endpoint is configured that shows Flashblocks.
+    pub fn shows_flashblocks(&self) -> bool {
+        !self.flashblocks().is_empty()
+    }
+
+    /// The receipts that endpoints with Flashblocks have of these transactions. Their blocks may not be sealed yet: such
+    /// a receipt shows what is about to happen, and proves nothing.
+    ///
+    /// # Errors
+    /// When endpoints are configured and none answers.
+    pub async fn flashblock_receipts(&self, hashes: &[B256]) -> Result<Vec<TxReceipt>, NodeError> {
+        let mut failure = None;
+        for endpoint in self.flashblocks() {
+            match receipts_of(&endpoint, hashes).await {
+                Ok(receipts) => return Ok(receipts),
+                Err(error) => failure = Some(not_a_call(error)),
+            }
+        }
+        failure.map_or(Ok(Vec::new()), Err)
+    }
+}
+
+/// The nonce first: whatever it has passed must have a receipt by the time that those are asked for.
+async fn sighting(
+    endpoint: &Arc<Endpoint>,
+    account: Address,
+    hashes: &[B256],
+) -> Result<Sighting, CallError> {
+    let head: Option<WireBlock> = endpoint
+        .call("eth_getBlockByNumber", ("latest", false))
+        .await?;
+    let head = head.ok_or(NodeError::BadAnswer("no latest block"))?;
+    let sealed = Block::from(head).reference();
+    let nonce: U64 = endpoint
+        .call(
+            "eth_getTransactionCount",
+            (account, U64::from(sealed.number)),
+        )
+        .await?;
+    let receipts = receipts_of(endpoint, hashes).await?;
+    let known = !receipts.is_empty() || knows_any(endpoint, hashes).await?;
+    Ok(Sighting {
+        sealed,
+        sealed_nonce: AccountNonce(nonce.to()),
+        receipts,
+        known,
+    })
+}
+
+async fn receipts_of(
+    endpoint: &Arc<Endpoint>,
+    hashes: &[B256],
+) -> Result<Vec<TxReceipt>, CallError> {
+    let params: Vec<_> = hashes.iter().map(|hash| (*hash,)).collect();
+    let receipts: Vec<Option<WireReceipt>> =
+        endpoint.batch("eth_getTransactionReceipt", &params).await?;
+    Ok(receipts
+        .into_iter()
+        .flatten()
+        .map(TxReceipt::from)
+        .collect())
+}
+
+async fn knows_any(endpoint: &Arc<Endpoint>, hashes: &[B256]) -> Result<bool, CallError> {
+    let params: Vec<_> = hashes.iter().map(|hash| (*hash,)).collect();
+    let found: Vec<Option<IgnoredAny>> =
+        endpoint.batch("eth_getTransactionByHash", &params).await?;
+    Ok(found.iter().any(Option::is_some))
+}
+
+/// The hashes at these heights; `None` above the endpoint's head.
+async fn blocks_of(
+    endpoint: &Arc<Endpoint>,
+    blocks: &[(BlockRef, usize)],
+) -> Result<Vec<Option<B256>>, NodeError> {
+    let params: Vec<_> = blocks
+        .iter()
+        .map(|(block, _)| (U64::from(block.number), false))
+        .collect();
+    let found: Vec<Option<WireBlock>> = endpoint
+        .batch("eth_getBlockByNumber", &params)
+        .await
+        .map_err(not_a_call)?;
+    Ok(found
+        .into_iter()
+        .map(|block| block.map(|block| Block::from(block).hash))
+        .collect())
+}

@@ -1,0 +1,186 @@
+//! What the engine looks at every so often: the ledger's queue and outcomes, head tags, spending, tips and balances.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::gauge;
+use teller_domain::UnixMillis;
+use teller_store::{Ledger, StoreResult};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::core::{Event, Queued};
+use crate::engine::{Intake, Shell, stopping};
+use crate::report;
+use crate::waiters::Waiters;
+
+/// How often tips and balances are read.
+const MONEY_PERIOD: Duration = Duration::from_secs(10);
+/// How often the `safe` and `finalized` heads are read.
+const LEVELS_PERIOD: Duration = Duration::from_secs(3);
+/// How often the ledger is asked what was spent today.
+const SPENDING_PERIOD: Duration = Duration::from_secs(30);
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Changes of the ledger that come closer together than this are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Accepted payments claimed at once.
+const CLAIM_CHUNK: usize = 500;
+
+impl Shell {
+    /// Polling behind every hint: accepted payments that nobody announced, outcomes that nobody told.
+    pub(crate) async fn poll_ledger(self: Arc<Self>) {
+        let mut changes = self.ledger.changes();
+        loop {
+            let hinted = self.timings.intake == Intake::Others;
+            tokio::select! {
+                () = stopping(self.stopped.clone()) => return,
+                () = self.claims.notified() => {}
+                Ok(()) = changes.changed(), if hinted => {
+                    sleep(DEBOUNCE).await;
+                    changes.mark_unchanged();
+                }
+                () = sleep(self.timings.poll) => {}
+            }
+            if let Err(error) = self.claim_accepted().await {
+                tracing::warn!(%error, "accepted payments could not be claimed; they are asked for again");
+            }
+            self.waiters.read(self.ledger.as_ref()).await;
+        }
+    }
+
+    /// Claims what the core could make use of. A process that has lanes but none that is usable takes only what is about
+    /// to expire, to end it.
+    async fn claim_accepted(&self) -> StoreResult<()> {
+        let appetite = *self.appetite.borrow();
+        let expiring_by = match (appetite, self.holdings().is_empty()) {
+            (0, true) => return Ok(()),
+            (0, false) => {
+                let Some(time) = self.parts.heads.chain_time() else {
+                    return Ok(());
+                };
+                Some(time.plus(self.parts.core.cutoff_seconds))
+            }
+            _ => None,
+        };
+        let most = if expiring_by.is_some() {
+            CLAIM_CHUNK
+        } else {
+            appetite
+        };
+        for claimed in (0..most).step_by(CLAIM_CHUNK) {
+            let limit = CLAIM_CHUNK.min(most - claimed);
+            let rows = self
+                .ledger
+                .claim_accepted(
+                    self.chain(),
+                    self.process,
+                    u32::try_from(limit).unwrap_or(u32::MAX),
+                    expiring_by,
+                )
+                .await?;
+            let last = rows.len() < limit;
+            if !rows.is_empty() {
+                let queued = rows.iter().map(Queued::new).collect();
+                self.tell(Event::Accepted(queued)).await;
+            }
+            // What is claimed already comes again, oldest first: a second page would be the first one.
+            if last || expiring_by.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads how far finality has come.
+    pub(crate) async fn watch_levels(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = stopping(self.stopped.clone()) => return,
+                () = sleep(LEVELS_PERIOD) => {}
+            }
+            let heads = &self.parts.heads;
+            match self.parts.nodes.safe_and_finalized().await {
+                Ok((safe, finalized)) => {
+                    // Of a node on a branch that the chain has left, nothing follows.
+                    let height = |block: Option<teller_domain::BlockRef>| {
+                        block
+                            .filter(|block| heads.is_canonical(*block) != Some(false))
+                            .map(|block| block.number)
+                    };
+                    let (safe, finalized) = (height(safe), height(finalized));
+                    self.tell(Event::Levels { safe, finalized }).await;
+                }
+                Err(error) => {
+                    tracing::debug!(network = %self.chain(), %error, "the safe and finalized heads could not be read")
+                }
+            }
+        }
+    }
+
+    /// Reads what was spent, where a budget bounds it.
+    pub(crate) async fn watch_spending(self: Arc<Self>) {
+        if !self.parts.core.budgets.by_day() {
+            return;
+        }
+        loop {
+            tokio::select! {
+                () = stopping(self.stopped.clone()) => return,
+                () = sleep(SPENDING_PERIOD) => {}
+            }
+            if let Err(error) = self.tell_spending().await {
+                tracing::warn!(%error, "what was spent today could not be read; the last sum counts");
+            }
+        }
+    }
+
+    /// What was spent since midnight UTC, by the ledger's clock.
+    pub(crate) async fn tell_spending(&self) -> StoreResult<()> {
+        let now = self.ledger.now().await?;
+        let midnight = UnixMillis(now.0 - now.0 % DAY_MS);
+        let spending = self.ledger.spending(self.chain(), midnight).await?;
+        report::spent(self.chain(), spending.total);
+        self.tell(Event::Spent(spending)).await;
+        Ok(())
+    }
+
+    /// Reads what gas costs and what the signers have left.
+    pub(crate) async fn watch_money(self: Arc<Self>) {
+        let network = self.chain().to_string();
+        loop {
+            if let Ok(tip) = self.parts.nodes.tip().await {
+                self.tell(Event::Tip(tip)).await;
+            }
+            for (index, signer) in self.parts.signers.iter().enumerate() {
+                if let Ok(balance) = self.parts.nodes.balance(signer.address()).await {
+                    let labels = [
+                        ("network", network.clone()),
+                        ("signer_index", index.to_string()),
+                    ];
+                    gauge!("teller_signer_balance_wei", &labels).set(f64::from(balance.0));
+                }
+            }
+            tokio::select! {
+                () = stopping(self.stopped.clone()) => return,
+                () = sleep(MONEY_PERIOD) => {}
+            }
+        }
+    }
+}
+
+/// Tells waiting requests of outcomes that another process wrote.
+pub(crate) async fn watch_outcomes(
+    ledger: Arc<dyn Ledger>,
+    waiters: Waiters,
+    poll: Duration,
+    stopped: watch::Receiver<bool>,
+) {
+    let mut changes = ledger.changes();
+    loop {
+        tokio::select! {
+            () = stopping(stopped.clone()) => return,
+            changed = changes.changed() => sleep(if changed.is_err() { poll } else { DEBOUNCE }).await,
+            () = sleep(poll) => {}
+        }
+        waiters.read(ledger.as_ref()).await;
+    }
+}

@@ -1,0 +1,81 @@
+//! What an operator lets gas cost in all.
+
+use std::collections::BTreeMap;
+
+use teller_domain::{TenantId, Wei};
+use teller_store::Spending;
+
+/// Bounds on gas, in wei. What is under way when a daily bound is reached still counts against it when it is mined, so a
+/// day may end above its bound by the open slots' worth.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Budgets {
+    /// What one transaction may cost at most, at its `maxFeePerGas`. No-ops are exempt: they free what is stuck.
+    pub per_transaction: Option<Wei>,
+    /// What all transactions of a day (UTC) may cost.
+    pub per_day: Option<Wei>,
+    /// What the settled payments of a tenant may cost in a day (UTC).
+    pub tenants: BTreeMap<TenantId, Wei>,
+}
+
+impl Budgets {
+    /// Whether anything is bounded by the day, so that spending must be known.
+    pub fn by_day(&self) -> bool {
+        self.per_day.is_some() || !self.tenants.is_empty()
+    }
+
+    /// Whether a payment of this tenant may enter a slot.
+    pub(super) fn allow(&self, spending: &Spending, tenant: &TenantId) -> bool {
+        if self.per_day.is_some_and(|bound| spending.total >= bound) {
+            return false;
+        }
+        let Some(bound) = self.tenants.get(tenant) else {
+            return true;
+        };
+        let spent = spending
+            .tenants
+            .iter()
+            .find(|(spender, _)| spender == tenant)
+            .map_or(Wei::ZERO, |(_, spent)| *spent);
+        spent < *bound
+    }
+}
+
+/// Adds what a closed slot cost, until the ledger's own sum is read again.
+pub(super) fn add(spending: &mut Spending, cost: Wei, shares: &[(TenantId, Wei)]) {
+    spending.total = Wei(spending.total.0.saturating_add(cost.0));
+    for (tenant, share) in shares {
+        match spending
+            .tenants
+            .iter_mut()
+            .find(|(spender, _)| spender == tenant)
+        {
+            Some((_, spent)) => *spent = Wei(spent.0.saturating_add(share.0)),
+            None => spending.tenants.push((tenant.clone(), *share)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spent_budget_stops_its_tenant_and_the_day_s_budget_stops_all() {
+        let (poor, rich) = (TenantId::new("poor"), TenantId::new("rich"));
+        let mut budgets = Budgets {
+            tenants: BTreeMap::from([(poor.clone(), Wei::from(10))]),
+            ..Budgets::default()
+        };
+        let mut spending = Spending::default();
+        add(
+            &mut spending,
+            Wei::from(25),
+            &[(poor.clone(), Wei::from(9)), (rich.clone(), Wei::from(16))],
+        );
+        assert!(budgets.allow(&spending, &poor));
+        add(&mut spending, Wei::from(1), &[(poor.clone(), Wei::from(1))]);
+        assert!(!budgets.allow(&spending, &poor) && budgets.allow(&spending, &rich));
+        budgets.per_day = Some(Wei::from(26));
+        assert!(!budgets.allow(&spending, &rich));
+    }
+}

@@ -1,0 +1,229 @@
+//! What goes into a batch, and who is kept out of it.
+
+use super::*;
+
+#[test]
+fn an_idle_lane_sends_at_once_and_a_busy_one_gathers_company() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, batch, _) = bench.open(effects);
+    assert_eq!((id, batch.len()), (slot(7), 1));
+    for number in [10, 11] {
+        let effects = bench.tell(Event::Accepted(vec![payment(number, 3_600)]));
+        assert!(effects.is_empty());
+    }
+    bench.now += 200;
+    let effects = bench.tell(Event::Tick);
+    let (id, batch, _) = bench.open(effects);
+    assert_eq!((id, batch.len()), (slot(8), 2));
+}
+
+#[test]
+fn a_full_batch_does_not_linger_and_no_lane_exceeds_its_depth() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    bench.open(effects);
+    let many = (10..460).map(|number| payment(number, 3_600)).collect();
+    let effects = bench.tell(Event::Accepted(many));
+    let (_, batch, _) = bench.open(effects);
+    assert_eq!(batch.len(), 200);
+    bench.now += 1_000;
+    assert!(bench.tell(Event::Tick).is_empty(), "both slots are open");
+    assert_eq!(bench.core.queue_depth(), 250);
+}
+
+#[test]
+fn an_echo_of_a_known_payment_is_not_queued_again() {
+    let mut bench = Bench::with_lane();
+    let batch = payments(1);
+    let effects = bench.tell(Event::Accepted(batch.clone()));
+    bench.open(effects);
+    bench.tell(Event::Accepted(batch));
+    assert_eq!(bench.core.queue_depth(), 0);
+}
+
+#[test]
+fn a_payer_with_code_leaves_the_batch_and_tries_alone() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(3)));
+    let [
+        Effect::ReadCode {
+            signer,
+            batch,
+            payments,
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    let hostile = payments[1].id;
+    let effects = bench.tell(Event::CodeRead {
+        signer: *signer,
+        batch: *batch,
+        with_code: vec![hostile],
+        refused: Vec::new(),
+    });
+    let (_, neighbours, _) = bench.commit(effects);
+    assert_eq!(neighbours.len(), 2);
+    bench.now += 200;
+    let effects = bench.tell(Event::Tick);
+    let [Effect::ReadCode { payments, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(
+        payments.iter().map(|queued| queued.id).collect::<Vec<_>>(),
+        [hostile]
+    );
+    let batch = bench.core.batches;
+    let effects = bench.tell(Event::CodeRead {
+        signer: signer_of(&effects),
+        batch,
+        with_code: vec![hostile],
+        refused: Vec::new(),
+    });
+    let (_, alone, _) = bench.commit(effects);
+    assert_eq!(alone[0].id, hostile);
+}
+
+fn signer_of(effects: &[Effect]) -> Address {
+    effects.iter().find_map(Effect::signer).unwrap()
+}
+
+#[test]
+fn a_lone_payer_whose_code_refuses_the_transfer_fails_without_a_transaction() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let [
+        Effect::ReadCode {
+            signer,
+            batch,
+            payments,
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    let id = payments[0].id;
+    let effects = bench.tell(Event::CodeRead {
+        signer: *signer,
+        batch: *batch,
+        with_code: vec![id],
+        refused: vec![(id, Reason::PayerHasCode)],
+    });
+    let [Effect::ResolveAccepted { resolutions, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(resolutions[0].0, id);
+    bench.tell(Event::AcceptedResolved { ids: vec![id] });
+    assert!(bench.core.is_idle());
+}
+
+#[test]
+fn a_withdrawn_payment_leaves_its_forming_batch() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(2)));
+    let effects = bench.read_code(&effects);
+    let [
+        Effect::Sign {
+            what: ToSign::Batch(batch),
+            fees,
+            ..
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    let withdrawn = batch[0].id;
+    let attempt = bench.attempt(AttemptKind::Batch, *fees);
+    bench.tell(Event::Signed {
+        fence: fence(),
+        id: slot(7),
+        attempt,
+    });
+    let effects = bench.tell(Event::PaymentsMoved {
+        fence: fence(),
+        id: slot(7),
+        moved: vec![withdrawn],
+    });
+    let (id, batch, _) = bench.commit(effects);
+    assert_eq!((id, batch.len()), (slot(7), 1));
+    assert_ne!(batch[0].id, withdrawn);
+}
+
+#[test]
+fn a_payment_past_its_cutoff_expires_without_a_transaction() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(vec![payment(1, 2)]));
+    assert!(
+        matches!(&effects[..], [Effect::ResolveAccepted { resolutions, .. }]
+            if resolutions[0].1 == SettlementState::Expired)
+    );
+}
+
+#[test]
+fn a_payment_whose_budget_is_spent_waits_and_fails_with_the_reason() {
+    let mut bench = Bench::with_lane();
+    bench
+        .core
+        .config
+        .budgets
+        .tenants
+        .insert(TenantId::new("shop"), Wei::from(10));
+    bench.tell(Event::Spent(teller_store::Spending {
+        total: Wei::from(10),
+        tenants: vec![(TenantId::new("shop"), Wei::from(10))],
+    }));
+    assert!(bench.tell(Event::Accepted(vec![payment(1, 60)])).is_empty());
+    bench.now += 58_000;
+    let effects = bench.tell(Event::Tick);
+    let [Effect::ResolveAccepted { resolutions, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(
+        resolutions[0].1.refusal().unwrap().reason,
+        Reason::GasBudgetExceeded
+    );
+}
+
+#[test]
+fn a_budget_for_a_transaction_makes_batches_smaller() {
+    let mut bench = Bench::with_lane();
+    // 21,000,000 wei for each gas unit at most: room for three payments of 80,000 gas and 60,000 for the rest.
+    let per_gas = 4 * 5_000_000 + 1_000;
+    bench.core.config.budgets.per_transaction = Some(Wei::from(per_gas * 300_000));
+    let effects = bench.tell(Event::Accepted(payments(5)));
+    let (_, batch, _) = bench.open(effects);
+    assert_eq!(batch.len(), 3);
+}
+
+#[test]
+fn a_queue_without_a_usable_lane_goes_back_to_the_ledger() {
+    let mut bench = Bench::with_lane();
+    bench.tell(Event::ModeRead {
+        fence: fence(),
+        mode: LaneMode::Draining,
+    });
+    assert!(bench.tell(Event::Accepted(payments(3))).is_empty());
+    assert_eq!(bench.core.appetite(), 0);
+    bench.now += RELEASE_AFTER_MS;
+    let effects = bench.tell(Event::Tick);
+    assert!(matches!(&effects[..], [Effect::ReleaseQueued(ids)] if ids.len() == 3));
+    assert!(bench.core.is_idle());
+}
+
+#[test]
+fn a_process_that_ends_opens_no_slot_and_gives_its_queue_back() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    bench.tell(Event::Accepted(vec![payment(5, 3_600)]));
+    let given_back = bench.tell(Event::Drain);
+    assert!(
+        matches!(&given_back[..], [Effect::ReleaseQueued(_)]),
+        "{given_back:?}"
+    );
+    let effects = bench.read_code(&effects);
+    assert!(
+        matches!(&effects[..], [Effect::ReleaseQueued(_)]),
+        "{effects:?}"
+    );
+}

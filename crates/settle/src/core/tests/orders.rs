@@ -1,0 +1,152 @@
+//! Freezing, thawing, draining, rescuing.
+
+use super::*;
+
+/// A lane whose only slot was taken by a stranger's transaction, frozen.
+fn frozen() -> (Bench, SlotId, Vec<Queued>, Attempt) {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, batch, attempt) = bench.open(effects);
+    let effects = bench.tell(Event::Sent {
+        id,
+        hash: attempt.hash,
+        outcome: Sent::NonceTooLow,
+    });
+    assert!(matches!(&effects[..], [Effect::LookUp { .. }]));
+    assert!(
+        bench.looked_up(id, 8, false).is_empty(),
+        "one look is not enough"
+    );
+    assert!(
+        bench.looked_up(id, 8, false).is_empty(),
+        "nor are two at once"
+    );
+    bench.now += INTERVAL;
+    let effects = bench.looked_up(id, 8, false);
+    assert!(
+        effects.iter().any(|effect| matches!(
+            effect,
+            Effect::SetMode {
+                mode: LaneMode::Frozen,
+                ..
+            }
+        )),
+        "{effects:?}"
+    );
+    (bench, id, batch, attempt)
+}
+
+#[test]
+fn a_nonce_that_somebody_else_used_freezes_the_lane() {
+    let (mut bench, ..) = frozen();
+    let effects = bench.tell(Event::Accepted(vec![payment(9, 3_600)]));
+    assert!(effects.is_empty(), "nothing more is signed");
+}
+
+#[test]
+fn what_one_endpoint_alone_says_freezes_nothing() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, ..) = bench.open(effects);
+    for _ in 0..5 {
+        bench.now += INTERVAL;
+        let (passed, behind) = (bench.sighting(8, false), bench.sighting(7, false));
+        bench.looked_up_as(id, vec![passed.clone()]);
+        bench.looked_up_as(id, vec![passed.clone(), behind]);
+        let knows = bench.sighting(8, true);
+        bench.looked_up_as(id, vec![passed.clone(), passed, knows]);
+    }
+    assert_eq!(bench.lane().mode(), LaneMode::Active);
+}
+
+#[test]
+fn a_frozen_lane_thaws_when_its_own_transaction_turns_up() {
+    let (mut bench, id, batch, attempt) = frozen();
+    bench.now += 3 * INTERVAL;
+    let effects = bench.tell(Event::Tick);
+    assert!(
+        matches!(&effects[..], [Effect::LookUp { .. }]),
+        "{effects:?}"
+    );
+    bench.seal(vec![attempt.hash]);
+    let mined = bench.mined(&attempt, true, &batch);
+    assert_eq!(bench.found(id, mined).len(), 1);
+    assert_eq!(bench.lane().mode(), LaneMode::Active);
+}
+
+#[test]
+fn a_mode_that_was_read_before_the_freeze_got_there_does_not_undo_it() {
+    let (mut bench, ..) = frozen();
+    let read = |mode| Event::ModeRead {
+        fence: fence(),
+        mode,
+    };
+    bench.tell(read(LaneMode::Active));
+    assert_eq!(bench.lane().mode(), LaneMode::Frozen);
+    bench.tell(read(LaneMode::Frozen));
+    bench.tell(read(LaneMode::Thawing));
+    assert_eq!(bench.lane().mode(), LaneMode::Thawing);
+}
+
+#[test]
+fn a_thawed_lane_closes_what_strangers_took_and_sends_the_payments_again() {
+    let (mut bench, id, batch, _) = frozen();
+    for mode in [LaneMode::Frozen, LaneMode::Thawing] {
+        bench.tell(Event::ModeRead {
+            fence: fence(),
+            mode,
+        });
+    }
+    bench.now += INTERVAL;
+    let effects = bench.looked_up(id, 8, false);
+    assert!(
+        matches!(&effects[..], [Effect::Investigate { .. }]),
+        "{effects:?}"
+    );
+    let effects = bench.investigated(id, vec![(batch[0].id, Finding::WouldSettle)]);
+    let closure = closure(&effects);
+    assert_eq!(closure.end, teller_domain::SlotEnd::Foreign);
+    assert_eq!(closure.resolutions, [(batch[0].id, Resolution::Requeued)]);
+    let effects = bench.closed(id);
+    assert!(
+        matches!(
+            &effects[..],
+            [
+                Effect::SetMode {
+                    mode: LaneMode::Active,
+                    ..
+                },
+                Effect::ReclaimLane { .. }
+            ]
+        ),
+        "{effects:?}"
+    );
+    // The lane adopts the chain's nonce when it is read again, and the payment goes on.
+    let effects = bench.tell(Event::LaneClaimed(RecoveredLane {
+        next_nonce: AccountNonce(9),
+        ..empty_lane()
+    }));
+    let (id, again, _) = bench.open(effects);
+    assert_eq!((id, again[0].id), (slot(9), batch[0].id));
+}
+
+#[test]
+fn a_draining_lane_brings_its_slots_to_their_end_and_opens_no_more() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, batch, attempt) = bench.open(effects);
+    bench.tell(Event::ModeRead {
+        fence: fence(),
+        mode: LaneMode::Draining,
+    });
+    assert!(
+        bench
+            .tell(Event::Accepted(vec![payment(9, 3_600)]))
+            .is_empty()
+    );
+    bench.seal(vec![attempt.hash]);
+    let mined = bench.mined(&attempt, true, &batch);
+    assert_eq!(bench.found(id, mined).len(), 1);
+    assert!(bench.closed(id).is_empty());
+    assert_eq!(bench.lane().open_slots(), 0);
+}

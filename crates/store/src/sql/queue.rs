@@ -1,0 +1,111 @@
+//! Payments that are accepted and in no slot: who has them queued, and how they end there. A part of each ledger.
+
+use teller_domain::{ChainId, FencedLane, ProcessId, Settlement, SettlementId, UnixSeconds};
+
+use super::dialect::{
+    self, Connection, at_most, clock, for_update, ids, in_ids, settlement_columns, skip_locked,
+};
+use super::slots::{expect_epoch, ids_of};
+use crate::resolving::Outcome;
+use crate::rows::{Columns, settlement, signed};
+use crate::{StoreError, StoreResult};
+
+/// How many payments one claim takes at most.
+const LARGEST_CLAIM: u32 = 2_000;
+
+pub(super) async fn withdraw(connection: &mut Connection, id: SettlementId) -> StoreResult<bool> {
+    sqlx::query(concat!(
+        "UPDATE settlements SET state = 'withdrawn', updated_at = ms FROM ",
+        clock!(),
+        " WHERE id = $1 AND state = 'accepted' AND tries = 0"
+    ))
+    .bind(id.0)
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected() > 0)
+    .map_err(StoreError::of_ledger)
+}
+
+/// See [`crate::Ledger::resolve_accepted`].
+pub(super) async fn resolve_accepted(
+    connection: &mut Connection,
+    fence: FencedLane,
+    outcomes: Vec<Outcome>,
+) -> StoreResult<Vec<SettlementId>> {
+    expect_epoch(connection, fence).await?;
+    dialect::resolve_accepted(connection, fence.chain, &outcomes).await
+}
+
+/// See [`crate::Ledger::claim_accepted`]. Both conditions on the state: the first is the partial index's own.
+pub(super) async fn claim_accepted(
+    connection: &mut Connection,
+    chain: ChainId,
+    owner: ProcessId,
+    limit: u32,
+    expiring_by: Option<UnixSeconds>,
+) -> StoreResult<Vec<Settlement>> {
+    let rows = sqlx::query(concat!(
+        "WITH free AS MATERIALIZED (SELECT f.id AS free_id FROM settlements AS f WHERE f.chain_id = $1 ",
+        "AND f.state IN ('accepted', 'assigned', 'preconfirmed') AND f.state = 'accepted' ",
+        "AND (f.queued_by IS NULL OR f.queued_by = $2 OR f.queued_by NOT IN ",
+        "(SELECT p.id FROM processes AS p, ", clock!(), " WHERE p.lease_until > ms)) ",
+        "AND ($4 IS NULL OR ", at_most!("f.valid_before", "$4"), ") ORDER BY f.id LIMIT $3",
+        for_update!("f"), skip_locked!(), ") ",
+        "UPDATE settlements AS s SET queued_by = $2 FROM free WHERE s.id = free_id AND s.state = 'accepted' ",
+        "RETURNING id",
+    ))
+    .bind(signed(chain.0, "a chain id")?)
+    .bind(owner.0)
+    .bind(i64::from(limit.min(LARGEST_CLAIM)))
+    .bind(expiring_by.map(|moment| moment.0.to_string()))
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let claimed = ids_of(&rows)?;
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(concat!(
+        "SELECT ",
+        settlement_columns!(),
+        " FROM settlements AS s WHERE s.id ",
+        in_ids!("$1"),
+        " ORDER BY s.id"
+    ))
+    .bind(ids(&claimed))
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    rows.iter()
+        .map(|row| settlement(&mut Columns::of(row)))
+        .collect()
+}
+
+/// See [`crate::Ledger::release_accepted`].
+pub(super) async fn release_accepted(
+    connection: &mut Connection,
+    owner: ProcessId,
+    released: Vec<SettlementId>,
+) -> StoreResult<()> {
+    let rows = sqlx::query(concat!(
+        "SELECT s.id FROM settlements AS s WHERE s.id ",
+        in_ids!("$1"),
+        " AND s.state = 'accepted' AND s.queued_by = $2 ORDER BY s.id",
+        for_update!("s"),
+    ))
+    .bind(ids(&released))
+    .bind(owner.0)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let queued = ids_of(&rows)?;
+    sqlx::query(concat!(
+        "UPDATE settlements SET queued_by = NULL WHERE id ",
+        in_ids!("$1")
+    ))
+    .bind(ids(&queued))
+    .execute(connection)
+    .await
+    .map(|_| ())
+    .map_err(StoreError::of_ledger)
+}

@@ -1,0 +1,478 @@
+//! Opening, preconfirming and closing slots: each one transaction that begins with the lane's fence. A part of each
+//! ledger.
+
+use std::collections::HashSet;
+
+use alloy_primitives::{Address, B256};
+use teller_domain::{
+    AccountNonce, Attempt, AttemptKind, ChainId, FencedLane, SettlementId, Slot, SlotEnd, SlotId,
+    UnixMillis, Wei,
+};
+
+use super::dialect::{
+    self, Connection, DbRow, attempt_columns, attempt_columns_without_raw, clock, for_update, ids,
+    in_ids, numeric, places,
+};
+use crate::resolving::slot_outcomes;
+use crate::rows::{Columns, Part, address, assemble, attempt, signed, unsigned};
+use crate::{NewSlot, OpenSlotOutcome, SlotClosure, StoreError, StoreResult};
+
+/// The newest transaction of a slot that carries its batch; `s` is one of its payments.
+macro_rules! newest_batch {
+    () => {
+        "(SELECT a.hash FROM attempts AS a WHERE a.chain_id = s.chain_id AND a.signer = s.last_slot_signer \
+         AND a.nonce = s.last_slot_nonce ORDER BY a.kind = 'batch' DESC, a.position DESC LIMIT 1)"
+    };
+}
+pub(super) use newest_batch;
+
+/// See [`crate::Ledger::open_slot`].
+pub(super) async fn open(
+    connection: &mut Connection,
+    fence: FencedLane,
+    slot: NewSlot,
+) -> StoreResult<OpenSlotOutcome> {
+    let id = slot.id;
+    expect_lane(fence, id)?;
+    let (chain, signer, nonce) = slot_columns(id)?;
+    let next = signed(id.nonce.next().0, "an account nonce")?;
+    let fenced = sqlx::query(
+        "UPDATE lanes SET next_nonce = $5 \
+         WHERE chain_id = $1 AND signer = $2 AND epoch = $3 AND next_nonce = $4",
+    )
+    .bind(chain)
+    .bind(&signer)
+    .bind(signed(fence.epoch, "an epoch")?)
+    .bind(nonce)
+    .bind(next)
+    .execute(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if fenced.rows_affected() == 0 {
+        return Err(StoreError::StaleLane);
+    }
+    let moved = not_accepted(connection, &slot.payments).await?;
+    if !moved.is_empty() {
+        // Put back what the fence moved: nothing is written.
+        sqlx::query("UPDATE lanes SET next_nonce = $3 WHERE chain_id = $1 AND signer = $2")
+            .bind(chain)
+            .bind(&signer)
+            .bind(nonce)
+            .execute(connection)
+            .await
+            .map_err(StoreError::of_ledger)?;
+        return Ok(OpenSlotOutcome::PaymentsMoved(moved));
+    }
+    sqlx::query(concat!(
+        "INSERT INTO slots (chain_id, signer, nonce, state, opened_at) SELECT $1, $2, $3, 'open', ms FROM ",
+        clock!()
+    ))
+    .bind(chain)
+    .bind(&signer)
+    .bind(nonce)
+    .execute(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    sqlx::query(concat!(
+        "INSERT INTO slot_payments (chain_id, signer, nonce, position, settlement_id) SELECT $1, $2, $3, place, id FROM ",
+        places!("$4")
+    ))
+    .bind(chain)
+    .bind(&signer)
+    .bind(nonce)
+    .bind(ids(&slot.payments))
+    .execute(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    insert_attempt(connection, id, &slot.attempt).await?;
+    sqlx::query(concat!(
+        "UPDATE settlements SET state = 'assigned', tries = tries + 1, slot_signer = $1, slot_nonce = $2, ",
+        "last_slot_signer = $1, last_slot_nonce = $2, transaction_hash = $3, updated_at = ms FROM ", clock!(), " ",
+        "WHERE id ", in_ids!("$4"), " AND state = 'accepted'",
+    ))
+    .bind(&signer)
+    .bind(nonce)
+    .bind(slot.attempt.hash.to_vec())
+    .bind(ids(&slot.payments))
+    .execute(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    Ok(OpenSlotOutcome::Opened)
+}
+
+async fn not_accepted(
+    connection: &mut Connection,
+    wanted: &[SettlementId],
+) -> StoreResult<Vec<SettlementId>> {
+    let rows = sqlx::query(concat!(
+        "SELECT s.id FROM settlements AS s WHERE s.id ",
+        in_ids!("$1"),
+        " AND s.state = 'accepted' ORDER BY s.id",
+        for_update!("s"),
+    ))
+    .bind(ids(wanted))
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let mut accepted: HashSet<SettlementId> = ids_of(&rows)?.into_iter().collect();
+    // Removed, so that an id that comes twice is refused as well.
+    Ok(wanted
+        .iter()
+        .filter(|id| !accepted.remove(id))
+        .copied()
+        .collect())
+}
+
+/// The first column of each row.
+pub(super) fn ids_of(rows: &[DbRow]) -> StoreResult<Vec<SettlementId>> {
+    rows.iter()
+        .map(|row| Columns::of(row).take().map(SettlementId))
+        .collect()
+}
+
+fn slot_columns(id: SlotId) -> StoreResult<(i64, Vec<u8>, i64)> {
+    Ok((
+        signed(id.chain.0, "a chain id")?,
+        id.signer.to_vec(),
+        signed(id.nonce.0, "an account nonce")?,
+    ))
+}
+
+/// A slot can be written under its own lane's fence only.
+fn expect_lane(fence: FencedLane, id: SlotId) -> StoreResult<()> {
+    if (fence.chain, fence.signer) == (id.chain, id.signer) {
+        Ok(())
+    } else {
+        Err(StoreError::StaleLane)
+    }
+}
+
+/// The lane's row is locked from here on: nobody raises its epoch before this transaction ends.
+pub(super) async fn expect_epoch(
+    connection: &mut Connection,
+    fence: FencedLane,
+) -> StoreResult<()> {
+    let held = sqlx::query(concat!(
+        "SELECT 1 FROM lanes AS l WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
+        for_update!("l"),
+    ))
+    .bind(signed(fence.chain.0, "a chain id")?)
+    .bind(fence.signer.to_vec())
+    .bind(signed(fence.epoch, "an epoch")?)
+    .fetch_optional(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    held.map(|_| ()).ok_or(StoreError::StaleLane)
+}
+
+/// The same attempt of the same slot once more changes nothing.
+async fn insert_attempt(
+    connection: &mut Connection,
+    id: SlotId,
+    attempt: &Attempt,
+) -> StoreResult<()> {
+    let (chain, signer, nonce) = slot_columns(id)?;
+    let inserted = sqlx::query(concat!(
+        "INSERT INTO attempts AS known (hash, chain_id, signer, nonce, position, kind, raw, max_fee_per_gas, ",
+        "max_priority_fee_per_gas, gas_limit, signed_at) ",
+        "SELECT $1, $2, $3, $4, (SELECT count(*) FROM attempts WHERE chain_id = $2 AND signer = $3 AND nonce = $4), ",
+        "$5, $6, ", numeric!("$7"), ", ", numeric!("$8"), ", $9, ms FROM ", clock!(),
+        " WHERE true ON CONFLICT (hash) DO UPDATE SET kind = known.kind ",
+        "WHERE known.chain_id = $2 AND known.signer = $3 AND known.nonce = $4 AND known.raw = $6",
+    ))
+    .bind(attempt.hash.to_vec())
+    .bind(chain)
+    .bind(signer)
+    .bind(nonce)
+    .bind(attempt.kind.as_str())
+    .bind(attempt.raw.to_vec())
+    .bind(attempt.fees.max_fee_per_gas.to_string())
+    .bind(attempt.fees.max_priority_fee_per_gas.to_string())
+    .bind(signed(attempt.gas_limit, "a gas limit")?)
+    .execute(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if inserted.rows_affected() == 0 {
+        return Err(StoreError::Conflict {
+            row: format!("attempt {}", attempt.hash),
+            expected: "new",
+        });
+    }
+    Ok(())
+}
+
+/// See [`crate::Ledger::add_attempt`].
+pub(super) async fn add_attempt(
+    connection: &mut Connection,
+    fence: FencedLane,
+    id: SlotId,
+    attempt: Attempt,
+) -> StoreResult<()> {
+    expect_lane(fence, id)?;
+    expect_epoch(connection, fence).await?;
+    let (chain, signer, nonce) = slot_columns(id)?;
+    let open = sqlx::query(concat!(
+        "SELECT 1 FROM slots AS x WHERE chain_id = $1 AND signer = $2 AND nonce = $3 AND state = 'open'",
+        for_update!("x"),
+    ))
+    .bind(chain)
+    .bind(&signer)
+    .bind(nonce)
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if open.is_none() {
+        return Err(StoreError::Conflict {
+            row: format!("slot {id}"),
+            expected: "open",
+        });
+    }
+    insert_attempt(connection, id, &attempt).await?;
+    if attempt.kind == AttemptKind::NoOp {
+        return Ok(());
+    }
+    sqlx::query(concat!(
+        "UPDATE settlements SET transaction_hash = $4, updated_at = ms FROM ", clock!(), " WHERE id IN ",
+        "(SELECT settlement_id FROM slot_payments WHERE chain_id = $1 AND signer = $2 AND nonce = $3) ",
+        "AND state = 'assigned' AND slot_signer = $2 AND slot_nonce = $3",
+    ))
+    .bind(chain)
+    .bind(&signer)
+    .bind(nonce)
+    .bind(attempt.hash.to_vec())
+    .execute(connection)
+    .await
+    .map(|_| ())
+    .map_err(StoreError::of_ledger)
+}
+
+/// See [`crate::Ledger::preconfirm`].
+pub(super) async fn preconfirm(
+    connection: &mut Connection,
+    fence: FencedLane,
+    id: SlotId,
+    transaction: B256,
+    payments: Vec<(SettlementId, u64)>,
+) -> StoreResult<()> {
+    expect_lane(fence, id)?;
+    expect_epoch(connection, fence).await?;
+    let (chain, signer, nonce) = slot_columns(id)?;
+    let seen = sqlx::query(concat!(
+        "SELECT 1 FROM slots AS x WHERE chain_id = $1 AND signer = $2 AND nonce = $3 AND state = 'open' AND EXISTS ",
+        "(SELECT 1 FROM attempts AS a WHERE a.hash = $4 AND a.chain_id = $1 AND a.signer = $2 AND a.nonce = $3)",
+        for_update!("x"),
+    ))
+    .bind(chain)
+    .bind(&signer)
+    .bind(nonce)
+    .bind(transaction.to_vec())
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if seen.is_none() {
+        return Err(StoreError::Conflict {
+            row: format!("slot {id}"),
+            expected: "open with that attempt",
+        });
+    }
+    let rows = sqlx::query(concat!(
+        "SELECT s.id FROM slot_payments AS p JOIN settlements AS s ON s.id = p.settlement_id ",
+        "WHERE p.chain_id = $1 AND p.signer = $2 AND p.nonce = $3 AND s.state IN ('assigned', 'preconfirmed') ",
+        "AND s.slot_signer = $2 AND s.slot_nonce = $3 ORDER BY s.id",
+        for_update!("s"),
+    ))
+    .bind(chain)
+    .bind(&signer)
+    .bind(nonce)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let mut others: HashSet<SettlementId> = ids_of(&rows)?.into_iter().collect();
+    let mut named = Vec::with_capacity(payments.len());
+    for (payment, log_index) in payments {
+        if !others.remove(&payment) {
+            return Err(StoreError::Conflict {
+                row: format!("payment {payment} of slot {id}"),
+                expected: "assigned to it and named once",
+            });
+        }
+        named.push((payment, signed(log_index, "a log index")?));
+    }
+    let others: Vec<SettlementId> = others.into_iter().collect();
+    sqlx::query(concat!(
+        "UPDATE settlements AS s SET state = 'assigned', transaction_hash = ",
+        newest_batch!(),
+        ", log_index = NULL, level = NULL, updated_at = ms FROM ",
+        clock!(),
+        " WHERE s.id ",
+        in_ids!("$1"),
+        " AND s.state = 'preconfirmed'",
+    ))
+    .bind(ids(&others))
+    .execute(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    dialect::write_preconfirmed(connection, transaction, &named).await
+}
+
+/// See [`crate::Ledger::close_slot`].
+pub(super) async fn close(
+    connection: &mut Connection,
+    fence: FencedLane,
+    closure: SlotClosure,
+) -> StoreResult<()> {
+    let id = closure.id;
+    expect_lane(fence, id)?;
+    expect_epoch(connection, fence).await?;
+    let (chain, signer, nonce) = slot_columns(id)?;
+    let (transaction, gas_used, cost) = match closure.end {
+        SlotEnd::Mined {
+            transaction,
+            gas_used,
+            cost,
+        } => (Some(transaction.to_vec()), gas_used, cost),
+        SlotEnd::Foreign => (None, 0, Wei::default()),
+    };
+    let closed = sqlx::query(concat!(
+        "UPDATE slots SET state = 'closed', transaction_hash = $4, block_number = $5, block_hash = $6, gas_used = $7, ",
+        "cost = ", numeric!("$8"), ", level = 'included', closed_at = ms FROM ", clock!(), " ",
+        "WHERE chain_id = $1 AND signer = $2 AND nonce = $3 AND state = 'open' AND ($4 IS NULL OR EXISTS ",
+        "(SELECT 1 FROM attempts AS a WHERE a.hash = $4 AND a.chain_id = $1 AND a.signer = $2 AND a.nonce = $3))",
+    ))
+    .bind(chain)
+    .bind(&signer)
+    .bind(nonce)
+    .bind(transaction)
+    .bind(signed(closure.block.number, "a block number")?)
+    .bind(closure.block.hash.to_vec())
+    .bind(signed(gas_used, "gas")?)
+    .bind(cost.to_string())
+    .execute(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if closed.rows_affected() == 0 {
+        return Err(StoreError::Conflict {
+            row: format!("slot {id}"),
+            expected: "open with that attempt",
+        });
+    }
+    let outcomes = slot_outcomes(&closure)?;
+    let changed = dialect::resolve_slot(connection, (chain, &signer, nonce), &outcomes).await?;
+    let left = sqlx::query(
+        "SELECT 1 FROM slot_payments AS p JOIN settlements AS s ON s.id = p.settlement_id \
+         WHERE p.chain_id = $1 AND p.signer = $2 AND p.nonce = $3 \
+         AND s.state IN ('assigned', 'preconfirmed') AND s.slot_signer = $2 AND s.slot_nonce = $3 LIMIT 1",
+    )
+    .bind(chain)
+    .bind(&signer)
+    .bind(nonce)
+    .fetch_optional(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if changed.len() != outcomes.len() || left.is_some() {
+        return Err(StoreError::Conflict {
+            row: format!("a payment of slot {id}"),
+            expected: "assigned to it, or revived after it had ended there, and resolved once",
+        });
+    }
+    Ok(())
+}
+
+/// Whether signed bytes are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Raw {
+    Read,
+    LeftOut,
+}
+
+/// The open slots of a signer, by nonce.
+pub(super) async fn open_slots(
+    connection: &mut Connection,
+    chain: ChainId,
+    signer: Address,
+    raw: Raw,
+) -> StoreResult<Vec<Slot>> {
+    let chain_id = signed(chain.0, "a chain id")?;
+    let opened = sqlx::query(
+        "SELECT nonce, opened_at FROM slots WHERE chain_id = $1 AND signer = $2 AND state = 'open' ORDER BY nonce",
+    )
+    .bind(chain_id)
+    .bind(signer.to_vec())
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    if opened.is_empty() {
+        return Ok(Vec::new());
+    }
+    macro_rules! attempts {
+        ($columns:expr) => {
+            concat!(
+                "SELECT ", $columns, " FROM slots AS s JOIN attempts AS a USING (chain_id, signer, nonce) ",
+                "WHERE s.chain_id = $1 AND s.signer = $2 AND s.state = 'open' ORDER BY a.nonce, a.position"
+            )
+        };
+    }
+    let attempts = sqlx::query(match raw {
+        Raw::Read => attempts!(attempt_columns!()),
+        Raw::LeftOut => attempts!(attempt_columns_without_raw!()),
+    })
+    .bind(chain_id)
+    .bind(signer.to_vec())
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let payments = sqlx::query(
+        "SELECT p.nonce, p.settlement_id, s.state FROM slots AS x \
+         JOIN slot_payments AS p USING (chain_id, signer, nonce) JOIN settlements AS s ON s.id = p.settlement_id \
+         WHERE x.chain_id = $1 AND x.signer = $2 AND x.state = 'open' \
+         AND s.state IN ('assigned', 'preconfirmed', 'failed', 'expired') \
+         AND s.last_slot_signer = $2 AND s.last_slot_nonce = p.nonce ORDER BY p.nonce, p.position",
+    )
+    .bind(chain_id)
+    .bind(signer.to_vec())
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let opened = opened
+        .iter()
+        .map(|row| {
+            let mut columns = Columns::of(row);
+            let nonce = AccountNonce(unsigned(columns.take()?)?);
+            Ok((nonce, UnixMillis(unsigned(columns.take()?)?)))
+        })
+        .collect::<StoreResult<Vec<_>>>()?;
+    let attempts = attempts
+        .iter()
+        .map(|row| attempt(&mut Columns::of(row)))
+        .collect::<StoreResult<Vec<_>>>()?;
+    let payments = payments
+        .iter()
+        .map(|row| {
+            let mut columns = Columns::of(row);
+            let nonce = AccountNonce(unsigned(columns.take()?)?);
+            let payment = SettlementId(columns.take()?);
+            let part = match columns.take::<String>()?.as_str() {
+                "assigned" | "preconfirmed" => Part::Assigned,
+                _ => Part::Ended,
+            };
+            Ok((nonce, payment, part))
+        })
+        .collect::<StoreResult<Vec<_>>>()?;
+    Ok(assemble(chain, signer, opened, attempts, payments))
+}
+
+/// Every signer with an open slot on a network.
+pub(super) async fn signers(
+    connection: &mut Connection,
+    chain: ChainId,
+) -> StoreResult<Vec<Address>> {
+    let rows =
+        sqlx::query("SELECT DISTINCT signer FROM slots WHERE chain_id = $1 AND state = 'open'")
+            .bind(signed(chain.0, "a chain id")?)
+            .fetch_all(connection)
+            .await
+            .map_err(StoreError::of_ledger)?;
+    rows.iter()
+        .map(|row| address(&Columns::of(row).take::<Vec<u8>>()?))
+        .collect()
+}

@@ -1,0 +1,60 @@
+//! Metrics that count what should never happen, or that only configuration knows, are there from the start: a query over
+//! a series that does not exist yet answers nothing, and an alert that answers nothing looks like one that is content.
+
+use metrics::{counter, gauge};
+use teller_domain::{Level, SettlementStateKind};
+
+use super::compensations::register_compensations;
+use crate::config::{Config, Network};
+
+/// Registers them. Call it after the recorder was installed.
+pub fn register_metrics(config: &Config) {
+    register_compensations();
+    for network in &config.networks {
+        register_network(network);
+    }
+}
+
+fn register_network(network: &Network) {
+    let name = network.id.to_string();
+    for metric in [
+        "teller_reorgs_total",
+        "teller_slots_reopened_total",
+        "teller_settles_without_hold_total",
+    ] {
+        counter!(metric, "network" => name.clone()).increment(0);
+    }
+    let outcomes = SettlementStateKind::ALL
+        .into_iter()
+        .filter(|kind| {
+            !matches!(
+                kind,
+                SettlementStateKind::Accepted
+                    | SettlementStateKind::Assigned
+                    | SettlementStateKind::Preconfirmed
+            )
+        })
+        .map(SettlementStateKind::as_str);
+    for outcome in outcomes.chain(["requeued"]) {
+        counter!("teller_payments_total", "network" => name.clone(), "outcome" => outcome)
+            .increment(0);
+    }
+    for level in [
+        Level::Preconfirmed,
+        Level::Included,
+        Level::Safe,
+        Level::Finalized,
+    ] {
+        counter!("teller_levels_reached_total", "network" => name.clone(), "level" => level.as_str())
+            .increment(0);
+    }
+    gauge!("teller_block_interval_seconds", "network" => name.clone())
+        .set(network.block_interval.as_secs_f64());
+    gauge!("teller_gas_spent_today_wei", "network" => name.clone()).set(0.0);
+    // Without a budget there is nothing to compare with: +Inf is never reached.
+    let budget = network
+        .budget
+        .per_day
+        .map_or(f64::INFINITY, |budget| f64::from(budget.0));
+    gauge!("teller_gas_budget_wei", "network" => name).set(budget);
+}
