@@ -11,8 +11,8 @@ mod commands;
 mod crowd;
 mod grpc;
 mod kill;
-mod node_proxy;
 mod refusals;
 mod settle;
+#[path = "../support/mod.rs"]
 mod support;
 mod verify;
