@@ -370,3 +370,10 @@ pub async fn open_ledger_to_read(url: &Secret) -> Result<Arc<dyn Ledger>, Failur
         .await
         .map_err(|error| Failure::new("the ledger cannot be opened", error))
 }
+
+/// Opens a ledger for reading and for orders about lanes, beside a running teller.
+pub async fn open_ledger_for_orders(url: &Secret) -> Result<Arc<dyn Ledger>, Failure> {
+    teller_store::open_ledger_for_orders(&ledger_url(url)?)
+        .await
+        .map_err(|error| Failure::new("the ledger cannot be opened", error))
+}
