@@ -438,3 +438,32 @@ async fn an_older_file_keeps_its_rows() {
 async fn an_older_database_keeps_its_rows() {
     an_older_ledger_keeps_its_rows(LedgerUrl::Postgres(postgres_schema().await)).await;
 }
+
+/// A server that is not there yet, and is there later.
+#[tokio::test]
+async fn stores_that_cannot_be_reached_are_waited_for() {
+    let url = postgres_schema().await;
+    migrate(&LedgerUrl::Postgres(url.clone())).await.unwrap();
+    let redis: ReservationsUrl = "redis://127.0.0.1:1/".parse().unwrap();
+    let every = std::time::Duration::from_millis(10);
+    let ledger = LedgerUrl::Postgres(url);
+    let waiting = Stores::open_when_reachable(&ledger, &redis, every);
+    let still = tokio::time::timeout(std::time::Duration::from_millis(500), waiting).await;
+    assert!(still.is_err(), "it goes on trying");
+    let redis = std::env::var("TELLER_TEST_REDIS_URL")
+        .unwrap()
+        .parse()
+        .unwrap();
+    Stores::open_when_reachable(&ledger, &redis, every)
+        .await
+        .unwrap();
+    // Waiting mends no tables.
+    let bare = LedgerUrl::Postgres(postgres_schema().await);
+    let refused = Stores::open_when_reachable(&bare, &redis, every)
+        .await
+        .err();
+    assert!(
+        matches!(refused, Some(StoreError::Configuration(_))),
+        "{refused:?}"
+    );
+}

@@ -1,5 +1,5 @@
 //! What the contract suites share: payments, and each implementation on a real store of its own.
-#![allow(dead_code)]
+#![allow(dead_code, unused_macros)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
