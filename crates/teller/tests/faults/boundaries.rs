@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use serde_json::json;
+use teller_domain::Payment;
 
 use crate::rig::{Rig, Wish};
-use crate::support::proxy::{Fault, Rule, SEND};
+use crate::support::now;
+use crate::support::proxy::{Fault, Next, Rule, SEND};
 
-const ENDS_WITHIN: Duration = Duration::from_secs(40);
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
 const VARIABLE: &str = "TELLER_FAIL_POINT";
 
 /// What makes the engine come by.
@@ -19,55 +21,102 @@ enum Road {
     Replaced,
     /// Blocks are taken back.
     Reorganised,
+    /// Blocks become safe, then final.
+    Finalized,
+    /// A payer cancels what is on its way.
+    Cancelled,
+    /// The signer has no gas, and payments expire unsigned.
+    Expiring,
 }
 
-fn road(point: &str) -> Road {
-    match point.split_once('_').unwrap().1 {
+fn road(call: &str) -> Road {
+    match call {
         "add_attempt" => Road::Replaced,
         "reopen_slots" => Road::Reorganised,
+        "raise_levels" => Road::Finalized,
+        "tell_failure" => Road::Cancelled,
+        "resolve_accepted" => Road::Expiring,
         _ => Road::Usual,
     }
 }
 
-/// Kills at this point, the n-th time it is reached, and goes on.
-async fn crash_at(rig: &mut Rig, point: &str, nth: u32) {
-    let armed = (VARIABLE.to_owned(), format!("{point}:{nth}"));
+/// Ends the process before or after the n-th call of a kind, and goes on.
+async fn crash_at(rig: &mut Rig, side: &str, call: &str, nth: u32) -> u64 {
+    let point = format!("{side}_{call}:{nth}");
+    let armed = (VARIABLE.to_owned(), point.clone());
     rig.fleet.kill(0).await.unwrap();
     rig.fleet.member(0).unwrap().environment = vec![armed];
     rig.fleet.start_member(0).await.unwrap();
-    if road(point) == Road::Replaced {
-        rig.proxy.inject(Rule::new(&[SEND], Fault::Forget).times(4));
+    let settled = travel(rig, road(call)).await;
+    let ended = rig.fleet.wait_for_end(0, ENDS_WITHIN).await;
+    rig.proxy.clear();
+    let ended = ended.unwrap_or_else(|error| panic!("{point}: {error}\n{}", rig.fleet.logs()));
+    assert!(!ended.success(), "{point}: {ended}");
+    rig.fleet.member(0).unwrap().environment.clear();
+    rig.fleet.start_member(0).await.unwrap();
+    rig.fund_signers().await;
+    rig.all_told().await;
+    println!("{point}: went on");
+    settled
+}
+
+/// Payments on a road; answers how many of them will settle.
+async fn travel(rig: &mut Rig, road: Road) -> u64 {
+    match road {
+        Road::Usual | Road::Reorganised | Road::Finalized => {}
+        Road::Replaced => rig.proxy.inject(Rule::new(&[SEND], Fault::Forget).times(4)),
+        Road::Cancelled => {
+            rig.proxy.set(Next::Swallow);
+            let payments = rig.sell(6);
+            rig.proxy.caught().await;
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let Payment { key, .. } = &payments[2];
+            let buyer = rig.buyer(key.payer);
+            rig.chain.cancel(&buyer, key.nonce.0).await;
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            rig.proxy.set(Next::Pass);
+            return 5;
+        }
+        Road::Expiring => {
+            let signer = rig.signers()[0];
+            rig.rpc("anvil_setBalance", json!([signer, "0x0"])).await;
+            // The first one finds out; the others wait for the lane until they are void.
+            for _ in 0..3 {
+                let payment = rig.payment_until(now() + 13);
+                rig.sell_this(&payment);
+                tokio::time::sleep(Duration::from_millis(700)).await;
+            }
+            return 0;
+        }
     }
     // In two waves, so that a second slot is opened while the first one is under way.
     rig.sell(3);
     tokio::time::sleep(Duration::from_millis(600)).await;
     rig.sell(3);
-    if road(point) == Road::Reorganised {
+    if road == Road::Reorganised {
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         rig.rpc("anvil_reorg", json!([3, []])).await;
     }
-    let ended = rig.fleet.wait_for_end(0, ENDS_WITHIN).await;
-    rig.proxy.clear();
-    let ended =
-        ended.unwrap_or_else(|error| panic!("{point}:{nth}: {error}\n{}", rig.fleet.logs()));
-    assert!(!ended.success(), "{point}: {ended}");
-    rig.fleet.member(0).unwrap().environment.clear();
-    rig.fleet.start_member(0).await.unwrap();
-    rig.all_told().await;
-    println!("{point}:{nth}: went on");
+    if road == Road::Finalized {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        for _ in 0..2 {
+            rig.rpc("anvil_mine", json!(["0x28"])).await;
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+        }
+    }
+    6
 }
 
-async fn crash_at_each(points: &[&str]) {
+async fn crash_at_each(calls: &[&str]) {
     let mut rig = Rig::start(Wish {
         payers: 60,
         ..Wish::default()
     })
     .await;
     let mut payments = 0;
-    for point in points {
-        for nth in [1, 2] {
-            crash_at(&mut rig, point, nth).await;
-            payments += 6;
+    for call in calls {
+        for (side, nth) in [("before", 1), ("after", 1), ("before", 2), ("after", 2)] {
+            payments += crash_at(&mut rig, side, call, nth).await;
         }
     }
     // Blocks that were reorganised away are settled again before the end.
@@ -77,54 +126,40 @@ async fn crash_at_each(points: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_accepting_goes_on() {
-    crash_at_each(&[
-        "before_reserve",
-        "after_reserve",
-        "before_accept",
-        "after_accept",
-    ])
-    .await;
+    crash_at_each(&["reserve", "accept"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_opening_a_slot_goes_on() {
-    crash_at_each(&[
-        "before_open_slot",
-        "after_open_slot",
-        "before_send",
-        "after_send",
-    ])
-    .await;
+    crash_at_each(&["open_slot", "send"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_replacing_goes_on() {
-    crash_at_each(&["before_add_attempt", "after_add_attempt"]).await;
+    crash_at_each(&["add_attempt"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_closing_a_slot_goes_on() {
-    crash_at_each(&[
-        "before_close_slot",
-        "after_close_slot",
-        "before_resolve_holds",
-        "after_resolve_holds",
-    ])
-    .await;
+    crash_at_each(&["close_slot", "mark_holds"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_a_reorg_reopens_slots_goes_on() {
-    crash_at_each(&["before_reopen_slots", "after_reopen_slots"]).await;
+    crash_at_each(&["reopen_slots"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_telling_goes_on() {
-    crash_at_each(&[
-        "before_claim_delivery",
-        "after_claim_delivery",
-        "before_confirm_delivery",
-        "after_confirm_delivery",
-    ])
-    .await;
+    crash_at_each(&["claim_delivery", "confirm_delivery", "tell_failure"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_payments_expire_goes_on() {
+    crash_at_each(&["resolve_accepted"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_levels_rise_goes_on() {
+    crash_at_each(&["raise_levels"]).await;
 }

@@ -17,7 +17,7 @@ use teller_loadtest::{Node, Signed};
 use tokio::task::JoinSet;
 
 use crate::support::proxy::NodeProxy;
-use crate::support::{Chain, body, shared_stores};
+use crate::support::{Buyer, Chain, body, now, shared_stores};
 
 pub const PAYEE: Address = Address::repeat_byte(0x42);
 /// The longest that any seller of a test asks.
@@ -147,11 +147,34 @@ impl Rig {
 
     /// The next payment of the next payer in turn.
     pub fn payment(&mut self) -> Payment {
+        self.payment_until(now() + 600)
+    }
+
+    pub fn payment_until(&mut self, valid_before: u64) -> Payment {
         let number = self.next;
         self.next += 1;
         let payers = self.chain.devnet.info().payers.len() as u64;
         let buyer = self.chain.payer((number % payers) as usize);
-        buyer.pay(&self.chain, PAYEE, 100 + number, number)
+        buyer.pay_until(&self.chain, PAYEE, 100 + number, number, valid_before)
+    }
+
+    pub fn buyer(&self, address: Address) -> Buyer {
+        let mut buyers = self
+            .chain
+            .devnet
+            .info()
+            .payers
+            .iter()
+            .map(|key| Buyer::new(*key));
+        buyers.find(|buyer| buyer.address == address).unwrap()
+    }
+
+    /// Ten ETH for each signer.
+    pub async fn fund_signers(&self) {
+        for signer in self.signers() {
+            self.rpc("anvil_setBalance", json!([signer, "0x8ac7230489e80000"]))
+                .await;
+        }
     }
 
     /// Sellers for this many new payments begin to ask.
@@ -262,8 +285,7 @@ impl Rig {
 
     pub fn signers(&self) -> Vec<Address> {
         let keys = self.chain.devnet.info().signers.iter();
-        keys.map(|key| crate::support::Buyer::new(*key).address)
-            .collect()
+        keys.map(|key| Buyer::new(*key).address).collect()
     }
 
     /// The samples of a member's metric whose line contains `labels`, summed.
