@@ -1,6 +1,9 @@
 # Every target gets what it needs by itself; only Rust and Node are expected on the machine.
 .DEFAULT_GOAL := help
-.PHONY: help tools run test simulate bench fmt lint clean
+ROUNDS ?= 100
+SEED ?= 1
+
+.PHONY: help tools run test simulate bench crash cluster fmt lint clean
 
 export TELLER_ANVIL ?= $(CURDIR)/.tools/bin/anvil
 
@@ -24,6 +27,16 @@ simulate: ## the engine against a model chain and faults: SEEDS=100000, FROM=0
 bench: tools ## measure a teller on this machine, into loadtest/RESULTS.md
 	cargo build --release --bin teller
 	cargo run --release -p teller-loadtest -- bench
+
+crash: tools ## kill -9 random processes ROUNDS times under load, then compare ledger, chain and answers
+	cargo build --release --bin teller --bin teller-loadtest
+	scripts/with-services sh -c 'target=$${CARGO_TARGET_DIR:-target}; "$$target/release/teller-loadtest" crash \
+	  --rounds $(ROUNDS) --seed $(SEED) --ledger "$$TELLER_TEST_POSTGRES_URL" --reservations "$$TELLER_TEST_REDIS_URL"'
+
+cluster: tools ## two API and two settler processes under load, and settlers taken away
+	cargo build --release --bin teller --bin teller-loadtest
+	scripts/with-services sh -c 'target=$${CARGO_TARGET_DIR:-target}; "$$target/release/teller-loadtest" cluster \
+	  --ledger "$$TELLER_TEST_POSTGRES_URL" --reservations "$$TELLER_TEST_REDIS_URL"'
 
 fmt: ## format the Rust code
 	cargo fmt --all

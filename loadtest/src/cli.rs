@@ -25,6 +25,10 @@ pub enum Command {
     Proxy(ProxyArgs),
     /// Measure the whole table on a local chain and write it to a file.
     Bench(BenchArgs),
+    /// Kill processes at random moments of a load and compare ledger, chain and answers.
+    Crash(CrashArgs),
+    /// Load two API and two settler processes, take settlers away, and compare ledger, chain and answers.
+    Cluster(ClusterArgs),
 }
 
 /// The protocol between generator and facilitator.
@@ -119,6 +123,50 @@ pub struct BenchArgs {
     /// The file for the table; nothing is written for a part of the table unless this is given.
     #[arg(long)]
     pub out: Option<PathBuf>,
+    /// The facilitator's binary; without it the one beside this program.
+    #[arg(long, env = "TELLER_BIN")]
+    pub teller: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CrashArgs {
+    /// Kills.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+    /// New payments a round.
+    #[arg(long, default_value_t = 20)]
+    pub payments: usize,
+    /// What the schedule of payments and kills is drawn from.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// An empty Postgres database: kills fall on two API and two settler processes. Without it, on one embedded teller.
+    #[arg(long, requires = "reservations")]
+    pub ledger: Option<String>,
+    /// The Redis to it.
+    #[arg(long, requires = "ledger")]
+    pub reservations: Option<String>,
+    /// How long a seller asks at most.
+    #[arg(long, default_value_t = 180)]
+    pub patience_seconds: u64,
+    /// The facilitator's binary; without it the one beside this program.
+    #[arg(long, env = "TELLER_BIN")]
+    pub teller: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// An empty Postgres database.
+    #[arg(long)]
+    pub ledger: String,
+    /// Redis.
+    #[arg(long)]
+    pub reservations: String,
+    /// Payments of the load.
+    #[arg(long, default_value_t = 3_000)]
+    pub payments: usize,
+    /// Sellers who ask at once.
+    #[arg(long, default_value_t = 200)]
+    pub concurrency: usize,
     /// The facilitator's binary; without it the one beside this program.
     #[arg(long, env = "TELLER_BIN")]
     pub teller: Option<PathBuf>,

@@ -28,6 +28,15 @@ pub enum LoadError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A facilitator did not answer.
+    #[error("{url}: no answer ({why})")]
+    Silent { url: String, why: String },
+    /// A command of the facilitator's binary failed.
+    #[error("teller {command} failed: {output}")]
+    Command { command: String, output: String },
+    /// Ledger and chain do not agree, or somebody was told what is not so.
+    #[error("{} differences between ledger, chain and answers:\n{}", .0.len(), .0.join("\n"))]
+    Differences(Vec<String>),
     /// The node did not answer.
     #[error("{method}: no answer from the node ({why})")]
     NodeSilent { method: String, why: String },

@@ -18,6 +18,11 @@ impl Process {
         Self { pid }
     }
 
+    /// Its number.
+    pub fn pid(self) -> u32 {
+        self.pid
+    }
+
     /// This process.
     pub fn own() -> Self {
         Self::new(std::process::id())

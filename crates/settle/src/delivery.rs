@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teller_domain::{RequestId, SettlementId};
-use teller_store::Ledger;
+use teller_store::{Boundary, Ledger};
 
 /// How long the ledger may be away before the end of a delivery is given up: half a minute in all.
 const DELIVERY_PATIENCE: [Duration; 8] = [
@@ -53,7 +53,10 @@ impl Delivery {
     ) {
         for patience in DELIVERY_PATIENCE {
             let written = match end {
-                DeliveryEnd::Confirm => ledger.confirm_delivery(id, request).await,
+                DeliveryEnd::Confirm => {
+                    let confirming = ledger.confirm_delivery(id, request);
+                    Boundary::ConfirmDelivery.around(confirming).await
+                }
                 DeliveryEnd::Release => ledger.release_delivery(id, request).await,
                 DeliveryEnd::Leave => return,
             };

@@ -12,7 +12,7 @@ use teller_domain::{
     Resolution, SettlementId, SettlementState, SlotId,
 };
 use teller_schemes::{eip3009, multicall};
-use teller_store::{NewSlot, OpenSlotOutcome, SlotClosure, StoreError, StoreResult};
+use teller_store::{Boundary, NewSlot, OpenSlotOutcome, SlotClosure, StoreError, StoreResult};
 
 use crate::core::{Effect, Event, Queued, Sent, ToSign};
 use crate::engine::Shell;
@@ -116,7 +116,10 @@ impl Shell {
             attempt,
             payments,
         };
-        match self.ledger.open_slot(fence, slot).await {
+        match Boundary::OpenSlot
+            .around(self.ledger.open_slot(fence, slot))
+            .await
+        {
             Ok(OpenSlotOutcome::Opened) => {
                 self.note_opened(id);
                 self.tell(Event::SlotOpened { fence, id }).await;
@@ -130,7 +133,8 @@ impl Shell {
 
     async fn add_attempt(&self, fence: FencedLane, id: SlotId, attempt: Attempt) {
         let (hash, kind) = (attempt.hash, attempt.kind);
-        match self.ledger.add_attempt(fence, id, attempt).await {
+        let adding = self.ledger.add_attempt(fence, id, attempt);
+        match Boundary::AddAttempt.around(adding).await {
             Ok(()) => {
                 tracing::info!(slot = %id, transaction = %hash, kind = kind.as_str(), "outbidding a slow attempt");
                 self.tell(Event::AttemptAdded { fence, id }).await;
@@ -149,7 +153,10 @@ impl Shell {
     }
 
     async fn send(&self, attempt: &Attempt) -> Sent {
-        match self.parts.nodes.send(&attempt.raw).await {
+        match Boundary::Send
+            .around(self.parts.nodes.send(&attempt.raw))
+            .await
+        {
             SendOutcome::Accepted | SendOutcome::AlreadyKnown => Sent::Accepted,
             SendOutcome::NonceTooLow => Sent::NonceTooLow,
             SendOutcome::Underpriced => Sent::Underpriced,
@@ -193,7 +200,8 @@ impl Shell {
 
     async fn close_slot(&self, fence: FencedLane, closure: SlotClosure, payments: Vec<Queued>) {
         let id = closure.id;
-        if let Err(error) = self.ledger.close_slot(fence, closure.clone()).await {
+        let closing = self.ledger.close_slot(fence, closure.clone());
+        if let Err(error) = Boundary::CloseSlot.around(closing).await {
             return self.lose_lane(fence, &error).await;
         }
         self.note_closed(id);
@@ -217,7 +225,7 @@ impl Shell {
 
     /// Reopens, then reads the lane from the ledger, whatever became of it.
     async fn reopen_slots(&self, fence: FencedLane, nonces: Vec<AccountNonce>) {
-        let reopening = || self.ledger.reopen_slots(fence, &nonces);
+        let reopening = || Boundary::ReopenSlots.around(self.ledger.reopen_slots(fence, &nonces));
         match self.until_certain(reopening).await {
             Ok(()) => report::reopened(self.chain(), &nonces),
             Err(error) => {
@@ -258,7 +266,8 @@ impl Shell {
     }
 
     async fn raise_levels(&self, fence: FencedLane, nonces: Vec<AccountNonce>, level: Level) {
-        if let Err(error) = self.ledger.raise_levels(fence, &nonces, level).await {
+        let raising = self.ledger.raise_levels(fence, &nonces, level);
+        if let Err(error) = Boundary::RaiseLevels.around(raising).await {
             return self.lose_lane(fence, &error).await;
         }
         report::levels_raised(self.chain(), level, nonces.len());
@@ -277,7 +286,8 @@ impl Shell {
         resolutions: Vec<(SettlementId, SettlementState)>,
     ) {
         let ids: Vec<SettlementId> = resolutions.iter().map(|(id, _)| *id).collect();
-        let resolving = || self.ledger.resolve_accepted(fence, &resolutions);
+        let resolving =
+            || Boundary::ResolveAccepted.around(self.ledger.resolve_accepted(fence, &resolutions));
         let changed = match self.until_certain(resolving).await {
             Ok(changed) => changed,
             Err(error) => return self.lose_lane(fence, &error).await,
@@ -364,7 +374,8 @@ impl Shell {
             }
         }
         for (block, keys) in mined {
-            if let Err(error) = self.reservations.mined(&keys, block).await {
+            let marking = self.reservations.mined(&keys, block);
+            if let Err(error) = Boundary::MarkHolds.around(marking).await {
                 tracing::warn!(%error, "holds of mined payments stay until they expire");
             }
         }

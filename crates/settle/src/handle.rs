@@ -13,7 +13,7 @@ use teller_domain::{
     SettlementId, SettlementState,
 };
 use teller_store::{
-    AcceptOutcome, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, Reservations,
+    AcceptOutcome, Boundary, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, Reservations,
     StoreError,
 };
 use tokio::sync::mpsc;
@@ -187,7 +187,7 @@ impl Settler {
             payment: request.payment,
             queued_by: has_engine.then_some(self.shared.process),
         };
-        match self.ledger().accept(new).await {
+        match Boundary::Accept.around(self.ledger().accept(new)).await {
             Ok(AcceptOutcome::Accepted(settlement)) => {
                 self.announce(&settlement).await;
                 Ok(Known::Accepted(Ticket {
@@ -390,7 +390,11 @@ impl Settler {
         let id = settlement.id;
         let noted = match settlement.state {
             SettlementState::Withdrawn => Ok(true),
-            _ => self.ledger().tell_failure(id).await,
+            _ => {
+                Boundary::TellFailure
+                    .around(self.ledger().tell_failure(id))
+                    .await
+            }
         };
         match (noted, settlement.state.refusal()) {
             (Ok(true), Some(refusal)) => Ok(SettleAnswer::Failed {
@@ -462,11 +466,10 @@ impl Settler {
             request: request_id,
             end: undelivered,
         };
-        match self
+        let claiming = self
             .ledger()
-            .claim_delivery(settlement.id, request_id, self.shared.process)
-            .await
-        {
+            .claim_delivery(settlement.id, request_id, self.shared.process);
+        match Boundary::ClaimDelivery.around(claiming).await {
             Ok(ClaimOutcome::Claimed) => SettleAnswer::Settled {
                 settlement,
                 transaction,

@@ -9,6 +9,7 @@
     reason = "the files in sql/ are compiled once for each ledger"
 )]
 
+mod boundary;
 mod claiming;
 mod error;
 mod group;
@@ -26,6 +27,7 @@ mod rows;
 mod sqlite;
 mod stores;
 
+pub use boundary::Boundary;
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
     AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, LaneView,

@@ -11,7 +11,9 @@ use teller_domain::{
     UnixMillis, UnixSeconds,
 };
 use teller_schemes::eip3009::transfer_call;
-use teller_store::{HoldPurpose, Reservations, ReserveOutcome, ReserveRequest, StoreError};
+use teller_store::{
+    Boundary, HoldPurpose, Reservations, ReserveOutcome, ReserveRequest, StoreError,
+};
 use tokio::time::timeout;
 
 use crate::checks::{check_inspection, check_request, check_signature};
@@ -275,7 +277,7 @@ impl Inner {
             balance_hold_until: self.balance_hold_until(request.max_timeout_seconds, now),
         };
         let payer = payment.key.payer;
-        let reserved = self.reservations.reserve(reserve);
+        let reserved = Boundary::Reserve.around(self.reservations.reserve(reserve));
         let reserved = match purpose {
             HoldPurpose::Verify { .. } => reserved.await,
             HoldPurpose::Settle => timeout(SETTLE_RESERVE_DEADLINE, reserved)

@@ -16,7 +16,8 @@ use teller_domain::{Asset, AssetAmount, ChainId, X402Version};
 
 use self::results::{Results, Row};
 use self::scenarios::{AT_ONCE, COMPARED, ONE_BY_ONE, PAYEES, PAYERS, SCENARIOS, Scenario};
-use self::teller::{Teller, find_binary};
+use self::teller::Teller;
+pub use self::teller::find_binary;
 use crate::cli::{BenchArgs, Transport};
 use crate::drive::Facilitator;
 use crate::error::{LoadError, chain_of};

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::Address;
 use teller_domain::{
-    Attempt, AttemptKind, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState, SlotId,
+    Attempt, AttemptKind, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState,
+    SlotId,
 };
 
 use super::lane::{Forming, Lane, OpenSlot, Phase, Stage};

@@ -6,8 +6,8 @@ use alloy_primitives::{Address, B256, U256};
 use teller_domain::invariants::{TRANSACTION_GAS_CAP, attempts_are_sound};
 use teller_domain::{
     AccountNonce, Attempt, AttemptKind, AuthorizationKey, CompensationKind, FencedLane, LaneMode,
-    Level, Payment, ProcessId, Resolution, Settlement, SettlementId, SettlementState, SlotEnd, SlotId, Told,
-    Wei,
+    Level, Payment, ProcessId, Resolution, Settlement, SettlementId, SettlementState, SlotEnd,
+    SlotId, Told, Wei,
 };
 use teller_store::{Ledger, SlotClosure};
 
@@ -65,7 +65,11 @@ impl Checker {
     }
 
     /// Answers the authorizations whose holds count again.
-    pub fn reopened(&mut self, fence: FencedLane, nonces: &[AccountNonce]) -> Vec<AuthorizationKey> {
+    pub fn reopened(
+        &mut self,
+        fence: FencedLane,
+        nonces: &[AccountNonce],
+    ) -> Vec<AuthorizationKey> {
         let mut keys = Vec::new();
         for (id, slot) in &mut self.slots {
             if id.signer == fence.signer && nonces.contains(&id.nonce) && !slot.open {
@@ -83,7 +87,9 @@ impl Checker {
     fn foreign_in(&self, id: SlotId) -> bool {
         let used = self.used.get(&(id.signer, id.nonce.0));
         used.is_some_and(|hashes| {
-            hashes.iter().any(|hash| self.attempts.get(hash) != Some(&id))
+            hashes
+                .iter()
+                .any(|hash| self.attempts.get(hash) != Some(&id))
         })
     }
 }
@@ -100,7 +106,10 @@ impl World<'_> {
     pub fn fenced(&mut self, fence: FencedLane, what: &'static str) {
         let epoch = self.check.epochs.get(&fence.signer).copied();
         self.demand(epoch == Some(fence.epoch), || {
-            format!("invariant 5: {what} under epoch {} of {epoch:?}", fence.epoch)
+            format!(
+                "invariant 5: {what} under epoch {} of {epoch:?}",
+                fence.epoch
+            )
         });
     }
 
@@ -108,7 +117,11 @@ impl World<'_> {
     pub fn check_asked(&mut self, p: usize, effect: &Effect) {
         let now = self.now_ms;
         match effect {
-            Effect::Sign { id, what: ToSign::Batch(payments), .. } => {
+            Effect::Sign {
+                id,
+                what: ToSign::Batch(payments),
+                ..
+            } => {
                 if self.check.slots.contains_key(id) {
                     return;
                 }
@@ -118,9 +131,12 @@ impl World<'_> {
                     format!("invariant 11: a payment enters {id} that it may outlive ({CUTOFF_SECONDS} s)")
                 });
                 let size = payments.len();
-                let crowded = payments
-                    .iter()
-                    .any(|q| self.check.company.get(&(p, q.id)).is_some_and(|most| size > *most));
+                let crowded = payments.iter().any(|q| {
+                    self.check
+                        .company
+                        .get(&(p, q.id))
+                        .is_some_and(|most| size > *most)
+                });
                 self.demand(!crowded, || {
                     format!("a batch that reverted as a whole is sent again as large in {id}")
                 });
@@ -139,16 +155,26 @@ impl World<'_> {
                 // Asked for in time is sent in time, even if this process was paused in between.
                 let asked = !self.check.asked.insert((p, self.processes[p].life, *id));
                 let first = *again != Again::Outbid && !asked && !self.check.sent.contains(id);
-                let Some(slot) = self.check.slots.get(id).filter(|_| first) else { return };
-                let payments: Vec<_> = slot.payments.iter().map(|id| self.check.accepted[id]).collect();
-                let dead = payments.iter().all(|payment| payment.valid_before.0 + CUTOFF_SECONDS <= cutoff.0);
+                let Some(slot) = self.check.slots.get(id).filter(|_| first) else {
+                    return;
+                };
+                let payments: Vec<_> = slot
+                    .payments
+                    .iter()
+                    .map(|id| self.check.accepted[id])
+                    .collect();
+                let dead = payments
+                    .iter()
+                    .all(|payment| payment.valid_before.0 + CUTOFF_SECONDS <= cutoff.0);
                 let batch = attempt.kind == AttemptKind::Batch;
                 self.demand(!(dead && batch), || {
                     format!("invariant 11: {id} is sent for the first time after all its payments have expired")
                 });
             }
             Effect::ReleaseQueued(ids) => {
-                self.check.company.retain(|(of, id), _| *of != p || !ids.contains(id));
+                self.check
+                    .company
+                    .retain(|(of, id), _| *of != p || !ids.contains(id));
             }
             Effect::ReclaimLane { .. } | Effect::ReopenSlots { .. } => self.check.forget_company(p),
             _ => {}
@@ -156,8 +182,12 @@ impl World<'_> {
     }
 
     fn note_company(&mut self, p: usize, closure: &SlotClosure) {
-        let SlotEnd::Mined { transaction, .. } = closure.end else { return };
-        let Some((_, receipt)) = self.chain.find(self.chain.head().block.hash, transaction) else { return };
+        let SlotEnd::Mined { transaction, .. } = closure.end else {
+            return;
+        };
+        let Some((_, receipt)) = self.chain.find(self.chain.head().block.hash, transaction) else {
+            return;
+        };
         let carried = receipt.transaction.token_calls().len();
         if receipt.succeeded || carried < 2 {
             return;
@@ -173,28 +203,50 @@ impl World<'_> {
     /// Invariant 3: nothing is broadcast that was not committed first.
     pub fn check_sent(&mut self, id: SlotId, attempt: &Attempt) {
         let committed = self.check.attempts.get(&attempt.hash) == Some(&id);
-        self.demand(committed, || format!("invariant 3: {} of {id} is sent before it is durable", attempt.hash));
+        self.demand(committed, || {
+            format!(
+                "invariant 3: {} of {id} is sent before it is durable",
+                attempt.hash
+            )
+        });
         self.check.sent.insert(id);
     }
 
     pub fn slot_opened(&mut self, id: SlotId, attempt: &Attempt, payments: &[SettlementId]) {
         // Invariant 1.
-        let keys: Vec<AuthorizationKey> = payments.iter().map(|id| self.check.accepted[id].key).collect();
+        let keys: Vec<AuthorizationKey> = payments
+            .iter()
+            .map(|id| self.check.accepted[id].key)
+            .collect();
         let twice = self.check.slots.iter().find(|(_, slot)| {
             let holds = |id: &SettlementId| keys.contains(&self.check.accepted[id].key);
             slot.open && slot.payments.iter().any(holds)
         });
         let twice = twice.map(|(other, _)| *other);
-        self.demand(twice.is_none(), || format!("invariant 1: an authorization is in {id} and in {twice:?}"));
+        self.demand(twice.is_none(), || {
+            format!("invariant 1: an authorization is in {id} and in {twice:?}")
+        });
         // Invariant 2.
-        let told = payments.iter().find(|id| self.check.told_failure.contains(id) || self.check.withdrawn.contains(id)).copied();
-        self.demand(told.is_none(), || format!("invariant 2: {id} is signed for {told:?}, to whom failure was told"));
+        let told = payments
+            .iter()
+            .find(|id| self.check.told_failure.contains(id) || self.check.withdrawn.contains(id))
+            .copied();
+        self.demand(told.is_none(), || {
+            format!("invariant 2: {id} is signed for {told:?}, to whom failure was told")
+        });
         // Invariant 4.
         let taken = self.check.slots.contains_key(&id);
         self.demand(!taken, || format!("invariant 4: {id} is opened twice"));
-        self.demand(attempt.gas_limit <= TRANSACTION_GAS_CAP && payments.len() <= 6, || {
-            format!("invariant 11: {id} asks for {} gas for {} payments", attempt.gas_limit, payments.len())
-        });
+        self.demand(
+            attempt.gas_limit <= TRANSACTION_GAS_CAP && payments.len() <= 6,
+            || {
+                format!(
+                    "invariant 11: {id} asks for {} gas for {} payments",
+                    attempt.gas_limit,
+                    payments.len()
+                )
+            },
+        );
         let slot = Slot {
             attempts: vec![attempt.clone()],
             payments: payments.to_vec(),
@@ -212,12 +264,23 @@ impl World<'_> {
         };
         slot.attempts.push(attempt.clone());
         let slot = slot.clone();
-        self.demand(attempts_are_sound(&slot.attempts), || format!("invariant 6: attempts of {id} do not outbid: {:?}", slot.attempts));
+        self.demand(attempts_are_sound(&slot.attempts), || {
+            format!(
+                "invariant 6: attempts of {id} do not outbid: {:?}",
+                slot.attempts
+            )
+        });
         let first = Transaction::decode(&slot.attempts[0].raw, id.signer);
         let new = Transaction::decode(&attempt.raw, id.signer);
         let same = attempt.kind == AttemptKind::NoOp || first.call == new.call;
-        self.demand(same, || format!("invariant 6: an attempt of {id} carries another calldata"));
-        let told = slot.payments.iter().find(|id| self.check.told_failure.contains(id)).copied();
+        self.demand(same, || {
+            format!("invariant 6: an attempt of {id} carries another calldata")
+        });
+        let told = slot
+            .payments
+            .iter()
+            .find(|id| self.check.told_failure.contains(id))
+            .copied();
         self.demand(told.is_none() || attempt.kind == AttemptKind::NoOp, || {
             format!("invariant 2: {id} is signed again for {told:?}, to whom failure was told")
         });
@@ -228,14 +291,24 @@ impl World<'_> {
         // Invariants 7 and 8: the block is a sealed one, and what is said to be in it is.
         let sealed = self.chain.known(closure.block.hash).cloned();
         let Some(sealed) = sealed else {
-            return self.broken(format!("invariant 7: {id} is closed by a block that was never sealed"));
+            return self.broken(format!(
+                "invariant 7: {id} is closed by a block that was never sealed"
+            ));
         };
         match closure.end {
             SlotEnd::Foreign => {
                 let foreign = self.check.foreign_in(id);
-                self.demand(foreign, || format!("invariant 7: {id} is closed for a stranger's transaction that there is not"));
+                self.demand(foreign, || {
+                    format!(
+                        "invariant 7: {id} is closed for a stranger's transaction that there is not"
+                    )
+                });
             }
-            SlotEnd::Mined { transaction, cost, gas_used } => {
+            SlotEnd::Mined {
+                transaction,
+                cost,
+                gas_used,
+            } => {
                 let receipt = sealed.receipt(transaction);
                 let same = receipt.is_some_and(|r| r.cost == cost && r.gas_used == gas_used);
                 self.demand(same, || format!("invariant 9: {id} is closed by {transaction} at another cost than its receipt's, or not in that block"));
@@ -245,14 +318,24 @@ impl World<'_> {
         let mut own = 0;
         for (payment_id, resolution) in &closure.resolutions {
             let payment = self.check.accepted[payment_id];
-            let Resolution::Resolved(state) = resolution else { continue };
-            if let SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) = state {
+            let Resolution::Resolved(state) = resolution else {
+                continue;
+            };
+            if let SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) =
+                state
+            {
                 let block = self.chain.known(receipt.block.hash).cloned();
-                let log = block.and_then(|block| settling_log(block.receipt(receipt.transaction)?, &payment));
+                let log = block
+                    .and_then(|block| settling_log(block.receipt(receipt.transaction)?, &payment));
                 self.demand(log == Some(receipt.log_index), || {
-                    format!("invariant 8: {payment_id} is settled without its events in {}", receipt.transaction)
+                    format!(
+                        "invariant 8: {payment_id} is settled without its events in {}",
+                        receipt.transaction
+                    )
                 });
-                let SlotEnd::Mined { transaction, .. } = closure.end else { continue };
+                let SlotEnd::Mined { transaction, .. } = closure.end else {
+                    continue;
+                };
                 if receipt.transaction == transaction {
                     shares += receipt.cost.0;
                     own += 1;
@@ -264,7 +347,9 @@ impl World<'_> {
             own += 1;
         }
         if let SlotEnd::Mined { cost, .. } = closure.end {
-            self.demand(own == 0 || shares == cost.0, || format!("invariant 9: {id} cost {cost}, its payments {shares}"));
+            self.demand(own == 0 || shares == cost.0, || {
+                format!("invariant 9: {id} cost {cost}, its payments {shares}")
+            });
         }
         if let Some(slot) = self.check.slots.get_mut(&id) {
             slot.open = false;
@@ -280,7 +365,9 @@ impl World<'_> {
             let id = self.slot(fence.signer, nonce.0);
             let block = self.check.slots.get(&id).and_then(|slot| slot.block);
             let holds = block.is_some_and(|block| self.chain.is_canonical(block));
-            self.demand(holds, || format!("a slot whose block {block:?} the chain has left is called finalized: {id}"));
+            self.demand(holds, || {
+                format!("a slot whose block {block:?} the chain has left is called finalized: {id}")
+            });
         }
     }
 
@@ -289,7 +376,9 @@ impl World<'_> {
             return;
         }
         let foreign = slot.is_some_and(|id| self.check.foreign_in(id));
-        self.demand(foreign, || format!("a lane is frozen without a stranger's transaction in {slot:?}"));
+        self.demand(foreign, || {
+            format!("a lane is frozen without a stranger's transaction in {slot:?}")
+        });
         let looks_after = self.rng.between(2_000, 15_000);
         self.schedule(looks_after, Job::Operator(fence.signer));
     }
@@ -299,19 +388,29 @@ impl World<'_> {
         let payer = payment.key.payer;
         // A hold ends with its authorization.
         let until = (now + 60_000).min(payment.valid_before.0 * 1_000);
-        self.check.holds.insert(payment.key, (payer, payment.value.0, until));
+        self.check
+            .holds
+            .insert(payment.key, (payer, payment.value.0, until));
         let balance = view.dollars(payer);
         let held = self.check.holds.iter().filter(|(key, (of, _, until))| {
             // What is spent where the balance was read, whoever spent it, is not in the balance any more.
-            *of == payer && *until > now && view.spent(key.payer, key.nonce.0).is_none()
+            *of == payer
+                && *until > now
+                && view.spent(key.payer, key.nonce.0).is_none()
                 && !self.ended(**key)
         });
         let held = held.fold(U256::ZERO, |sum, (_, (_, value, _))| sum + value);
-        self.demand(held <= balance, || format!("invariant 12: {payer} has reserved {held} of {balance}"));
+        self.demand(held <= balance, || {
+            format!("invariant 12: {payer} has reserved {held} of {balance}")
+        });
     }
 
     fn ended(&self, key: AuthorizationKey) -> bool {
-        let found = self.stage.runtime.block_on(self.stage.ledger.find(key)).unwrap();
+        let found = self
+            .stage
+            .runtime
+            .block_on(self.stage.ledger.find(key))
+            .unwrap();
         found.is_some_and(|row| row.state.is_resolved())
     }
 
@@ -321,28 +420,42 @@ impl World<'_> {
         let told = self.check.told_success.entry(row.payment.key).or_default();
         *told += 1;
         let times = *told;
-        self.demand(times == 1, || format!("invariant 2: success of {} is told {times} times", row.id));
+        self.demand(times == 1, || {
+            format!("invariant 2: success of {} is told {times} times", row.id)
+        });
     }
 
     // ---- when all is quiet ----
 
     fn rows(&self) -> Vec<Settlement> {
         let ids: Vec<SettlementId> = self.check.accepted.keys().copied().collect();
-        self.stage.runtime.block_on(self.stage.ledger.settlements(&ids)).unwrap()
+        self.stage
+            .runtime
+            .block_on(self.stage.ledger.settlements(&ids))
+            .unwrap()
     }
 
     pub fn unresolved(&self) -> String {
         let rows = self.rows();
         let open = rows.iter().filter(|row| !row.state.is_resolved());
-        let open: Vec<String> = open.map(|row| format!("{} {} tries {}", row.id, row.state.kind(), row.tries)).collect();
-        let lanes = self.stage.runtime.block_on(self.stage.ledger.lanes()).unwrap();
+        let open: Vec<String> = open
+            .map(|row| format!("{} {} tries {}", row.id, row.state.kind(), row.tries))
+            .collect();
+        let lanes = self
+            .stage
+            .runtime
+            .block_on(self.stage.ledger.lanes())
+            .unwrap();
         let lanes: Vec<String> = lanes
             .iter()
             .filter(|lane| lane.fence.chain == self.chain_id)
             .map(|lane| {
                 let sealed = self.chain.head().state.account(lane.fence.signer).nonce;
                 let slots: Vec<u64> = lane.open_slots.iter().map(|slot| slot.id.nonce.0).collect();
-                format!("{:?} sealed {sealed} next {:?} open {slots:?}", lane.mode, lane.next_nonce)
+                format!(
+                    "{:?} sealed {sealed} next {:?} open {slots:?}",
+                    lane.mode, lane.next_nonce
+                )
             })
             .collect();
         format!("{open:?}; lanes {lanes:?}")
@@ -378,13 +491,21 @@ impl World<'_> {
                     SettlementState::Settled(r) => r.transaction == receipt.transaction.hash,
                     _ => false,
                 };
-                let shares: Vec<Wei> = rows.iter().filter(of).map(|row| match &row.state {
-                    SettlementState::Settled(r) => r.cost,
-                    _ => Wei::ZERO,
-                }).collect();
+                let shares: Vec<Wei> = rows
+                    .iter()
+                    .filter(of)
+                    .map(|row| match &row.state {
+                        SettlementState::Settled(r) => r.cost,
+                        _ => Wei::ZERO,
+                    })
+                    .collect();
                 let uses = receipt.logs.len() / 2;
                 self.demand(uses == shares.len(), || {
-                    format!("{uses} authorizations used by {}, {} rows settled", receipt.transaction.hash, shares.len())
+                    format!(
+                        "{uses} authorizations used by {}, {} rows settled",
+                        receipt.transaction.hash,
+                        shares.len()
+                    )
                 });
                 if uses > 0 {
                     cost += receipt.cost.0;
@@ -392,33 +513,65 @@ impl World<'_> {
                 }
             }
         }
-        let found_elsewhere = shared < cost && rows.iter().any(|row| matches!(&row.state, SettlementState::Settled(r) if r.cost == Wei::ZERO));
-        self.demand(cost == shared || found_elsewhere, || format!("invariant 9: settling cost {cost}, the ledger has {shared}"));
+        let found_elsewhere = shared < cost
+            && rows.iter().any(
+                |row| matches!(&row.state, SettlementState::Settled(r) if r.cost == Wei::ZERO),
+            );
+        self.demand(cost == shared || found_elsewhere, || {
+            format!("invariant 9: settling cost {cost}, the ledger has {shared}")
+        });
     }
 
-    fn compare_row(&mut self, row: &Settlement, settled: &mut BTreeMap<AuthorizationKey, SettlementId>) {
+    fn compare_row(
+        &mut self,
+        row: &Settlement,
+        settled: &mut BTreeMap<AuthorizationKey, SettlementId>,
+    ) {
         let payment = row.payment;
         let head = self.chain.head().block.hash;
         let canonical: Vec<_> = self.chain.canonical().cloned().collect();
         let on_chain = canonical.iter().rev().find_map(|sealed| {
             let receipts = sealed.receipts.iter();
-            receipts.clone().find(|receipt| settling_log(receipt, &payment).is_some())
+            receipts
+                .clone()
+                .find(|receipt| settling_log(receipt, &payment).is_some())
                 .map(|receipt| (sealed.block, receipt.transaction.hash))
         });
         let told = row.told;
-        let success = matches!(row.state, SettlementState::Settled(_) | SettlementState::SettledExternally(_));
+        let success = matches!(
+            row.state,
+            SettlementState::Settled(_) | SettlementState::SettledExternally(_)
+        );
         match &row.state {
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                 let same = on_chain == Some((receipt.block, receipt.transaction));
-                self.demand(same, || format!("invariant 8: {} is {} by {receipt:?}, the chain has {on_chain:?}", row.id, row.state.kind()));
+                self.demand(same, || {
+                    format!(
+                        "invariant 8: {} is {} by {receipt:?}, the chain has {on_chain:?}",
+                        row.id,
+                        row.state.kind()
+                    )
+                });
                 let ours = self.check.attempts.contains_key(&receipt.transaction);
                 let said = matches!(row.state, SettlementState::Settled(_));
-                self.demand(ours == said, || format!("{} is settled by {}, ours: {ours}", row.id, row.state.kind()));
+                self.demand(ours == said, || {
+                    format!(
+                        "{} is settled by {}, ours: {ours}",
+                        row.id,
+                        row.state.kind()
+                    )
+                });
                 let first = settled.insert(payment.key, row.id).is_none();
-                self.demand(first, || format!("{} and another row are settled by one authorization", row.id));
+                self.demand(first, || {
+                    format!(
+                        "{} and another row are settled by one authorization",
+                        row.id
+                    )
+                });
             }
             state => {
-                let by_us = on_chain.is_some_and(|(_, hash)| self.check.attempts.contains_key(&hash));
+                let by_us =
+                    on_chain.is_some_and(|(_, hash)| self.check.attempts.contains_key(&hash));
                 // What a stranger submits after a payment has failed is between him and the payee.
                 let late = on_chain.is_some() && !by_us;
                 self.demand(on_chain.is_none() || late, || {
@@ -432,12 +585,20 @@ impl World<'_> {
         match told {
             Some(Told::Success { .. }) if !success => {
                 self.demand(last == Some(CompensationKind::SuccessTakenBack), || {
-                    format!("success was told of {}, which is {}, without an entry: {last:?}", row.id, row.state.kind())
+                    format!(
+                        "success was told of {}, which is {}, without an entry: {last:?}",
+                        row.id,
+                        row.state.kind()
+                    )
                 });
             }
             Some(Told::Failure { .. }) if success => {
                 self.demand(last == Some(CompensationKind::FailureSettled), || {
-                    format!("failure was told of {}, which is {}, without an entry: {last:?}", row.id, row.state.kind())
+                    format!(
+                        "failure was told of {}, which is {}, without an entry: {last:?}",
+                        row.id,
+                        row.state.kind()
+                    )
                 });
             }
             _ => {}

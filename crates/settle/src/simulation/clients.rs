@@ -47,7 +47,9 @@ const STRANGER: Address = Address::repeat_byte(0x99);
 
 impl World<'_> {
     pub fn plan_clients(&mut self) {
-        let purse: Vec<U256> = (0..PAYERS).map(|_| U256::from(self.rng.between(20, 400))).collect();
+        let purse: Vec<U256> = (0..PAYERS)
+            .map(|_| U256::from(self.rng.between(20, 400)))
+            .collect();
         let codes: Vec<bool> = (0..PAYERS).map(|_| self.rng.chance(100)).collect();
         self.chain.cheat(|state| {
             for (index, dollars) in purse.iter().enumerate() {
@@ -55,14 +57,17 @@ impl World<'_> {
             }
             for (index, has_code) in codes.into_iter().enumerate() {
                 if has_code {
-                    state.accounts.entry(payer(index as u64)).or_default().code = Some(Code::Accepts);
+                    state.accounts.entry(payer(index as u64)).or_default().code =
+                        Some(Code::Accepts);
                 }
             }
             let stranger = state.accounts.entry(STRANGER).or_default();
             stranger.wei = U256::from(10).pow(U256::from(20));
         });
         let head = self.chain.head().block.hash;
-        self.endpoints.iter_mut().for_each(|endpoint| endpoint.view = head);
+        self.endpoints
+            .iter_mut()
+            .for_each(|endpoint| endpoint.view = head);
         for _ in 0..self.rng.between(4, 14) {
             let payment = self.payment();
             let at = self.rng.below(CHAOS_MS * 2 / 3);
@@ -79,7 +84,11 @@ impl World<'_> {
         let from = payer(self.rng.below(PAYERS));
         let short = self.rng.chance(250);
         let begins = self.now_ms / 1_000;
-        let lasts = if short { self.rng.between(8, 30) } else { 10_000 };
+        let lasts = if short {
+            self.rng.between(8, 30)
+        } else {
+            10_000
+        };
         let begins = begins + self.rng.below(40);
         Payment {
             key: AuthorizationKey {
@@ -104,7 +113,13 @@ impl World<'_> {
     }
 
     fn add_client(&mut self, payment: Payment, at: u64) {
-        let levels = [Level::Preconfirmed, Level::Included, Level::Included, Level::Safe, Level::Finalized];
+        let levels = [
+            Level::Preconfirmed,
+            Level::Included,
+            Level::Included,
+            Level::Safe,
+            Level::Finalized,
+        ];
         let client = Client {
             payment,
             level: *self.rng.pick(&levels),
@@ -152,7 +167,11 @@ impl World<'_> {
             balance_hold_until: UnixMillis(now.0 + 60_000),
         };
         let reservations = Arc::clone(&self.stage.reservations);
-        let outcome = self.stage.runtime.block_on(reservations.reserve(request)).unwrap();
+        let outcome = self
+            .stage
+            .runtime
+            .block_on(reservations.reserve(request))
+            .unwrap();
         if matches!(outcome, ReserveOutcome::Granted { .. }) {
             self.check_reserved(&payment, &view.state, now.0);
         }
@@ -167,7 +186,10 @@ impl World<'_> {
             return;
         }
         let outcome = self.reserve(client, HoldPurpose::Verify { lenient: true });
-        let held = matches!(outcome, ReserveOutcome::Granted { .. } | ReserveOutcome::Renewed);
+        let held = matches!(
+            outcome,
+            ReserveOutcome::Granted { .. } | ReserveOutcome::Renewed
+        );
         self.clients[client].stage = if held { Stage::Settle } else { Stage::Done };
         let pause = self.rng.below(1_000);
         self.schedule(pause, Job::Client(client));
@@ -181,7 +203,10 @@ impl World<'_> {
             return;
         }
         let held = self.reserve(client, HoldPurpose::Settle);
-        if !matches!(held, ReserveOutcome::Granted { .. } | ReserveOutcome::Renewed) {
+        if !matches!(
+            held,
+            ReserveOutcome::Granted { .. } | ReserveOutcome::Renewed
+        ) {
             self.clients[client].stage = Stage::Done;
             return;
         }
@@ -201,7 +226,12 @@ impl World<'_> {
         let outcome = self.stage.runtime.block_on(ledger.accept(new)).unwrap();
         let settlement = match outcome {
             AcceptOutcome::Accepted(settlement) => {
-                self.note(|| format!("accepted {} {}", settlement.id, settlement.payment.key.payer));
+                self.note(|| {
+                    format!(
+                        "accepted {} {}",
+                        settlement.id, settlement.payment.key.payer
+                    )
+                });
                 self.check.accepted.insert(settlement.id, payment);
                 let announced = !self.rng.chance(self.odds.answer_lost);
                 if queued_here && announced {
@@ -241,7 +271,10 @@ impl World<'_> {
                 let reservations = Arc::clone(&self.stage.reservations);
                 let key = row.payment.key;
                 self.check.holds.remove(&key);
-                self.stage.runtime.block_on(reservations.abandon(&[key])).unwrap();
+                self.stage
+                    .runtime
+                    .block_on(reservations.abandon(&[key]))
+                    .unwrap();
             }
         }
         // Told that it is pending, or withdrawn: some ask again.
@@ -379,7 +412,10 @@ impl World<'_> {
     /// As time would: the leases of a process have run out.
     fn expire_leases(&mut self, p: usize) {
         let (ledger, id) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
-        self.stage.runtime.block_on(ledger.heartbeat(id, 0)).unwrap();
+        self.stage
+            .runtime
+            .block_on(ledger.heartbeat(id, 0))
+            .unwrap();
         let owned = self.check.owners.values().filter(|(owner, _)| *owner == id);
         for fence in owned.map(|(_, fence)| *fence).collect::<Vec<_>>() {
             let renewed = self.stage.runtime.block_on(ledger.renew_lane(fence, 0));
@@ -392,7 +428,11 @@ impl World<'_> {
 
     fn evict(&mut self, endpoint: usize) {
         self.check.fault("pool evicts");
-        let hashes: Vec<B256> = self.endpoints[endpoint].pool.transactions().map(|t| t.hash).collect();
+        let hashes: Vec<B256> = self.endpoints[endpoint]
+            .pool
+            .transactions()
+            .map(|t| t.hash)
+            .collect();
         for hash in hashes {
             if self.rng.chance(600) {
                 self.endpoints[endpoint].pool.evict(hash);
@@ -405,7 +445,11 @@ impl World<'_> {
     fn interfere(&mut self) {
         let known: Vec<Payment> = self.clients.iter().map(|client| client.payment).collect();
         let payment = *self.rng.pick(&known);
-        let spent = self.chain.head().state.spent(payment.key.payer, payment.key.nonce.0);
+        let spent = self
+            .chain
+            .head()
+            .state
+            .spent(payment.key.payer, payment.key.nonce.0);
         if spent == Some(Spent::Used) || spent == Some(Spent::Cancelled) {
             return;
         }
@@ -425,17 +469,24 @@ impl World<'_> {
         };
         let key = super::world::stranger();
         let nonce = self.chain.head().state.account(STRANGER).nonce;
-        let waiting = self.builder.transactions().filter(|t| t.from == STRANGER).count() as u64;
+        let waiting = self
+            .builder
+            .transactions()
+            .filter(|t| t.from == STRANGER)
+            .count() as u64;
         let fees = Fees {
             max_fee_per_gas: 400_000_000_000,
             max_priority_fee_per_gas: u128::from(self.rng.between(1, 400)) * 1_000_000,
         };
         let nonce = AccountNonce(nonce + waiting);
-        let signed = key.sign_batch(self.chain_id, nonce, TOKEN, data, 150_000, fees).unwrap();
+        let signed = key
+            .sign_batch(self.chain_id, nonce, TOKEN, data, 150_000, fees)
+            .unwrap();
         let transaction = Arc::new(Transaction::decode(&signed.raw, STRANGER));
         let head = Arc::clone(self.chain.head());
         self.note(|| format!("a stranger sends {:?}", transaction.call));
-        let _the_strangers_own_affair = self.builder.submit(transaction, &head.state, head.base_fee);
+        let _the_strangers_own_affair =
+            self.builder.submit(transaction, &head.state, head.base_fee);
     }
 
     /// A payer becomes a contract, or an account again, spends his money elsewhere, or gets some.
@@ -449,7 +500,8 @@ impl World<'_> {
         };
         if self.rng.chance(500) {
             self.check.fault("payer's code changes");
-            self.chain.cheat(|state| state.accounts.entry(who).or_default().code = code);
+            self.chain
+                .cheat(|state| state.accounts.entry(who).or_default().code = code);
         } else {
             self.check.fault("payer's balance changes");
             let dollars = U256::from(self.rng.below(100));
@@ -466,7 +518,8 @@ impl World<'_> {
             true => U256::from(1_000),
             false => U256::from(10).pow(U256::from(20)),
         };
-        self.chain.cheat(|state| state.accounts.entry(signer).or_default().wei = wei);
+        self.chain
+            .cheat(|state| state.accounts.entry(signer).or_default().wei = wei);
     }
 
     /// The signer's key is used by somebody else.
@@ -479,11 +532,14 @@ impl World<'_> {
             max_priority_fee_per_gas: 900_000_000_000,
         };
         let signer = self.signer_of(address);
-        let signed = signer.sign_noop(self.chain_id, AccountNonce(nonce), fees).unwrap();
+        let signed = signer
+            .sign_noop(self.chain_id, AccountNonce(nonce), fees)
+            .unwrap();
         let transaction = Arc::new(Transaction::decode(&signed.raw, address));
         let head = Arc::clone(self.chain.head());
         self.note(|| format!("a stranger uses the key of {address} at {nonce}"));
         self.stolen.push(Arc::clone(&transaction));
-        let _the_strangers_own_affair = self.builder.submit(transaction, &head.state, head.base_fee);
+        let _the_strangers_own_affair =
+            self.builder.submit(transaction, &head.state, head.base_fee);
     }
 }

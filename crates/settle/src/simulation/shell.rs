@@ -7,13 +7,11 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256};
 use teller_chain::SendOutcome;
 use teller_domain::{
-    Attempt, AuthorizationKey, BlockRef, FencedLane, LaneMode, Level, Payment, ProcessId, Reason, Receipt,
-    Resolution, SettlementId, SettlementState, SlotId, Wei,
+    Attempt, AuthorizationKey, BlockRef, FencedLane, LaneMode, Level, Payment, ProcessId, Reason,
+    Receipt, Resolution, SettlementId, SettlementState, SlotId, Wei,
 };
 use teller_schemes::{eip3009, multicall};
-use teller_store::{
-    Ledger, NewSlot, OpenSlotOutcome, Reservations, StoreError, StoreResult,
-};
+use teller_store::{Ledger, NewSlot, OpenSlotOutcome, Reservations, StoreError, StoreResult};
 
 use super::model::chain::{Receipt as ChainReceipt, Sealed};
 use super::model::state::{BlockEnv, Spent};
@@ -40,7 +38,10 @@ impl World<'_> {
     fn write<T>(&mut self, call: impl Future<Output = StoreResult<T>>) -> Written<T> {
         if self.rng.chance(self.odds.write_lost) {
             self.check.fault("write lost");
-            return Written { done: None, answered: false };
+            return Written {
+                done: None,
+                answered: false,
+            };
         }
         let answered = !self.rng.chance(self.odds.answer_lost);
         if !answered {
@@ -50,7 +51,10 @@ impl World<'_> {
         if let Err(error @ (StoreError::Corrupt(_) | StoreError::Unavailable { .. })) = &done {
             self.broken(format!("the ledger itself fails: {error}"));
         }
-        Written { done: Some(done), answered }
+        Written {
+            done: Some(done),
+            answered,
+        }
     }
 
     fn lost(&mut self, p: usize, fence: FencedLane) {
@@ -66,10 +70,20 @@ impl World<'_> {
 
     pub fn begin(&mut self, p: usize, effect: Effect, tries: u32) {
         match effect {
-            Effect::ReadCode { signer, batch, payments } => {
+            Effect::ReadCode {
+                signer,
+                batch,
+                payments,
+            } => {
                 self.read_code(p, signer, batch, &payments);
             }
-            Effect::Sign { fence, id, what, gas_limit, fees } => {
+            Effect::Sign {
+                fence,
+                id,
+                what,
+                gas_limit,
+                fees,
+            } => {
                 let signer = self.signer_of(fence.signer);
                 let attempt = match &what {
                     ToSign::Batch(payments) => {
@@ -82,7 +96,12 @@ impl World<'_> {
                 let attempt = attempt.unwrap();
                 self.answer(p, Event::Signed { fence, id, attempt });
             }
-            Effect::OpenSlot { fence, id, attempt, payments } => {
+            Effect::OpenSlot {
+                fence,
+                id,
+                attempt,
+                payments,
+            } => {
                 self.open_slot(p, fence, id, attempt, payments);
             }
             Effect::AddAttempt { fence, id, attempt } => {
@@ -99,12 +118,20 @@ impl World<'_> {
                     _ => self.lost(p, fence),
                 }
             }
-            Effect::Broadcast { id, attempt, again: _ } => self.broadcast(p, id, &attempt),
+            Effect::Broadcast {
+                id,
+                attempt,
+                again: _,
+            } => self.broadcast(p, id, &attempt),
             Effect::FindReceipts { lookups, place } => {
                 self.find_receipts(p, lookups, place, tries);
             }
             Effect::LookUp { id, hashes } => self.look_up(p, id, &hashes),
-            Effect::Investigate { id, block, payments } => {
+            Effect::Investigate {
+                id,
+                block,
+                payments,
+            } => {
                 self.investigate(p, id, block, payments, tries);
             }
             Effect::CheckBlocks { fence, blocks } => self.check_blocks(p, fence, &blocks),
@@ -121,14 +148,23 @@ impl World<'_> {
     fn commit(&mut self, p: usize, effect: Effect, tries: u32) {
         let ledger = Arc::clone(&self.stage.ledger);
         match effect {
-            Effect::Preconfirm { fence, id, transaction, payments } => {
+            Effect::Preconfirm {
+                fence,
+                id,
+                transaction,
+                payments,
+            } => {
                 let written = self.write(ledger.preconfirm(fence, id, transaction, &payments));
                 match written.done {
                     Some(Ok(())) => self.fenced(fence, "preconfirm"),
                     _ => self.lost(p, fence),
                 }
             }
-            Effect::CloseSlot { fence, closure, payments } => {
+            Effect::CloseSlot {
+                fence,
+                closure,
+                payments,
+            } => {
                 let written = self.write(ledger.close_slot(fence, closure.clone()));
                 if matches!(written.done, Some(Ok(()))) {
                     self.fenced(fence, "close_slot");
@@ -137,7 +173,13 @@ impl World<'_> {
                 }
                 match written.done {
                     Some(Ok(())) if written.answered => {
-                        self.answer(p, Event::SlotClosed { fence, id: closure.id });
+                        self.answer(
+                            p,
+                            Event::SlotClosed {
+                                fence,
+                                id: closure.id,
+                            },
+                        );
                     }
                     _ => self.lost(p, fence),
                 }
@@ -148,7 +190,10 @@ impl World<'_> {
                     self.fenced(fence, "reopen_slots");
                     let keys = self.check.reopened(fence, &nonces);
                     let reservations = Arc::clone(&self.stage.reservations);
-                    self.stage.runtime.block_on(reservations.unmined(&keys)).unwrap();
+                    self.stage
+                        .runtime
+                        .block_on(reservations.unmined(&keys))
+                        .unwrap();
                 }
                 match written.done {
                     Some(Ok(()) | Err(StoreError::StaleLane)) => {
@@ -170,7 +215,11 @@ impl World<'_> {
                     _ => self.lost(p, fence),
                 }
             }
-            Effect::RaiseLevels { fence, nonces, level } => {
+            Effect::RaiseLevels {
+                fence,
+                nonces,
+                level,
+            } => {
                 let written = self.write(ledger.raise_levels(fence, &nonces, level));
                 if matches!(written.done, Some(Ok(()))) {
                     self.fenced(fence, "raise_levels");
@@ -178,7 +227,14 @@ impl World<'_> {
                 }
                 match written.done {
                     Some(Ok(())) if written.answered => {
-                        self.answer(p, Event::LevelsRaised { fence, nonces, level });
+                        self.answer(
+                            p,
+                            Event::LevelsRaised {
+                                fence,
+                                nonces,
+                                level,
+                            },
+                        );
                     }
                     _ => self.lost(p, fence),
                 }
@@ -208,7 +264,10 @@ impl World<'_> {
                     _ => self.lost(p, fence),
                 }
             }
-            other => self.broken(format!("an effect that nobody carries out: {}", short(&other))),
+            other => self.broken(format!(
+                "an effect that nobody carries out: {}",
+                short(&other)
+            )),
         }
     }
 
@@ -220,7 +279,11 @@ impl World<'_> {
         attempt: Attempt,
         payments: Vec<SettlementId>,
     ) {
-        let slot = NewSlot { id, attempt: attempt.clone(), payments: payments.clone() };
+        let slot = NewSlot {
+            id,
+            attempt: attempt.clone(),
+            payments: payments.clone(),
+        };
         let ledger = Arc::clone(&self.stage.ledger);
         let written = self.write(ledger.open_slot(fence, slot));
         if matches!(written.done, Some(Ok(OpenSlotOutcome::Opened))) {
@@ -240,15 +303,22 @@ impl World<'_> {
 
     fn settle_holds(&mut self, resolutions: &[(SettlementId, Resolution)], payments: &[Queued]) {
         let key = |id: SettlementId| -> Option<AuthorizationKey> {
-            payments.iter().find(|queued| queued.id == id).map(|queued| queued.payment.key)
+            payments
+                .iter()
+                .find(|queued| queued.id == id)
+                .map(|queued| queued.payment.key)
         };
         for (id, resolution) in resolutions {
-            let (Some(key), Resolution::Resolved(state)) = (key(*id), resolution) else { continue };
+            let (Some(key), Resolution::Resolved(state)) = (key(*id), resolution) else {
+                continue;
+            };
             let reservations = Arc::clone(&self.stage.reservations);
             let done = match state {
                 SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                     let block = receipt.block.number;
-                    self.stage.runtime.block_on(reservations.mined(&[key], block))
+                    self.stage
+                        .runtime
+                        .block_on(reservations.mined(&[key], block))
                 }
                 _ => self.stage.runtime.block_on(reservations.abandon(&[key])),
             };
@@ -269,7 +339,11 @@ impl World<'_> {
 
     fn env(&self, endpoint: usize) -> BlockEnv {
         let head = self.view(endpoint);
-        BlockEnv { timestamp: head.timestamp, base_fee: head.base_fee, token: TOKEN }
+        BlockEnv {
+            timestamp: head.timestamp,
+            base_fee: head.base_fee,
+            token: TOKEN,
+        }
     }
 
     fn read_code(&mut self, p: usize, signer: Address, batch: u64, payments: &[Queued]) {
@@ -285,10 +359,21 @@ impl World<'_> {
             }
             with_code.push(queued.id);
             if payments.len() == 1 {
-                refused.extend(self.would_fail(&queued.payment).map(|reason| (queued.id, reason)));
+                refused.extend(
+                    self.would_fail(&queued.payment)
+                        .map(|reason| (queued.id, reason)),
+                );
             }
         }
-        self.answer(p, Event::CodeRead { signer, batch, with_code, refused });
+        self.answer(
+            p,
+            Event::CodeRead {
+                signer,
+                batch,
+                with_code,
+                refused,
+            },
+        );
     }
 
     /// Why the call would revert, if every node says that it would. A used authorization is another matter: what used it
@@ -327,7 +412,14 @@ impl World<'_> {
             SendOutcome::GasTooHigh => Sent::GasTooHigh,
             SendOutcome::Unknown(_) => Sent::Unknown,
         };
-        self.answer(p, Event::Sent { id, hash: attempt.hash, outcome });
+        self.answer(
+            p,
+            Event::Sent {
+                id,
+                hash: attempt.hash,
+                outcome,
+            },
+        );
     }
 
     fn send_to(&mut self, endpoint: usize, transaction: &Arc<Transaction>) -> SendOutcome {
@@ -357,7 +449,9 @@ impl World<'_> {
     pub fn submit(&mut self, endpoint: usize, transaction: Arc<Transaction>) -> SendOutcome {
         let view = Arc::clone(self.view(endpoint));
         let base_fee = self.chain.base_fee_after(&view);
-        self.endpoints[endpoint].pool.submit(transaction, &view.state, base_fee)
+        self.endpoints[endpoint]
+            .pool
+            .submit(transaction, &view.state, base_fee)
     }
 
     fn find_receipts(
@@ -368,7 +462,9 @@ impl World<'_> {
         tries: u32,
     ) {
         if place == Place::Flashblock {
-            let Some(flashblock) = self.flashblock.clone() else { return };
+            let Some(flashblock) = self.flashblock.clone() else {
+                return;
+            };
             for (id, hashes) in lookups {
                 let receipt = hashes.iter().find_map(|hash| flashblock.receipt(*hash));
                 if let Some(receipt) = receipt {
@@ -383,7 +479,9 @@ impl World<'_> {
         for (id, hashes) in lookups {
             let found = endpoint.and_then(|endpoint| {
                 let node = &self.endpoints[endpoint];
-                hashes.iter().find_map(|hash| node.receipt(&self.chain, *hash, self.now_ms))
+                hashes
+                    .iter()
+                    .find_map(|hash| node.receipt(&self.chain, *hash, self.now_ms))
             });
             match found.map(|(sealed, receipt)| mined(sealed, receipt)) {
                 Some(mined) => self.answer(p, Event::Found { id, mined }),
@@ -391,7 +489,10 @@ impl World<'_> {
             }
         }
         if !missing.is_empty() {
-            let effect = Effect::FindReceipts { lookups: missing, place };
+            let effect = Effect::FindReceipts {
+                lookups: missing,
+                place,
+            };
             self.retry(p, effect, tries, SEALED_TRIES, 300);
         }
     }
@@ -409,11 +510,21 @@ impl World<'_> {
                 sealed: view.block,
                 sealed_nonce: teller_domain::AccountNonce(view.state.account(id.signer).nonce),
                 mined: hashes.iter().find_map(found).map(|(s, r)| mined(s, r)),
-                known: hashes.iter().any(|hash| node.knows(&self.chain, *hash, self.now_ms)),
+                known: hashes
+                    .iter()
+                    .any(|hash| node.knows(&self.chain, *hash, self.now_ms)),
             });
         }
         let (asked, endpoints) = (hashes.len(), self.endpoints.len());
-        self.answer(p, Event::LookedUp { id, asked, sightings, endpoints });
+        self.answer(
+            p,
+            Event::LookedUp {
+                id,
+                asked,
+                sightings,
+                endpoints,
+            },
+        );
     }
 
     fn check_blocks(&mut self, p: usize, fence: FencedLane, blocks: &[BlockRef]) {
@@ -439,7 +550,14 @@ impl World<'_> {
             }
         }
         if !(canonical.is_empty() && orphaned.is_empty()) {
-            self.answer(p, Event::BlocksChecked { fence, canonical, orphaned });
+            self.answer(
+                p,
+                Event::BlocksChecked {
+                    fence,
+                    canonical,
+                    orphaned,
+                },
+            );
         }
     }
 
@@ -455,7 +573,9 @@ impl World<'_> {
     ) {
         let mut findings = Vec::new();
         for queued in &payments {
-            let first = self.some_endpoint().and_then(|e| self.explain(e, block, &queued.payment));
+            let first = self
+                .some_endpoint()
+                .and_then(|e| self.explain(e, block, &queued.payment));
             let Some(finding) = first else { break };
             let negative = matches!(finding, Finding::Spent { .. } | Finding::WouldRevert(_));
             if negative {
@@ -468,9 +588,20 @@ impl World<'_> {
             findings.push((queued.id, finding));
         }
         if findings.len() == payments.len() {
-            return self.answer(p, Event::Investigated { id, block, findings });
+            return self.answer(
+                p,
+                Event::Investigated {
+                    id,
+                    block,
+                    findings,
+                },
+            );
         }
-        let effect = Effect::Investigate { id, block, payments };
+        let effect = Effect::Investigate {
+            id,
+            block,
+            payments,
+        };
         self.retry(p, effect, tries, PATIENT_TRIES, RETRY_MS);
     }
 
@@ -483,19 +614,21 @@ impl World<'_> {
         let head = self.view(endpoint);
         let (payer, nonce) = (payment.key.payer, payment.key.nonce.0);
         if head.state.spent(payer, nonce).is_none() {
-            let failure = head.state.would_fail(&call_of(payment), &self.env(endpoint));
+            let failure = head
+                .state
+                .would_fail(&call_of(payment), &self.env(endpoint));
             return Some(match failure {
                 None => Finding::WouldSettle,
-                Some(reason) => Finding::WouldRevert(
-                    reason.unwrap_or(Reason::TransactionFailed),
-                ),
+                Some(reason) => Finding::WouldRevert(reason.unwrap_or(Reason::TransactionFailed)),
             });
         }
         let mut height = head.block.number;
         loop {
             let sealed = self.chain.ancestor(node.view, height)?;
             for receipt in &sealed.receipts {
-                let Some(spent) = use_in(receipt, payer, nonce) else { continue };
+                let Some(spent) = use_in(receipt, payer, nonce) else {
+                    continue;
+                };
                 let hash = receipt.transaction.hash;
                 let settles = (spent == Spent::Used)
                     .then(|| settling_log(receipt, payment))
@@ -512,7 +645,9 @@ impl World<'_> {
                         },
                         ours: self.check.attempts.contains_key(&hash),
                     },
-                    None => Finding::Spent { transaction: Some(hash) },
+                    None => Finding::Spent {
+                        transaction: Some(hash),
+                    },
                 });
             }
             height = height.checked_sub(1)?;
@@ -527,11 +662,15 @@ impl World<'_> {
             let jitter = world.rng.below(300);
             world.schedule(RETRY_MS + jitter, Job::Claim(p, signer));
         };
-        let Some(endpoint) = self.some_endpoint() else { return again(self) };
+        let Some(endpoint) = self.some_endpoint() else {
+            return again(self);
+        };
         let sealed = self.view(endpoint).state.account(signer).nonce;
         let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
         let written = self.write(ledger.claim_lane(self.chain_id, signer, owner, FOR_EVER_MS));
-        let Some(Ok(claimed)) = written.done else { return again(self) };
+        let Some(Ok(claimed)) = written.done else {
+            return again(self);
+        };
         let Some(recovery) = claimed else { return };
         let fence = recovery.lane.fence;
         self.check.epochs.insert(signer, fence.epoch);
@@ -560,12 +699,20 @@ impl World<'_> {
             }
         };
         let queued = |ids: &[SettlementId]| -> Vec<Queued> {
-            let rows = self.stage.runtime.block_on(ledger.settlements(ids)).unwrap();
+            let rows = self
+                .stage
+                .runtime
+                .block_on(ledger.settlements(ids))
+                .unwrap();
             let row = |id: &SettlementId| rows.iter().find(|row| row.id == *id).map(Queued::new);
             ids.iter().filter_map(row).collect()
         };
         let preconfirmed = |ids: &[SettlementId]| {
-            let rows = self.stage.runtime.block_on(ledger.settlements(ids)).unwrap();
+            let rows = self
+                .stage
+                .runtime
+                .block_on(ledger.settlements(ids))
+                .unwrap();
             rows.iter().find_map(|row| match row.state {
                 SettlementState::Preconfirmed { transaction, .. } => Some(transaction),
                 _ => None,
@@ -591,7 +738,11 @@ impl World<'_> {
 
     /// The loops that keep what is ours: leases, modes, lanes that are free, payments that nobody announced.
     pub fn poll(&mut self, p: usize) {
-        let pause = if self.quiet { 3_000 } else { self.rng.between(800, 2_500) };
+        let pause = if self.quiet {
+            3_000
+        } else {
+            self.rng.between(800, 2_500)
+        };
         self.schedule(pause, Job::Poll(p));
         let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
         let held: Vec<FencedLane> = self.processes[p].fences.values().copied().collect();
@@ -645,8 +796,7 @@ impl World<'_> {
         };
         let limit = if appetite == 0 { 50 } else { appetite as u32 };
         let ledger = Arc::clone(&self.stage.ledger);
-        let written =
-            self.write(ledger.claim_accepted(self.chain_id, owner, limit, expiring));
+        let written = self.write(ledger.claim_accepted(self.chain_id, owner, limit, expiring));
         if let (Some(Ok(rows)), true) = (written.done, written.answered)
             && !rows.is_empty()
         {
@@ -680,7 +830,9 @@ fn settling_call(payments: &[Queued]) -> (Address, alloy_primitives::Bytes) {
     match payments {
         [alone] => (TOKEN, eip3009::transfer_call(&alone.payment)),
         _ => {
-            let calls = payments.iter().map(|q| (TOKEN, eip3009::transfer_call(&q.payment)));
+            let calls = payments
+                .iter()
+                .map(|q| (TOKEN, eip3009::transfer_call(&q.payment)));
             (multicall::MULTICALL3, multicall::aggregate(calls))
         }
     }
@@ -715,14 +867,16 @@ pub fn use_in(receipt: &ChainReceipt, payer: Address, nonce: B256) -> Option<Spe
 
 /// The index of the transfer that a payment signed.
 pub fn settling_log(receipt: &ChainReceipt, payment: &Payment) -> Option<u64> {
-    let logs = receipt.logs.iter().zip(receipt.first_log..).map(|(log, index)| {
-        teller_schemes::EventLog {
+    let logs = receipt
+        .logs
+        .iter()
+        .zip(receipt.first_log..)
+        .map(|(log, index)| teller_schemes::EventLog {
             address: log.address,
             topics: &log.topics,
             data: &log.data,
             index,
-        }
-    });
+        });
     let effects = teller_schemes::effects(logs);
     let key = (TOKEN, payment.key.payer, payment.key.nonce);
     effects.get(&key)?.settles(payment)

@@ -46,7 +46,10 @@ fn run_seed(stage: &Stage, seed: u64, rule: Option<Rule>, summary: &Mutex<Summar
         *count += 1;
     }
     if let Err(why) = result
-        && summary.found.as_ref().is_none_or(|(first, _)| seed < *first)
+        && summary
+            .found
+            .as_ref()
+            .is_none_or(|(first, _)| seed < *first)
     {
         summary.found = Some((seed, why));
     }
@@ -58,7 +61,10 @@ fn run_seeds(from: u64, count: u64, rule: Option<Rule>) -> Summary {
     let next = Arc::new(AtomicU64::new(from));
     let stop = AtomicBool::new(false);
     let summary = Mutex::new(Summary::default());
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8) * 3;
+    let threads = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .min(8)
+        * 3;
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -82,14 +88,18 @@ fn run_seeds(from: u64, count: u64, rule: Option<Rule>) -> Summary {
 }
 
 fn replay(seed: u64, rule: Option<Rule>) -> String {
-    let rule = rule.map_or(String::new(), |rule| format!(" TELLER_SIMULATION_RULE={rule:?}"));
+    let rule = rule.map_or(String::new(), |rule| {
+        format!(" TELLER_SIMULATION_RULE={rule:?}")
+    });
     format!(
         "TELLER_SIMULATION_SEED={seed}{rule} cargo test -p teller-settle --lib simulation::tests::replay_a_seed -- --nocapture --exact --ignored"
     )
 }
 
 fn rule_named(name: &str) -> Rule {
-    let named = Rule::ALL.into_iter().find(|rule| format!("{rule:?}") == name);
+    let named = Rule::ALL
+        .into_iter()
+        .find(|rule| format!("{rule:?}") == name);
     named.expect("the name of a rule")
 }
 
@@ -152,10 +162,17 @@ fn every_rule_that_is_switched_off_is_missed() {
                 let with_rule = run_seeds(seed, 1, None);
                 assert!(with_rule.found.is_none(), "{rule:?}: {:?}", with_rule.found);
                 let why: String = why.chars().take(110).collect();
-                println!("{:<22} seed {seed:>5} after {:>5} seeds: {why}", format!("{rule:?}"), summary.seeds);
+                println!(
+                    "{:<22} seed {seed:>5} after {:>5} seeds: {why}",
+                    format!("{rule:?}"),
+                    summary.seeds
+                );
             }
             None => unnoticed.push(rule),
         }
     }
-    assert!(unnoticed.is_empty(), "not noticed in {BOUND} seeds: {unnoticed:?}");
+    assert!(
+        unnoticed.is_empty(),
+        "not noticed in {BOUND} seeds: {unnoticed:?}"
+    );
 }

@@ -167,7 +167,10 @@ impl<'a> World<'a> {
             strike: 100 + rng.below(500),
         };
         let lanes = rng.between(1, 3) as usize;
-        let signers: Vec<Address> = stage.signers[..lanes].iter().map(LocalSigner::address).collect();
+        let signers: Vec<Address> = stage.signers[..lanes]
+            .iter()
+            .map(LocalSigner::address)
+            .collect();
         let mut state = State::default();
         for signer in &signers {
             let account = Account {
@@ -191,7 +194,9 @@ impl<'a> World<'a> {
         let head = genesis.block.hash;
         let chain = Chain::new(ChainRules::base(TOKEN), genesis);
         let pool = Pool::new(PoolRules::GETH);
-        let endpoints = (0..rng.between(2, 3)).map(|_| Endpoint::new(head, pool.clone())).collect();
+        let endpoints = (0..rng.between(2, 3))
+            .map(|_| Endpoint::new(head, pool.clone()))
+            .collect();
         let mut world = Self {
             stage,
             odds,
@@ -319,7 +324,11 @@ impl<'a> World<'a> {
     pub fn schedule(&mut self, in_ms: u64, job: Job) {
         self.sequence += 1;
         let life = match &job {
-            Job::Tick(p) | Job::Watch(p) | Job::Poll(p) | Job::Begin(p, ..) | Job::Hear(p, ..)
+            Job::Tick(p)
+            | Job::Watch(p)
+            | Job::Poll(p)
+            | Job::Begin(p, ..)
+            | Job::Hear(p, ..)
             | Job::Claim(p, ..) => self.processes[*p].life,
             _ => 0,
         };
@@ -352,7 +361,9 @@ impl<'a> World<'a> {
             }
             if self.now_ms > deadline {
                 let open = self.unresolved();
-                return Err(format!("liveness: not resolved after {QUIET_MS} ms of quiet: {open}"));
+                return Err(format!(
+                    "liveness: not resolved after {QUIET_MS} ms of quiet: {open}"
+                ));
             }
         }
         self.compare_ledger_and_chain();
@@ -366,7 +377,11 @@ impl<'a> World<'a> {
         self.now_ms = self.now_ms.max(due);
         self.check.events += 1;
         let of = match &job {
-            Job::Tick(p) | Job::Watch(p) | Job::Poll(p) | Job::Begin(p, ..) | Job::Hear(p, ..)
+            Job::Tick(p)
+            | Job::Watch(p)
+            | Job::Poll(p)
+            | Job::Begin(p, ..)
+            | Job::Hear(p, ..)
             | Job::Claim(p, ..) => Some(*p),
             _ => None,
         };
@@ -506,7 +521,12 @@ impl<'a> World<'a> {
         }
         let sealed = self.chain.seal(&mut self.builder, &plan);
         let held = sealed.receipts.len();
-        self.note(|| format!("block {} with {held} fee {}", sealed.block.number, sealed.base_fee));
+        self.note(|| {
+            format!(
+                "block {} with {held} fee {}",
+                sealed.block.number, sealed.base_fee
+            )
+        });
         for receipt in &sealed.receipts {
             self.check.mined(receipt.transaction.as_ref());
         }
@@ -520,7 +540,12 @@ impl<'a> World<'a> {
         let base_fee = self.chain.base_fee_after(self.chain.head());
         let mut waiting: BTreeMap<B256, Arc<Transaction>> = BTreeMap::new();
         for endpoint in &self.endpoints {
-            waiting.extend(endpoint.pool.transactions().map(|t| (t.hash, Arc::clone(t))));
+            waiting.extend(
+                endpoint
+                    .pool
+                    .transactions()
+                    .map(|t| (t.hash, Arc::clone(t))),
+            );
         }
         for transaction in waiting.into_values() {
             if self.quiet || self.rng.chance(600) {
@@ -563,7 +588,11 @@ impl<'a> World<'a> {
             return;
         }
         let floor = self.check.finalized;
-        let depth = self.rng.between(1, most).min(self.rng.between(1, 4)).min(head - floor);
+        let depth = self
+            .rng
+            .between(1, most)
+            .min(self.rng.between(1, 4))
+            .min(head - floor);
         if depth == 0 {
             return;
         }
@@ -627,7 +656,11 @@ impl<'a> World<'a> {
         let seen = std::mem::take(&mut self.processes[p].seen);
         // Who fell behind catches up with what the watcher keeps, which may be less than was missed.
         let fell_behind = !self.quiet && self.rng.chance(15);
-        let window = if fell_behind { self.rng.between(1, 5) } else { 256 };
+        let window = if fell_behind {
+            self.rng.between(1, 5)
+        } else {
+            256
+        };
         let oldest = head.block.number.saturating_sub(window - 1);
         let fork = seen.iter().rposition(|block| {
             let there = self.chain.ancestor(view, block.number);
@@ -644,11 +677,17 @@ impl<'a> World<'a> {
         let first = seen.is_empty();
         let next = match (fork, first) {
             (None, _) => {
-                let kept = if first { self.rng.between(0, 12) } else { window - 1 };
+                let kept = if first {
+                    self.rng.between(0, 12)
+                } else {
+                    window - 1
+                };
                 let from = head.block.number.saturating_sub(kept);
                 let from = from.max(self.chain.first_height());
                 if let Some(oldest) = seen.first() {
-                    events.push(Event::Reorg { from: oldest.number });
+                    events.push(Event::Reorg {
+                        from: oldest.number,
+                    });
                     now_seen.clear();
                 }
                 let before = (from..head.block.number)
@@ -672,7 +711,9 @@ impl<'a> World<'a> {
             }
         };
         for height in next..=head.block.number {
-            let Some(sealed) = self.chain.ancestor(view, height) else { continue };
+            let Some(sealed) = self.chain.ancestor(view, height) else {
+                continue;
+            };
             now_seen.push(sealed.block);
             events.push(Event::Block(crate::core::BlockSummary {
                 block: sealed.block,
@@ -725,7 +766,11 @@ impl<'a> World<'a> {
     }
 
     pub fn signer_of(&self, address: Address) -> &LocalSigner {
-        let found = self.stage.signers.iter().find(|signer| signer.address() == address);
+        let found = self
+            .stage
+            .signers
+            .iter()
+            .find(|signer| signer.address() == address);
         found.expect("one of ours")
     }
 
@@ -769,7 +814,11 @@ pub fn short(what: &impl std::fmt::Debug) -> String {
     let mut out = String::with_capacity(text.len());
     let mut hex = 0;
     for c in text.chars() {
-        hex = if c.is_ascii_hexdigit() || c == 'x' { hex + 1 } else { 0 };
+        hex = if c.is_ascii_hexdigit() || c == 'x' {
+            hex + 1
+        } else {
+            0
+        };
         if hex <= 8 {
             out.push(c);
         }

@@ -8,7 +8,7 @@ use alloy_primitives::{Address, U256};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::node_proxy::{Next, NodeProxy};
+use crate::support::proxy::{Next, NodeProxy};
 use crate::support::{Chain, Teller, body, client};
 
 const KILLS: u64 = 20;

@@ -11,9 +11,9 @@ mod commands;
 mod crowd;
 mod grpc;
 mod kill;
-mod node_proxy;
 mod operator;
 mod refusals;
 mod settle;
+#[path = "../support/mod.rs"]
 mod support;
 mod verify;

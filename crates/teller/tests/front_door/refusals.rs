@@ -5,7 +5,7 @@ use std::time::Duration;
 use alloy_primitives::{Address, hex};
 use serde_json::{Value, json};
 
-use crate::node_proxy::{Next, NodeProxy};
+use crate::support::proxy::{Next, NodeProxy};
 use crate::support::{Buyer, CHAIN, Chain, Teller, body, now};
 
 const PAYEE: Address = Address::repeat_byte(0x42);

@@ -7,7 +7,7 @@ use alloy_sol_types::{SolCall, sol};
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::node_proxy::{Next, NodeProxy};
+use crate::support::proxy::{Next, NodeProxy};
 use crate::support::{CHAIN, Chain, Setup, Teller, body, shared_stores};
 
 sol! {

@@ -16,8 +16,8 @@ use teller_chain::{LocalSigner, NodeConfig, Nodes};
 use teller_devnet::contracts::{Contract, MULTICALL3, NAME, TEST_DOLLAR, VERSION};
 use teller_devnet::{Devnet, DevnetConfig, Mining, keys};
 use teller_domain::{
-    AccountNonce, Asset, AssetAmount, Attempt, Authorization, AuthorizationKey,
-    AuthorizationNonce, BlockRef, ChainId, Fees, Payment, UnixSeconds,
+    AccountNonce, Asset, AssetAmount, Attempt, Authorization, AuthorizationKey, AuthorizationNonce,
+    BlockRef, ChainId, Fees, Payment, UnixSeconds,
 };
 use teller_schemes::{eip3009, multicall};
 
@@ -95,11 +95,16 @@ impl Duel {
             .map(|index| LocalSigner::from_hex(&keys::signer(index).to_string()).unwrap())
             .collect();
         signers.push(LocalSigner::from_hex(&B256::from(rng.bytes32()).to_string()).unwrap());
-        let payees = (0..2).map(|_| Address::from_slice(&rng.bytes32()[..20])).collect();
+        let payees = (0..2)
+            .map(|_| Address::from_slice(&rng.bytes32()[..20]))
+            .collect();
         let poor = json!([signers[SIGNERS].address(), "0x2386f26fc10000"]);
         devnet.rpc("anvil_setBalance", poor).await.unwrap();
         let floor = json!([format!("{:#x}", GWEI)]);
-        devnet.rpc("anvil_setNextBlockBaseFeePerGas", floor).await.unwrap();
+        devnet
+            .rpc("anvil_setNextBlockBaseFeePerGas", floor)
+            .await
+            .unwrap();
         devnet.rpc("evm_mine", json!([])).await.unwrap();
         let mut duel = Self {
             chain: Chain::new(rules(), genesis(devnet).await),
@@ -135,8 +140,15 @@ impl Duel {
         for signer in &self.signers {
             let address = signer.address();
             let nonce = json!([address, "latest"]);
-            let nonce = self.devnet.rpc("eth_getTransactionCount", nonce).await.unwrap();
-            let wei = self.devnet.rpc("eth_getBalance", json!([address, "latest"])).await;
+            let nonce = self
+                .devnet
+                .rpc("eth_getTransactionCount", nonce)
+                .await
+                .unwrap();
+            let wei = self
+                .devnet
+                .rpc("eth_getBalance", json!([address, "latest"]))
+                .await;
             let account = Account {
                 nonce: quantity(&nonce),
                 wei: serde_json::from_value(wei.unwrap()).unwrap(),
@@ -146,7 +158,9 @@ impl Duel {
         }
         for holder in self.holders() {
             let call = balanceOfCall { account: holder }.abi_encode();
-            state.dollars.insert(holder, self.read(TEST_DOLLAR, call).await);
+            state
+                .dollars
+                .insert(holder, self.read(TEST_DOLLAR, call).await);
         }
         state
     }
@@ -240,7 +254,9 @@ impl Duel {
         let signer = self.signers[by].clone();
         let sealed = self.chain.head().state.account(signer.address()).nonce;
         let waiting = self.pool.transactions();
-        let waiting = waiting.filter(|waiting| waiting.from == signer.address()).count() as u64;
+        let waiting = waiting
+            .filter(|waiting| waiting.from == signer.address())
+            .count() as u64;
         if !self.sent.is_empty() && self.rng.chance(250) {
             return self.send_again().await;
         }
@@ -259,7 +275,9 @@ impl Duel {
                 signer.sign_batch(CHAIN, nonce, TEST_DOLLAR, call, 140_000, fees)
             }
             5 if !self.made.is_empty() => {
-                let Some(call) = self.cancellation() else { return };
+                let Some(call) = self.cancellation() else {
+                    return;
+                };
                 signer.sign_batch(CHAIN, nonce, TEST_DOLLAR, call, 140_000, fees)
             }
             6 => {
@@ -269,10 +287,16 @@ impl Duel {
             _ => {
                 let count = self.rng.between(2, 12);
                 let payments: Vec<Payment> = (0..count).map(|_| self.payment()).collect();
-                let calls = payments.iter().map(|p| (p.asset, eip3009::transfer_call(p)));
+                let calls = payments
+                    .iter()
+                    .map(|p| (p.asset, eip3009::transfer_call(p)));
                 let data = multicall::aggregate(calls);
                 let starved = self.rng.chance(80);
-                let gas = if starved { 130_000 } else { 80_000 * count + 60_000 };
+                let gas = if starved {
+                    130_000
+                } else {
+                    80_000 * count + 60_000
+                };
                 signer.sign_batch(CHAIN, nonce, MULTICALL3, data, gas, fees)
             }
         };
@@ -289,7 +313,12 @@ impl Duel {
         let raised = |fee: u128, percent: u128| fee + (fee * percent).div_ceil(100);
         let percent = match self.rng.below(3) {
             // anvil has another answer for one that it knows and that cannot be mined yet.
-            0 if self.pool.waits_behind_a_gap(old.hash, &self.chain.head().state) => return,
+            0 if self
+                .pool
+                .waits_behind_a_gap(old.hash, &self.chain.head().state) =>
+            {
+                return;
+            }
             0 => return self.send(&old).await,
             1 => 5,
             _ => 13,
@@ -310,7 +339,9 @@ impl Duel {
         assert_eq!(transaction.hash, attempt.hash);
         let head = Arc::clone(self.chain.head());
         let base_fee = self.chain.base_fee_after(&head);
-        let ours = self.pool.submit(Arc::clone(&transaction), &head.state, base_fee);
+        let ours = self
+            .pool
+            .submit(Arc::clone(&transaction), &head.state, base_fee);
         let theirs = self.nodes.send(&attempt.raw).await;
         self.trace.push(format!(
             "send {} nonce {} gas {} fees {:?} {:?} -> {ours:?}",
@@ -328,12 +359,18 @@ impl Duel {
 
     async fn block(&self, number: u64) -> Value {
         let asked = json!([format!("{number:#x}"), false]);
-        self.devnet.rpc("eth_getBlockByNumber", asked).await.unwrap()
+        self.devnet
+            .rpc("eth_getBlockByNumber", asked)
+            .await
+            .unwrap()
     }
 
     async fn mine(&mut self) {
         let time = self.chain.head().timestamp + self.rng.between(1, 5);
-        self.devnet.rpc("evm_setNextBlockTimestamp", json!([time])).await.unwrap();
+        self.devnet
+            .rpc("evm_setNextBlockTimestamp", json!([time]))
+            .await
+            .unwrap();
         self.devnet.rpc("evm_mine", json!([])).await.unwrap();
         let plan = SealPlan {
             timestamp: time,
@@ -343,7 +380,11 @@ impl Duel {
         self.trace.push(format!(
             "mine {}: {:?}",
             sealed.block.number,
-            sealed.receipts.iter().map(|r| r.transaction.hash).collect::<Vec<_>>()
+            sealed
+                .receipts
+                .iter()
+                .map(|r| r.transaction.hash)
+                .collect::<Vec<_>>()
         ));
         self.compare_from(sealed.block.number).await;
     }
@@ -351,7 +392,10 @@ impl Duel {
     async fn spike(&mut self) {
         let base_fee = u128::from(self.rng.between(300, 3_000)) * GWEI / 1_000;
         let floor = json!([format!("{base_fee:#x}")]);
-        self.devnet.rpc("anvil_setNextBlockBaseFeePerGas", floor).await.unwrap();
+        self.devnet
+            .rpc("anvil_setNextBlockBaseFeePerGas", floor)
+            .await
+            .unwrap();
         self.chain.set_next_base_fee(base_fee);
         self.trace.push(format!("next base fee {base_fee}"));
     }
@@ -367,18 +411,29 @@ impl Duel {
     /// Blocks are gone; some of their transactions are sent again, in another order.
     async fn roll_back(&mut self) {
         let Some(depth) = self.depth() else { return };
-        self.devnet.rpc("anvil_rollback", json!([depth])).await.unwrap();
+        self.devnet
+            .rpc("anvil_rollback", json!([depth]))
+            .await
+            .unwrap();
         let orphans = self.chain.unseal(depth);
         self.trace.push(format!("roll back {depth}"));
         self.compare_accounts().await;
         // The next base fee after a roll-back is the node's affair.
         let base_fee = self.chain.head().base_fee;
         let floor = json!([format!("{base_fee:#x}")]);
-        self.devnet.rpc("anvil_setNextBlockBaseFeePerGas", floor).await.unwrap();
+        self.devnet
+            .rpc("anvil_setNextBlockBaseFeePerGas", floor)
+            .await
+            .unwrap();
         self.chain.set_next_base_fee(base_fee);
         let mut again: Vec<Attempt> = orphans
             .iter()
-            .filter_map(|orphan| self.sent.iter().find(|sent| sent.hash == orphan.hash).cloned())
+            .filter_map(|orphan| {
+                self.sent
+                    .iter()
+                    .find(|sent| sent.hash == orphan.hash)
+                    .cloned()
+            })
             .collect();
         self.rng.shuffle(&mut again);
         for attempt in again {
@@ -408,12 +463,16 @@ impl Duel {
             .enumerate()
             .flat_map(|(index, block)| block.iter().map(move |t| json!([t.raw, index])))
             .collect();
-        self.devnet.rpc("anvil_reorg", json!([depth, pairs])).await.unwrap();
+        self.devnet
+            .rpc("anvil_reorg", json!([depth, pairs]))
+            .await
+            .unwrap();
         self.trace.push(format!("reorg {depth}"));
         for (index, first) in blocks.into_iter().enumerate() {
             let seen = self.block(fork + 1 + index as u64).await;
             // How anvil carries the base fee and the time over a fork is its affair.
-            self.chain.set_next_base_fee(u128::from(quantity(&seen["baseFeePerGas"])));
+            self.chain
+                .set_next_base_fee(u128::from(quantity(&seen["baseFeePerGas"])));
             let plan = SealPlan {
                 timestamp: quantity(&seen["timestamp"]),
                 room: Some(first.len()),
@@ -424,7 +483,11 @@ impl Duel {
             self.trace.push(format!(
                 "reorged {}: {:?}",
                 sealed.block.number,
-                sealed.receipts.iter().map(|r| r.transaction.hash).collect::<Vec<_>>()
+                sealed
+                    .receipts
+                    .iter()
+                    .map(|r| r.transaction.hash)
+                    .collect::<Vec<_>>()
             ));
         }
         self.compare_from(fork + 1).await;
@@ -444,17 +507,32 @@ impl Duel {
 
     async fn compare_block(&mut self, sealed: &Sealed) {
         let seen = self.block(sealed.block.number).await;
-        let theirs: Vec<B256> = seen["transactions"].as_array().unwrap().iter().map(hash_of).collect();
+        let theirs: Vec<B256> = seen["transactions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(hash_of)
+            .collect();
         let ours: Vec<B256> = sealed.receipts.iter().map(|r| r.transaction.hash).collect();
         if ours != theirs {
-            self.fail(&format!("block {}: ours {ours:?}, theirs {theirs:?}", sealed.block.number));
+            self.fail(&format!(
+                "block {}: ours {ours:?}, theirs {theirs:?}",
+                sealed.block.number
+            ));
         }
         if u128::from(quantity(&seen["baseFeePerGas"])) != sealed.base_fee {
-            self.fail(&format!("base fee: ours {}, theirs {}", sealed.base_fee, seen["baseFeePerGas"]));
+            self.fail(&format!(
+                "base fee: ours {}, theirs {}",
+                sealed.base_fee, seen["baseFeePerGas"]
+            ));
         }
         for receipt in &sealed.receipts {
             let asked = json!([receipt.transaction.hash]);
-            let seen = self.devnet.rpc("eth_getTransactionReceipt", asked).await.unwrap();
+            let seen = self
+                .devnet
+                .rpc("eth_getTransactionReceipt", asked)
+                .await
+                .unwrap();
             self.compare_receipt(receipt, &seen, sealed);
             self.compared += 1;
         }
@@ -464,17 +542,31 @@ impl Duel {
 
     fn compare_receipt(&self, ours: &Receipt, theirs: &Value, sealed: &Sealed) {
         let hash = ours.transaction.hash;
-        if hash_of(&theirs["blockHash"]) == B256::ZERO || (quantity(&theirs["status"]) == 1) != ours.succeeded {
-            self.fail(&format!("{hash}: ours succeeded: {}, theirs {}", ours.succeeded, theirs["status"]));
+        if hash_of(&theirs["blockHash"]) == B256::ZERO
+            || (quantity(&theirs["status"]) == 1) != ours.succeeded
+        {
+            self.fail(&format!(
+                "{hash}: ours succeeded: {}, theirs {}",
+                ours.succeeded, theirs["status"]
+            ));
         }
         let from: Address = theirs["from"].as_str().unwrap().parse().unwrap();
         assert_eq!(from, ours.transaction.from);
         let logs = theirs["logs"].as_array().unwrap();
         if logs.len() != ours.logs.len() {
-            self.fail(&format!("{hash}: {} logs, theirs {}: {theirs}", ours.logs.len(), logs.len()));
+            self.fail(&format!(
+                "{hash}: {} logs, theirs {}: {theirs}",
+                ours.logs.len(),
+                logs.len()
+            ));
         }
         for (index, (log, seen)) in ours.logs.iter().zip(logs).enumerate() {
-            let topics: Vec<B256> = seen["topics"].as_array().unwrap().iter().map(hash_of).collect();
+            let topics: Vec<B256> = seen["topics"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(hash_of)
+                .collect();
             let data: Bytes = seen["data"].as_str().unwrap().parse().unwrap();
             let address: Address = seen["address"].as_str().unwrap().parse().unwrap();
             let same = address == log.address && topics == log.topics && data == log.data;
@@ -485,15 +577,19 @@ impl Duel {
         }
         let (used, real) = (ours.gas_used, quantity(&theirs["gasUsed"]));
         let state = &sealed.state;
-        let hostile = ours.transaction.token_calls().iter().any(|call| match call {
-            super::transaction::TokenCall::TransferWithAuthorization { from, .. } => {
-                state.account(*from).code.is_some()
-            }
-            super::transaction::TokenCall::CancelAuthorization { authorizer, .. } => {
-                state.account(*authorizer).code.is_some()
-            }
-            super::transaction::TokenCall::Transfer { .. } => false,
-        });
+        let hostile = ours
+            .transaction
+            .token_calls()
+            .iter()
+            .any(|call| match call {
+                super::transaction::TokenCall::TransferWithAuthorization { from, .. } => {
+                    state.account(*from).code.is_some()
+                }
+                super::transaction::TokenCall::CancelAuthorization { authorizer, .. } => {
+                    state.account(*authorizer).code.is_some()
+                }
+                super::transaction::TokenCall::Transfer { .. } => false,
+            });
         if !hostile && used.abs_diff(real) * 100 > real * GAS_TOLERANCE_PERCENT {
             self.fail(&format!("{hash}: gas {used}, theirs {real}"));
         }
@@ -509,7 +605,10 @@ impl Duel {
         for signer in &self.signers {
             let asked = json!([signer.address(), "latest"]);
             let read = self.devnet.rpc("eth_getBalance", asked).await.unwrap();
-            wei.push((signer.address(), serde_json::from_value::<U256>(read).unwrap()));
+            wei.push((
+                signer.address(),
+                serde_json::from_value::<U256>(read).unwrap(),
+            ));
         }
         self.chain.correct(used, |state| {
             for (address, wei) in wei {
@@ -522,15 +621,24 @@ impl Duel {
         let state = Arc::clone(&self.chain.head().state);
         for signer in &self.signers {
             let asked = json!([signer.address(), "latest"]);
-            let seen = self.devnet.rpc("eth_getTransactionCount", asked).await.unwrap();
+            let seen = self
+                .devnet
+                .rpc("eth_getTransactionCount", asked)
+                .await
+                .unwrap();
             if quantity(&seen) != state.account(signer.address()).nonce {
                 self.fail(&format!("nonce of {}", signer.address()));
             }
         }
         for holder in self.holders() {
-            let seen = self.read(TEST_DOLLAR, balanceOfCall { account: holder }.abi_encode()).await;
+            let seen = self
+                .read(TEST_DOLLAR, balanceOfCall { account: holder }.abi_encode())
+                .await;
             if seen != state.dollars(holder) {
-                self.fail(&format!("dollars of {holder}: {}, theirs {seen}", state.dollars(holder)));
+                self.fail(&format!(
+                    "dollars of {holder}: {}, theirs {seen}",
+                    state.dollars(holder)
+                ));
             }
         }
         for payment in &self.made {
@@ -538,7 +646,10 @@ impl Duel {
             let seen = !self.read(TEST_DOLLAR, call.to_vec()).await.is_zero();
             let ours: Option<Spent> = state.spent(payment.key.payer, payment.key.nonce.0);
             if seen != ours.is_some() {
-                self.fail(&format!("authorization {:?}: {ours:?}, theirs {seen}", payment.key));
+                self.fail(&format!(
+                    "authorization {:?}: {ours:?}, theirs {seen}",
+                    payment.key
+                ));
             }
         }
         self.compared += (self.signers.len() + self.made.len() + self.payers.len()) as u64;
@@ -549,15 +660,22 @@ impl Duel {
         let payer = self.payers[self.rng.index(PAYERS)].1;
         let mode = self.rng.below(5);
         let code = Contract::HostileWallet.runtime().unwrap();
-        self.devnet.rpc("anvil_setCode", json!([payer, code])).await.unwrap();
+        self.devnet
+            .rpc("anvil_setCode", json!([payer, code]))
+            .await
+            .unwrap();
         let mode_word = json!([payer, B256::ZERO, B256::from(U256::from(mode))]);
-        self.devnet.rpc("anvil_setStorageAt", mode_word).await.unwrap();
+        self.devnet
+            .rpc("anvil_setStorageAt", mode_word)
+            .await
+            .unwrap();
         let code = match mode {
-            0 | 1 | 2 => Code::Burns,
+            0..=2 => Code::Burns,
             3 => Code::Accepts,
             _ => Code::Refuses,
         };
-        self.chain.cheat(|state| state.accounts.entry(payer).or_default().code = Some(code));
+        self.chain
+            .cheat(|state| state.accounts.entry(payer).or_default().code = Some(code));
         self.trace.push(format!("{payer} has code in mode {mode}"));
     }
 
@@ -608,7 +726,11 @@ async fn the_model_chain_and_anvil_agree_on_random_scripts() {
         signers: SIGNERS,
         ..DevnetConfig::default()
     };
-    let devnet = Arc::new(Devnet::start(config).await.expect("anvil is needed: make tools"));
+    let devnet = Arc::new(
+        Devnet::start(config)
+            .await
+            .expect("anvil is needed: make tools"),
+    );
     let nodes = Nodes::connect(NodeConfig {
         chain: CHAIN,
         rpc: vec![devnet.rpc_url().to_owned()],
@@ -617,11 +739,14 @@ async fn the_model_chain_and_anvil_agree_on_random_scripts() {
     })
     .unwrap();
     let mut compared = 0;
-    let only = std::env::var("TELLER_MODEL_SEED").ok().map(|seed| seed.parse().unwrap());
+    let only = std::env::var("TELLER_MODEL_SEED")
+        .ok()
+        .map(|seed| seed.parse().unwrap());
     for seed in only.map_or(0..SCRIPTS, |seed| seed..seed + 1) {
         let snapshot = devnet.rpc("evm_snapshot", json!([])).await.unwrap();
         let mut duel = Duel::begin(&devnet, &nodes, seed).await;
-        duel.trace.push(format!("seed {seed}: TELLER_MODEL_SEED={seed} replays it"));
+        duel.trace
+            .push(format!("seed {seed}: TELLER_MODEL_SEED={seed} replays it"));
         if seed % 4 == 3 {
             duel.delegate().await;
         }
@@ -630,7 +755,10 @@ async fn the_model_chain_and_anvil_agree_on_random_scripts() {
         }
         duel.mine().await;
         compared += duel.compared;
-        devnet.rpc("anvil_dropAllTransactions", json!([])).await.unwrap();
+        devnet
+            .rpc("anvil_dropAllTransactions", json!([]))
+            .await
+            .unwrap();
         devnet.rpc("evm_revert", json!([snapshot])).await.unwrap();
     }
     println!("{SCRIPTS} scripts of {STEPS} steps, {compared} comparisons");

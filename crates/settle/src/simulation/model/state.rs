@@ -275,7 +275,10 @@ impl State {
                     return Err((spent + 1_000, Some(Reason::InsufficientBalance)));
                 }
                 spent += self.move_gas(*from, *to, warm);
-                let used = log(vec![AUTHORIZATION_USED, from.into_word(), *nonce], Bytes::new());
+                let used = log(
+                    vec![AUTHORIZATION_USED, from.into_word(), *nonce],
+                    Bytes::new(),
+                );
                 Ok((spent, vec![used, moved(*from, *to, *value)]))
             }
             TokenCall::CancelAuthorization { authorizer, nonce } => {
@@ -313,10 +316,7 @@ impl State {
         match self.account(signer).code {
             None => Ok(check),
             Some(Code::Accepts) => Ok(check + 4_000),
-            Some(Code::Refuses) => Err((
-                spent + check + 4_000,
-                Some(Reason::InvalidSignature),
-            )),
+            Some(Code::Refuses) => Err((spent + check + 4_000, Some(Reason::InvalidSignature))),
             Some(Code::Burns) => {
                 let left = gas.saturating_sub(spent) * LEFT_BY_BURNER_PERCENT / 100;
                 Err((gas.saturating_sub(left), Some(Reason::InvalidSignature)))

@@ -1,5 +1,13 @@
 //! A real teller on a real chain, and buyers who sign.
 
+#![allow(
+    dead_code,
+    reason = "two test binaries share this, and neither uses all of it"
+)]
+
+pub mod proxy;
+pub mod services;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,6 +48,10 @@ impl Chain {
             payers,
             ..DevnetConfig::default()
         };
+        Self::with(config).await
+    }
+
+    pub async fn with(config: DevnetConfig) -> Self {
         let devnet = Devnet::start(config).await.unwrap();
         let info = &devnet.info().asset;
         let asset = Asset {
@@ -442,7 +454,7 @@ pub fn client() -> reqwest::Client {
         .unwrap()
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -472,4 +484,64 @@ pub async fn shared_stores() -> (String, String) {
     let mut url = url::Url::parse(&server).unwrap();
     url.set_path(&name);
     (url.to_string(), redis)
+}
+
+sol! {
+    function transfer(address to, uint256 value) external returns (bool);
+    function cancelAuthorization(address authorizer, bytes32 nonce, uint8 v, bytes32 r, bytes32 s) external;
+    function DOMAIN_SEPARATOR() external view returns (bytes32);
+}
+
+impl Chain {
+    /// A call by somebody who is not teller; answers the transaction's hash at once.
+    pub async fn call_as(&self, sender: Address, to: Address, data: Vec<u8>) -> String {
+        let rpc = |method: &'static str, params| self.devnet.rpc(method, params);
+        let rich = json!([sender, "0xde0b6b3a7640000"]);
+        rpc("anvil_setBalance", rich).await.unwrap();
+        rpc("anvil_impersonateAccount", json!([sender]))
+            .await
+            .unwrap();
+        let call = json!([{"from": sender, "to": to, "data": hex::encode_prefixed(data), "gas": "0x493e0"}]);
+        let hash = rpc("eth_sendTransaction", call).await.unwrap();
+        hash.as_str().unwrap().to_owned()
+    }
+
+    /// Somebody else submits this payment.
+    pub async fn submit(&self, payment: &Payment) -> String {
+        let data = eip3009::transfer_call(payment).to_vec();
+        self.call_as(Address::random(), self.asset.address, data)
+            .await
+    }
+
+    /// The payer cancels the authorization of this payment.
+    pub async fn cancel(&self, buyer: &Buyer, nonce: B256) -> String {
+        let ask = hex::encode_prefixed(DOMAIN_SEPARATORCall {}.abi_encode());
+        let call = json!([{"to": self.asset.address, "data": ask}, "latest"]);
+        let separator = self.devnet.rpc("eth_call", call).await.unwrap();
+        let separator: B256 = separator.as_str().unwrap().parse().unwrap();
+        let kind = keccak256("CancelAuthorization(address authorizer,bytes32 nonce)");
+        let content = [kind, buyer.address.into_word(), nonce].concat();
+        let content = keccak256(content);
+        let digest = [&[0x19, 0x01], separator.as_slice(), content.as_slice()].concat();
+        let signature = sign(keccak256(digest), &buyer.key.0).unwrap();
+        let cancel = cancelAuthorizationCall {
+            authorizer: buyer.address,
+            nonce,
+            v: signature.v,
+            r: signature.r,
+            s: signature.s,
+        };
+        self.call_as(Address::random(), self.asset.address, cancel.abi_encode())
+            .await
+    }
+
+    /// Moves all of somebody's dollars away.
+    pub async fn empty(&self, holder: Address) -> String {
+        let transfer = transferCall {
+            to: Address::repeat_byte(0x13),
+            value: self.balance(holder).await,
+        };
+        self.call_as(holder, self.asset.address, transfer.abi_encode())
+            .await
+    }
 }

@@ -1,0 +1,165 @@
+//! The process ends at each boundary of writing and sending, is started again, and goes on.
+
+use std::time::Duration;
+
+use serde_json::json;
+use teller_domain::Payment;
+
+use crate::rig::{Rig, Wish};
+use crate::support::now;
+use crate::support::proxy::{Fault, Next, Rule, SEND};
+
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const VARIABLE: &str = "TELLER_FAIL_POINT";
+
+/// What makes the engine come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Road {
+    /// Every payment does.
+    Usual,
+    /// The first transactions are forgotten by the node, so they are replaced.
+    Replaced,
+    /// Blocks are taken back.
+    Reorganised,
+    /// Blocks become safe, then final.
+    Finalized,
+    /// A payer cancels what is on its way.
+    Cancelled,
+    /// The signer has no gas, and payments expire unsigned.
+    Expiring,
+}
+
+fn road(call: &str) -> Road {
+    match call {
+        "add_attempt" => Road::Replaced,
+        "reopen_slots" => Road::Reorganised,
+        "raise_levels" => Road::Finalized,
+        "tell_failure" => Road::Cancelled,
+        "resolve_accepted" => Road::Expiring,
+        _ => Road::Usual,
+    }
+}
+
+/// Ends the process before or after the n-th call of a kind, and goes on.
+async fn crash_at(rig: &mut Rig, side: &str, call: &str, nth: u32) -> u64 {
+    let point = format!("{side}_{call}:{nth}");
+    let armed = (VARIABLE.to_owned(), point.clone());
+    rig.fleet.kill(0).await.unwrap();
+    rig.fleet.member(0).unwrap().environment = vec![armed];
+    rig.fleet.start_member(0).await.unwrap();
+    let settled = travel(rig, road(call)).await;
+    let ended = rig.fleet.wait_for_end(0, ENDS_WITHIN).await;
+    rig.proxy.clear();
+    let ended = ended.unwrap_or_else(|error| panic!("{point}: {error}\n{}", rig.fleet.logs()));
+    assert!(!ended.success(), "{point}: {ended}");
+    rig.fleet.member(0).unwrap().environment.clear();
+    rig.fleet.start_member(0).await.unwrap();
+    rig.fund_signers().await;
+    rig.all_told().await;
+    println!("{point}: went on");
+    settled
+}
+
+/// Payments on a road; answers how many of them will settle.
+async fn travel(rig: &mut Rig, road: Road) -> u64 {
+    match road {
+        Road::Usual | Road::Reorganised | Road::Finalized => {}
+        Road::Replaced => rig.proxy.inject(Rule::new(&[SEND], Fault::Forget).times(4)),
+        Road::Cancelled => {
+            rig.proxy.set(Next::Swallow);
+            let payments = rig.sell(6);
+            rig.proxy.caught().await;
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let Payment { key, .. } = &payments[2];
+            let buyer = rig.buyer(key.payer);
+            rig.chain.cancel(&buyer, key.nonce.0).await;
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            rig.proxy.set(Next::Pass);
+            return 5;
+        }
+        Road::Expiring => {
+            let signer = rig.signers()[0];
+            rig.rpc("anvil_setBalance", json!([signer, "0x0"])).await;
+            // The first one finds out; the others wait for the lane until they are void.
+            for _ in 0..3 {
+                let payment = rig.payment_until(now() + 13);
+                rig.sell_this(&payment);
+                tokio::time::sleep(Duration::from_millis(700)).await;
+            }
+            return 0;
+        }
+    }
+    // In two waves, so that a second slot is opened while the first one is under way.
+    rig.sell(3);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    rig.sell(3);
+    if road == Road::Reorganised {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        rig.rpc("anvil_reorg", json!([3, []])).await;
+    }
+    if road == Road::Finalized {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        for _ in 0..2 {
+            rig.rpc("anvil_mine", json!(["0x28"])).await;
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+        }
+    }
+    6
+}
+
+async fn crash_at_each(calls: &[&str]) {
+    let mut rig = Rig::start(Wish {
+        payers: 60,
+        ..Wish::default()
+    })
+    .await;
+    let mut payments = 0;
+    for call in calls {
+        for (side, nth) in [("before", 1), ("after", 1), ("before", 2), ("after", 2)] {
+            payments += crash_at(&mut rig, side, call, nth).await;
+        }
+    }
+    // Blocks that were reorganised away are settled again before the end.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.compare().await.transfers, payments);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_accepting_goes_on() {
+    crash_at_each(&["reserve", "accept"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_opening_a_slot_goes_on() {
+    crash_at_each(&["open_slot", "send"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_replacing_goes_on() {
+    crash_at_each(&["add_attempt"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_closing_a_slot_goes_on() {
+    crash_at_each(&["close_slot", "mark_holds"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_a_reorg_reopens_slots_goes_on() {
+    crash_at_each(&["reopen_slots"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_telling_goes_on() {
+    crash_at_each(&["claim_delivery", "confirm_delivery", "tell_failure"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_payments_expire_goes_on() {
+    crash_at_each(&["resolve_accepted"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_levels_rise_goes_on() {
+    crash_at_each(&["raise_levels"]).await;
+}

@@ -1,0 +1,264 @@
+//! A Postgres and a Redis of a test's own, to be stopped, killed and flushed; nobody else's are touched.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sqlx::Connection;
+
+use super::free_port;
+
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const DATABASE: &str = "teller_faults";
+
+fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
+}
+
+fn signal(signal: &str, pid: u32) {
+    run(Command::new("kill").args([format!("-{signal}"), pid.to_string()]));
+}
+
+/// A server that ends with this process, however it ends.
+fn tied(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    command.arg(program);
+    command
+}
+
+/// The newest installed Postgres, or the one on the PATH.
+fn postgres_programs() -> PathBuf {
+    let installed = std::fs::read_dir("/usr/lib/postgresql").ok();
+    let versions = installed.into_iter().flatten().filter_map(Result::ok);
+    let newest = versions
+        .map(|entry| entry.path().join("bin"))
+        .filter(|bin| bin.join("initdb").is_file())
+        .max();
+    newest.unwrap_or_else(|| {
+        let paths = std::env::var_os("PATH").unwrap();
+        std::env::split_paths(&paths)
+            .find(|path| path.join("initdb").is_file())
+            .expect("Postgres is not installed")
+    })
+}
+
+/// Postgres, with a database for a teller.
+pub struct Postgres {
+    programs: PathBuf,
+    directory: tempfile::TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Postgres {
+    pub async fn start() -> Self {
+        let programs = postgres_programs();
+        let directory = tempfile::tempdir().unwrap();
+        if is_root() {
+            // Postgres refuses to run as root.
+            run(Command::new("chown").arg("nobody").arg(directory.path()));
+        }
+        let mut server = Self {
+            programs,
+            directory,
+            port: free_port(),
+            child: None,
+        };
+        let data = server.data();
+        let initdb = server.programs.join("initdb");
+        run(server.unprivileged(&initdb).arg("-D").arg(data).args([
+            "-U",
+            "teller",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "--no-sync",
+        ]));
+        server.restart().await;
+        let mut connection = server.connect("postgres").await.unwrap();
+        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {DATABASE}"));
+        sqlx::raw_sql(create)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        server
+    }
+
+    pub fn url(&self) -> String {
+        self.url_of(DATABASE)
+    }
+
+    fn url_of(&self, database: &str) -> String {
+        format!("postgres://teller@127.0.0.1:{}/{database}", self.port)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn unprivileged(&self, program: &Path) -> Command {
+        let mut command = tied(program);
+        if is_root() {
+            let mut outer = Command::new("setpriv");
+            outer.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
+            outer.args(["--pdeathsig", "KILL"]).arg(program);
+            command = outer;
+        }
+        command.current_dir(self.directory.path());
+        command
+    }
+
+    async fn connect(&self, database: &str) -> Result<sqlx::PgConnection, sqlx::Error> {
+        sqlx::PgConnection::connect(&self.url_of(database)).await
+    }
+
+    /// Starts it on the same data and port, and waits until it answers.
+    pub async fn restart(&mut self) {
+        let log = std::fs::File::create(self.directory.path().join("log")).unwrap();
+        let program = self.programs.join("postgres");
+        let child = self
+            .unprivileged(&program)
+            .arg("-D")
+            .arg(self.data())
+            .args(["-p", &self.port.to_string()])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=on"])
+            .args([
+                "-c",
+                "unix_socket_directories=",
+                "-c",
+                "max_connections=200",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.child = Some(child.unwrap());
+        let start = Instant::now();
+        while self.connect("postgres").await.is_err() {
+            assert!(start.elapsed() < READY_WITHIN, "Postgres does not answer");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The fast shutdown: transactions under way are rolled back.
+    pub fn stop(&mut self) {
+        self.end("INT");
+    }
+
+    /// The immediate shutdown: as if the power had failed; the next start recovers.
+    pub fn crash(&mut self) {
+        self.end("QUIT");
+    }
+
+    fn end(&mut self, with: &str) {
+        let mut child = self.child.take().unwrap();
+        signal(with, child.id());
+        child.wait().unwrap();
+    }
+
+    /// kill -9 of a server process in the middle of a commit, if one is found there, else of any that serves a teller.
+    /// Postgres then ends all others and recovers. Answers whether it was a commit.
+    pub async fn kill_a_committing_backend(&self) -> bool {
+        let mut connection = self.connect("postgres").await.unwrap();
+        let start = Instant::now();
+        loop {
+            let committing = start.elapsed() < Duration::from_secs(5);
+            let chosen = match committing {
+                true => "state = 'active' AND (query ILIKE 'commit%' OR wait_event = 'WalSync')",
+                false => "true",
+            };
+            let find = format!(
+                "SELECT pid FROM pg_stat_activity WHERE datname = '{DATABASE}' AND {chosen} LIMIT 1"
+            );
+            let pid: Option<i32> = sqlx::query_scalar(sqlx::AssertSqlSafe(find))
+                .fetch_optional(&mut connection)
+                .await
+                .unwrap();
+            if let Some(pid) = pid {
+                signal("KILL", u32::try_from(pid).unwrap());
+                return committing;
+            }
+        }
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.crash();
+        }
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    id.stdout.trim_ascii() == b"0"
+}
+
+/// Redis without persistence.
+pub struct Redis {
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Redis {
+    pub async fn start() -> Self {
+        let mut server = Self {
+            port: free_port(),
+            child: None,
+        };
+        server.restart().await;
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts an empty one on the same port.
+    pub async fn restart(&mut self) {
+        let child = tied(Path::new("redis-server"))
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--save", "", "--appendonly", "no"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        self.child = Some(child.unwrap());
+        let start = Instant::now();
+        while !self.ask("PING") {
+            assert!(start.elapsed() < READY_WITHIN, "Redis does not answer");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub fn flush(&self) {
+        assert!(self.ask("FLUSHALL"));
+    }
+
+    fn ask(&self, command: &str) -> bool {
+        let port = self.port.to_string();
+        let asked = Command::new("redis-cli")
+            .args(["-h", "127.0.0.1", "-p", &port, command])
+            .output();
+        asked.unwrap().status.success()
+    }
+
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill();
+        }
+    }
+}
