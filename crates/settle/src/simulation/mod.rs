@@ -1,8 +1,8 @@
 //! The proof of the engine: the real core and the real ledger against a model chain, under every fault that a seed
 //! draws, with the invariants of DESIGN section 8 checked at every step.
 //!
-//! A seed is a world: [`world`] schedules, [`shell`] carries effects out boundary by boundary, [`clients`] ask and
-//! interfere, [`checker`] judges, and [`model`] is the chain. Everything that happens follows from the seed.
+//! A seed is a world: [`world`] schedules, [`shell`], [`sight`] and [`lanes`] carry effects out boundary by boundary,
+//! [`clients`] ask, [`faults`] strike, [`checker`] and [`reckoning`] judge, and [`network`] drives the [`model`] chain. Everything that happens follows from the seed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,8 +12,13 @@
 
 mod checker;
 mod clients;
+mod faults;
+mod lanes;
 mod model;
+mod network;
+mod reckoning;
 mod rng;
 mod shell;
+mod sight;
 mod tests;
 mod world;
