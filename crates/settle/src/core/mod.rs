@@ -78,6 +78,8 @@ pub struct Core {
     config: CoreConfig,
     queue: Queue,
     lanes: BTreeMap<Address, Lane>,
+    /// The highest epoch under which each lane was claimed: what was read under an older one is old.
+    epochs: BTreeMap<Address, u64>,
     /// Every payment in the queue, in a forming batch or in a slot: an announcement of one of these is an echo.
     known: HashSet<SettlementId>,
     /// Those whose outcome is being committed without a slot, and under which lane's fence.
@@ -102,6 +104,7 @@ impl Core {
             config,
             queue: Queue::default(),
             lanes: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             known: HashSet::new(),
             ending: HashMap::new(),
             head: None,

@@ -19,6 +19,12 @@ const UNREAD_PAUSE_MS: u64 = 250;
 impl Core {
     pub(super) fn on_lane_claimed(&mut self, recovered: RecoveredLane, now_ms: u64) {
         let fence = recovered.fence;
+        let newest = self.epochs.entry(fence.signer).or_default();
+        if fence.epoch < *newest {
+            // Two claims of this process overtook each other: what has happened since is not in this one.
+            return;
+        }
+        *newest = fence.epoch;
         self.drop_lane(fence.signer);
         let mut slots = BTreeMap::new();
         let mut lookups = Vec::new();

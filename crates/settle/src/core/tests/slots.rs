@@ -420,3 +420,17 @@ fn a_batch_that_expired_while_it_was_signed_and_committed_becomes_a_no_op() {
         "{effects:?}"
     );
 }
+
+#[test]
+fn a_claim_that_a_newer_one_has_overtaken_changes_nothing() {
+    let mut bench = Bench::with_lane();
+    let mut newer = empty_lane();
+    newer.fence.epoch += 2;
+    bench.tell(Event::LaneClaimed(newer.clone()));
+    let mut older = empty_lane();
+    older.fence.epoch += 1;
+    older.next_nonce = AccountNonce(1);
+    bench.tell(Event::LaneClaimed(older));
+    assert_eq!(bench.lane().fence, newer.fence);
+    assert_eq!(bench.lane().next_nonce, newer.next_nonce);
+}
