@@ -41,6 +41,8 @@ impl Block {
 pub struct TxReceipt {
     /// Hash of the transaction.
     pub transaction: B256,
+    /// Who signed it.
+    pub sender: Address,
     /// The block that holds it. Above the sealed head, perhaps without a hash (zero), if it was seen in a Flashblock.
     pub block: BlockRef,
     /// Whether it did not revert.
@@ -133,6 +135,7 @@ impl From<WireLog> for Log {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WireReceipt {
     transaction_hash: B256,
+    from: Address,
     block_number: U64,
     /// Zero, absent, or the hash of a block that is still being built, in the receipt of a Flashblock.
     block_hash: Option<B256>,
@@ -180,6 +183,7 @@ impl From<WireReceipt> for TxReceipt {
         };
         Self {
             transaction: wire.transaction_hash,
+            sender: wire.from,
             block,
             succeeded: wire.status == U64::from(1),
             gas_used: wire.gas_used.to(),
@@ -194,10 +198,10 @@ mod tests {
     use super::*;
 
     fn receipt(extra: &str) -> TxReceipt {
-        let hash = B256::repeat_byte(1);
+        let (hash, sender) = (B256::repeat_byte(1), Address::repeat_byte(2));
         let text = format!(
             r#"{{"transactionHash":"{hash}","blockNumber":"0x10","blockHash":"{hash}","status":"0x1","type":"0x2",
-            "gasUsed":"0xf4240","effectiveGasPrice":"0x2","logs":[],"logsBloom":"0x00","from":"0x00"{extra}}}"#
+            "gasUsed":"0xf4240","effectiveGasPrice":"0x2","logs":[],"logsBloom":"0x00","from":"{sender}"{extra}}}"#
         );
         serde_json::from_str::<WireReceipt>(&text).unwrap().into()
     }

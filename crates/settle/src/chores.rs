@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::gauge;
-use teller_domain::UnixMillis;
+use teller_domain::{BlockRef, UnixMillis};
 use teller_store::{Ledger, StoreResult};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::core::{Event, Queued};
-use crate::engine::{Intake, Shell, stopping};
+use crate::engine::{Appetite, Intake, Shell, stopping};
 use crate::report;
 use crate::waiters::Waiters;
 
@@ -23,26 +23,33 @@ const SPENDING_PERIOD: Duration = Duration::from_secs(30);
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Changes of the ledger that come closer together than this are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// And so much later for each payment that the last claim brought, up to the time between polls.
+const CLAIM_PACE: Duration = Duration::from_millis(1);
 /// Accepted payments claimed at once.
-const CLAIM_CHUNK: usize = 500;
+const MOST_CLAIMED: usize = 2_000;
 
 impl Shell {
     /// Polling behind every hint: accepted payments that nobody announced, outcomes that nobody told.
     pub(crate) async fn poll_ledger(self: Arc<Self>) {
         let mut changes = self.ledger.changes();
+        let mut debounce = DEBOUNCE;
         loop {
             let hinted = self.timings.intake == Intake::Others;
             tokio::select! {
                 () = stopping(self.stopped.clone()) => return,
                 () = self.claims.notified() => {}
                 Ok(()) = changes.changed(), if hinted => {
-                    sleep(DEBOUNCE).await;
+                    sleep(debounce.min(self.timings.poll)).await;
                     changes.mark_unchanged();
                 }
                 () = sleep(self.timings.poll) => {}
             }
-            if let Err(error) = self.claim_accepted().await {
-                tracing::warn!(%error, "accepted payments could not be claimed; they are asked for again");
+            match self.claim_accepted().await {
+                // What is queued already comes again with each claim: the more there is, the less there is to hurry for.
+                Ok(claimed) => debounce = DEBOUNCE + CLAIM_PACE * claimed,
+                Err(error) => {
+                    tracing::warn!(%error, "accepted payments could not be claimed; they are asked for again")
+                }
             }
             self.waiters.read(self.ledger.as_ref()).await;
         }
@@ -50,45 +57,32 @@ impl Shell {
 
     /// Claims what the core could make use of. A process that has lanes but none that is usable takes only what is about
     /// to expire, to end it.
-    async fn claim_accepted(&self) -> StoreResult<()> {
-        let appetite = *self.appetite.borrow();
-        let expiring_by = match (appetite, self.holdings().is_empty()) {
-            (0, true) => return Ok(()),
+    async fn claim_accepted(&self) -> StoreResult<u32> {
+        let Appetite { more, queued } = *self.appetite.borrow();
+        let (limit, expiring_by) = match (more, self.holdings().is_empty()) {
+            (0, true) => return Ok(0),
             (0, false) => {
                 let Some(time) = self.parts.heads.chain_time() else {
-                    return Ok(());
+                    return Ok(0);
                 };
-                Some(time.plus(self.parts.core.cutoff_seconds))
-            }
-            _ => None,
-        };
-        let most = if expiring_by.is_some() {
-            CLAIM_CHUNK
-        } else {
-            appetite
-        };
-        for claimed in (0..most).step_by(CLAIM_CHUNK) {
-            let limit = CLAIM_CHUNK.min(most - claimed);
-            let rows = self
-                .ledger
-                .claim_accepted(
-                    self.chain(),
-                    self.process,
-                    u32::try_from(limit).unwrap_or(u32::MAX),
-                    expiring_by,
+                (
+                    MOST_CLAIMED,
+                    Some(time.plus(self.parts.core.cutoff_seconds)),
                 )
-                .await?;
-            let last = rows.len() < limit;
-            if !rows.is_empty() {
-                let queued = rows.iter().map(Queued::new).collect();
-                self.tell(Event::Accepted(queued)).await;
             }
-            // What is claimed already comes again, oldest first: a second page would be the first one.
-            if last || expiring_by.is_some() {
-                break;
-            }
+            // What waits here comes first, as the oldest: new ones come behind it.
+            _ => (more.saturating_add(queued).min(MOST_CLAIMED), None),
+        };
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let claiming = self
+            .ledger
+            .claim_accepted(self.chain(), self.process, limit, expiring_by);
+        let rows = claiming.await?;
+        if !rows.is_empty() {
+            let queued = rows.iter().map(Queued::new).collect();
+            self.tell(Event::Accepted(queued)).await;
         }
-        Ok(())
+        Ok(u32::try_from(rows.len()).unwrap_or(u32::MAX))
     }
 
     /// Reads how far finality has come.
@@ -102,7 +96,7 @@ impl Shell {
             match self.parts.nodes.safe_and_finalized().await {
                 Ok((safe, finalized)) => {
                     // Of a node on a branch that the chain has left, nothing follows.
-                    let height = |block: Option<teller_domain::BlockRef>| {
+                    let height = |block: Option<BlockRef>| {
                         block
                             .filter(|block| heads.is_canonical(*block) != Some(false))
                             .map(|block| block.number)

@@ -111,6 +111,15 @@ pub(crate) struct Holding {
     pub(crate) renewed: Instant,
 }
 
+/// How much the core has to do, and how much more it could.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Appetite {
+    /// Accepted payments that it could make use of beside those that it has.
+    pub(crate) more: usize,
+    /// Those that wait for a slot.
+    pub(crate) queued: usize,
+}
+
 /// What the effects of one network share.
 pub(crate) struct Shell {
     pub(crate) parts: NetworkParts,
@@ -124,8 +133,7 @@ pub(crate) struct Shell {
     pub(crate) holdings: Mutex<HashMap<Address, Holding>>,
     /// When each open slot was opened, by the ledger's clock but as a moment of this process.
     pub(crate) opened: Mutex<HashMap<SlotId, Instant>>,
-    /// How many more accepted payments the core could make use of.
-    pub(crate) appetite: watch::Sender<usize>,
+    pub(crate) appetite: watch::Sender<Appetite>,
     /// Wakes whoever claims accepted payments.
     pub(crate) claims: Notify,
     pub(crate) status: watch::Sender<EngineStatus>,
@@ -249,7 +257,7 @@ impl Engine {
                 events,
                 holdings: Mutex::default(),
                 opened: Mutex::default(),
-                appetite: watch::Sender::new(0),
+                appetite: watch::Sender::new(Appetite::default()),
                 claims: Notify::new(),
                 status: watch::Sender::new(EngineStatus::Starting),
                 stopped: stopped.clone(),
@@ -430,7 +438,7 @@ async fn run(shell: Arc<Shell>, mut inbox: mpsc::Receiver<Event>) {
             for effect in core.handle(events, now_ms) {
                 under_way.start(&shell, effect);
             }
-            publish_appetite(&shell, core.appetite());
+            publish_appetite(&shell, &core);
             report::core(&shell, &core);
         }
         let idle_at_end = end_by.is_some() && under_way.writing.is_empty() && inbox.is_empty();
@@ -461,9 +469,13 @@ async fn run(shell: Arc<Shell>, mut inbox: mpsc::Receiver<Event>) {
 }
 
 /// Tells those who claim accepted payments how many more the core could make use of.
-fn publish_appetite(shell: &Shell, appetite: usize) {
-    let was_sated = shell.appetite.send_replace(appetite) == 0;
-    if was_sated && appetite > 0 {
+fn publish_appetite(shell: &Shell, core: &Core) {
+    let appetite = Appetite {
+        more: core.appetite(),
+        queued: core.queue_depth(),
+    };
+    let before = shell.appetite.send_replace(appetite);
+    if before.more == 0 && appetite.more > 0 {
         shell.claims.notify_one();
     }
 }

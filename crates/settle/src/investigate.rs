@@ -2,8 +2,8 @@
 
 use alloy_primitives::{B256, b256};
 use futures::StreamExt;
-use teller_chain::{AuthorizationState, Log, NodeError, Simulation};
-use teller_domain::{BlockRef, Level, Payment, Reason, Receipt, SlotId, Wei};
+use teller_chain::{AuthorizationState, Inspection, Log, NodeError, Simulation};
+use teller_domain::{BlockRef, Level, Payment, Reason, Receipt, SettlementId, SlotId, Wei};
 use teller_schemes::{EventLog, effects, eip3009};
 use teller_store::{SettlementQuery, StoreError, StoreResult};
 
@@ -36,54 +36,77 @@ enum Unclear {
 }
 
 impl Shell {
-    /// Looks into each payment and tells the core once all are explained. Nothing follows from a block that the chain has
+    /// Looks into the payments and tells the core once all are explained. Nothing follows from a block that the chain has
     /// left: then the core has reopened the slot, and nothing is told.
     pub(crate) async fn investigate(&self, id: SlotId, block: BlockRef, payments: Vec<Queued>) {
-        let explained = futures::stream::iter(payments).map(|queued| async move {
-            let finding = self.explain_until_known(&queued, block).await?;
-            tracing::info!(settlement = %queued.id, slot = %id, ?finding, "a mined attempt left a payment unsettled");
-            Some((queued.id, finding))
-        });
-        let findings: Option<Vec<_>> = explained
-            .buffer_unordered(EXPLAINED_AT_ONCE)
-            .collect::<Vec<_>>()
-            .await
-            .into_iter()
-            .collect();
-        match findings {
-            Some(findings) => {
-                self.tell(Event::Investigated {
-                    id,
-                    block,
-                    findings,
-                })
-                .await
+        let mut findings = Vec::with_capacity(payments.len());
+        let mut left = payments;
+        while !left.is_empty() {
+            if self.parts.heads.is_canonical(block) == Some(false) {
+                tracing::warn!(slot = %id, block = block.number, "a reorg came before a slot was explained");
+                return;
             }
-            None => {
-                tracing::warn!(slot = %id, block = block.number, "a reorg came before a slot was explained")
-            }
+            left = match self.explain_all(left.clone(), block, &mut findings).await {
+                Ok(unclear) if unclear.is_empty() => break,
+                Ok(unclear) => unclear,
+                Err(error) => {
+                    tracing::warn!(slot = %id, %error, "payments cannot be looked into yet");
+                    left
+                }
+            };
+            tokio::time::sleep(RETRY).await;
         }
+        for (settlement, finding) in &findings {
+            tracing::info!(%settlement, slot = %id, ?finding, "a mined attempt left a payment unsettled");
+        }
+        self.tell(Event::Investigated {
+            id,
+            block,
+            findings,
+        })
+        .await;
     }
 
-    async fn explain_until_known(&self, queued: &Queued, block: BlockRef) -> Option<Finding> {
-        loop {
-            if self.parts.heads.is_canonical(block) == Some(false) {
-                return None;
-            }
-            match self.explain(&queued.payment, block).await {
-                Ok(finding) => return Some(finding),
+    /// Explains what can be explained, and answers the rest.
+    async fn explain_all(
+        &self,
+        payments: Vec<Queued>,
+        block: BlockRef,
+        findings: &mut Vec<(SettlementId, Finding)>,
+    ) -> Result<Vec<Queued>, NodeError> {
+        let looked_at: Vec<&Payment> = payments.iter().map(|queued| &queued.payment).collect();
+        let seen = self.witnessed(&looked_at, block).await?;
+        let explained = futures::stream::iter(payments.into_iter().zip(seen)).map(
+            |(queued, seen)| async move {
+                let finding = self.explain(&queued.payment, seen, block).await;
+                (queued, finding)
+            },
+        );
+        let explained: Vec<_> = explained
+            .buffer_unordered(EXPLAINED_AT_ONCE)
+            .collect()
+            .await;
+        let mut unclear = Vec::new();
+        for (queued, finding) in explained {
+            match finding {
+                Ok(finding) => findings.push((queued.id, finding)),
                 Err(error) => {
                     tracing::warn!(settlement = %queued.id, %error, "a payment cannot be explained yet");
-                    tokio::time::sleep(RETRY).await;
+                    unclear.push(queued);
                 }
             }
         }
+        Ok(unclear)
     }
 
     /// What all witnesses say at one block, no earlier than the one that took the slot's nonce. One that lags behind
     /// must not make a used authorization look unused: a second transaction would follow.
-    async fn explain(&self, payment: &Payment, mined_in: BlockRef) -> Result<Finding, Unclear> {
-        let seen = self.witnessed(payment, mined_in).await?;
+    async fn explain(
+        &self,
+        payment: &Payment,
+        seen: Vec<Inspection>,
+        mined_in: BlockRef,
+    ) -> Result<Finding, Unclear> {
         let mut finding = None;
         for inspection in seen {
             match inspection.authorization {

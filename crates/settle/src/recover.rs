@@ -99,6 +99,8 @@ impl Shell {
     /// Takes a lane and tells the core what is open on it. Tries until it is ours, and answers its open slots; `None` if
     /// it never will be.
     pub(crate) async fn reclaim_lane(&self, signer: Address) -> Option<Vec<RecoveredSlot>> {
+        // Until it is ours again nothing is known to be open on it.
+        self.note_recovered(signer, &[]);
         let mut is_elsewhere = false;
         let (lane, asked) = loop {
             let asked = Instant::now();

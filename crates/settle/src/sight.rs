@@ -70,9 +70,9 @@ impl Shell {
             .heads
             .latest()
             .ok_or(NodeError::BadAnswer("no block yet"))?;
-        let seen = self.witnessed(payment, head.block.reference()).await?;
+        let seen = self.witnessed(&[payment], head.block.reference()).await?;
         let mut reason = None;
-        for inspection in seen {
+        for inspection in seen.into_iter().flatten() {
             match (inspection.authorization, inspection.simulation) {
                 (AuthorizationState::Unused, Simulation::Reverted(data)) => {
                     let why = eip3009::classify_revert(&data).unwrap_or(Reason::SimulationFailed);
@@ -84,21 +84,30 @@ impl Shell {
         Ok(reason)
     }
 
-    /// What the witnesses see of a payment, no earlier than a block.
+    /// What the witnesses see of each payment at one block, no earlier than the given one.
     pub(crate) async fn witnessed(
         &self,
-        payment: &Payment,
+        payments: &[&Payment],
         not_before: BlockRef,
-    ) -> Result<Vec<Inspection>, NodeError> {
-        let item = InspectItem {
-            token: payment.asset,
-            payer: payment.key.payer,
-            payee: payment.payee,
-            nonce: payment.key.nonce.0,
-            call: eip3009::transfer_call(payment),
-        };
-        let witnesses = self.parts.inspector.witnessed(&[item], not_before).await?;
-        Ok(witnesses.into_iter().flatten().collect())
+    ) -> Result<Vec<Vec<Inspection>>, NodeError> {
+        let items: Vec<InspectItem> = payments
+            .iter()
+            .map(|payment| InspectItem {
+                token: payment.asset,
+                payer: payment.key.payer,
+                payee: payment.payee,
+                nonce: payment.key.nonce.0,
+                call: eip3009::transfer_call(payment),
+            })
+            .collect();
+        let witnesses = self.parts.inspector.witnessed(&items, not_before).await?;
+        let mut seen = vec![Vec::with_capacity(witnesses.len()); payments.len()];
+        for witness in witnesses {
+            for (seen, inspection) in seen.iter_mut().zip(witness) {
+                seen.push(inspection);
+            }
+        }
+        Ok(seen)
     }
 
     pub(crate) async fn find_receipts(&self, lookups: Vec<(SlotId, Vec<B256>)>, place: Place) {

@@ -46,7 +46,8 @@ pub struct Lane {
     pub mode: LaneMode,
 }
 
-/// A closed slot that a reorg could still reopen.
+/// A closed slot of whose payments a reorg could still take something back. It is finalized itself only if settlements
+/// by others in `external` are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfinalSlot {
     /// Its nonce.
@@ -55,7 +56,7 @@ pub struct UnfinalSlot {
     pub block: BlockRef,
     /// The blocks of transactions by others that settled payments whose last slot it is, each once; without `block`.
     pub external: Vec<BlockRef>,
-    /// How sure the ledger is of all of these.
+    /// How sure the ledger is of all of these: the lowest of their levels.
     pub level: Level,
 }
 
@@ -85,7 +86,7 @@ pub struct LaneView {
     pub next_nonce: Option<AccountNonce>,
     /// What was decided about it.
     pub mode: LaneMode,
-    /// Its open slots, by nonce.
+    /// Its open slots, by nonce. The signed bytes of their attempts are left out: readers send nothing.
     pub open_slots: Vec<Slot>,
 }
 
@@ -250,7 +251,7 @@ pub trait Ledger: Send + Sync + 'static {
         resolutions: &[(SettlementId, teller_domain::SettlementState)],
     ) -> StoreResult<Vec<SettlementId>>;
 
-    /// Takes up to `limit` accepted payments of a network into this process's queue, oldest first: those that nobody
+    /// Takes up to `limit` (at most 2,000) accepted payments of a network into this process's queue, oldest first: those that nobody
     /// has queued, that this process has, or whose process is dead. Skips what others are taking (`SKIP LOCKED`).
     /// With `expiring_by`, only those that are void from that moment on: what a process without a usable lane takes, to
     /// end it.
@@ -265,10 +266,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// Gives queued payments of this process back, for others to claim. Those that are no longer accepted are left alone.
     async fn release_accepted(&self, owner: ProcessId, ids: &[SettlementId]) -> StoreResult<()>;
 
-    /// How many payments are accepted or assigned, over all networks.
+    /// How many payments are accepted, assigned or preconfirmed, over all networks.
     async fn unresolved(&self) -> StoreResult<u64>;
 
-    /// The keys, tenants and digests of all payments that are accepted or assigned: what reservations are
+    /// The keys, tenants and digests of all payments that are accepted, assigned or preconfirmed: what reservations are
     /// recovered from.
     async fn unresolved_settlements(&self) -> StoreResult<Vec<Settlement>>;
 
@@ -332,14 +333,15 @@ pub trait Ledger: Send + Sync + 'static {
         payments: &[(SettlementId, u64)],
     ) -> StoreResult<()>;
 
-    /// Reopens closed slots whose block a reorg took away. Of the payments whose last slot it is: settled, settled
+    /// Reopens closed slots whose block a reorg took away. [`crate::StoreError::Conflict`] for a nonce without a slot. Of the payments whose last slot it is: settled, settled
     /// externally and accepted ones are assigned to it again, except that one to whom failure was told goes back to
     /// failed with the told reason; failed and expired ones stay and become [`Slot::ended`]. Slots that are open already
-    /// are left alone. [`crate::StoreError::Conflict`] if one is finalized.
+    /// are left alone, and so are finalized settlements by others. [`crate::StoreError::Conflict`] if a slot is finalized.
     async fn reopen_slots(&self, fence: FencedLane, nonces: &[AccountNonce]) -> StoreResult<()>;
 
     /// Takes back settlements by others whose block a reorg took away, of payments whose last slot is in this lane and
-    /// closed: settled externally -> accepted and queued by nobody, or failed if that was told.
+    /// closed: settled externally -> accepted and queued by nobody, or failed if that was told. Settlements by sibling
+    /// slots count as such ([`UnfinalSlot::external`]). Answers every payment that it changed.
     async fn take_back_external(
         &self,
         fence: FencedLane,
@@ -363,10 +365,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// Every address that has an open slot on a network.
     async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>>;
 
-    /// What settling on a network has cost since then: slots closed and payments settled from that moment on.
+    /// What settling on a network has cost since then: the costs of slots that were closed from that moment on, by the
+    /// database's clock, and the shares of the payments that those slots' transactions settled. Exact.
     async fn spending(&self, chain: ChainId, since: UnixMillis) -> StoreResult<Spending>;
 
-    /// A page of slots of one signer, by nonce, those behind `after`. For the audit.
+    /// A page of slots of one signer, by nonce, those behind `after`; at most 100. For the audit.
     async fn audit_slots(
         &self,
         chain: ChainId,
@@ -375,7 +378,7 @@ pub trait Ledger: Send + Sync + 'static {
         limit: u32,
     ) -> StoreResult<Vec<AuditSlot>>;
 
-    /// Compensating entries behind `after`, oldest first, at most `limit`; optionally one settlement's only.
+    /// Compensating entries behind `after`, oldest first, at most `limit` and 1,000; optionally one settlement's only.
     async fn compensations(
         &self,
         after: u64,
@@ -400,7 +403,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// The answer was handed to the transport. Grouped; the caller does not wait for it.
     async fn confirm_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()>;
 
-    /// The answer never reached the transport: the claim is free again unless it was confirmed.
+    /// The answer never reached the transport: the claim is free again unless it was confirmed, and its success was not
+    /// told; a failure that was told before it is what was told last again.
     async fn release_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()>;
 
     /// Binds an `Idempotency-Key`, scoped to tenant and endpoint, to a payment; keys are stored hashed.

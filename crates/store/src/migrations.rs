@@ -112,6 +112,14 @@ pub(crate) async fn expect_sqlite(readers: &SqlitePool) -> StoreResult<()> {
 /// Runs what is pending, under a lock that other processes wait for.
 pub(crate) async fn postgres(pool: &PgPool) -> StoreResult<()> {
     let mut connection = pool.acquire().await.map_err(StoreError::of_ledger)?;
+    // A large table takes longer to change than any call may; its lock is not waited for at length, because everybody
+    // else would wait behind it.
+    for limit in ["SET statement_timeout = 0", "SET lock_timeout = '60s'"] {
+        sqlx::query(limit)
+            .execute(&mut *connection)
+            .await
+            .map_err(StoreError::of_ledger)?;
+    }
     migrator(&POSTGRES)
         .run_direct(None, &mut *connection, false)
         .await

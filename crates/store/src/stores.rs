@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::{
     Ledger, MemoryReservations, PostgresLedger, RedisReservations, Reservations, SqliteLedger,
@@ -15,7 +16,7 @@ use crate::{
 pub enum LedgerUrl {
     /// `sqlite://<path>`: a file beside the process.
     Sqlite(PathBuf),
-    /// `postgres://…`
+    /// `postgres://…`; `sslmode` and `sslrootcert` in it say what is asked of TLS.
     Postgres(String),
 }
 
@@ -55,7 +56,7 @@ impl FromStr for LedgerUrl {
 pub enum ReservationsUrl {
     /// `memory://`: in this process, written to the SQLite ledger's file.
     Memory,
-    /// `redis://…`
+    /// `redis://…`, or `rediss://…` with TLS.
     Redis(String),
 }
 
@@ -74,11 +75,11 @@ impl FromStr for ReservationsUrl {
     fn from_str(text: &str) -> StoreResult<Self> {
         if text == "memory://" {
             Ok(Self::Memory)
-        } else if text.starts_with("redis://") {
+        } else if text.starts_with("redis://") || text.starts_with("rediss://") {
             Ok(Self::Redis(text.to_owned()))
         } else {
             Err(StoreError::Configuration(
-                "a reservations URL is memory:// or begins with redis://".to_owned(),
+                "a reservations URL is memory:// or begins with redis:// or rediss://".to_owned(),
             ))
         }
     }
@@ -122,6 +123,30 @@ impl Stores {
                     ledger: open_ledger(ledger).await?,
                     reservations: Arc::new(reservations),
                 })
+            }
+        }
+    }
+}
+
+impl Stores {
+    /// Opens both as soon as they can be reached: a process may start before its servers do. Tries again every
+    /// `every` while they are unavailable; whoever does not want to wait any more drops the call.
+    ///
+    /// # Errors
+    ///
+    /// What waiting cannot mend; see [`Stores::open`].
+    pub async fn open_when_reachable(
+        ledger: &LedgerUrl,
+        reservations: &ReservationsUrl,
+        every: Duration,
+    ) -> StoreResult<Self> {
+        loop {
+            match Self::open(ledger, reservations).await {
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(%error, "the stores cannot be opened yet");
+                    tokio::time::sleep(every).await;
+                }
+                opened => return opened,
             }
         }
     }

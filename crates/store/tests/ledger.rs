@@ -8,6 +8,7 @@
     clippy::indexing_slicing
 )]
 
+#[macro_use]
 mod support;
 
 use std::time::Duration;
@@ -17,23 +18,6 @@ use futures::future::join_all;
 use support::*;
 use teller_domain::*;
 use teller_store::*;
-
-macro_rules! contract {
-    ($($behaviour:ident,)*) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $behaviour() {
-                super::$behaviour(super::TestLedger::open(super::Backend::Embedded).await).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $behaviour() {
-                super::$behaviour(super::TestLedger::open(super::Backend::Cluster).await).await;
-            })*
-        }
-    };
-}
 
 contract! {
     of_fifty_accepts_of_one_authorization_one_is_accepted,
@@ -62,115 +46,6 @@ contract! {
     pruning_leaves_the_newest_event,
     a_restart_keeps_everything,
     changes_wake_their_watchers,
-}
-
-fn accepted(outcome: AcceptOutcome) -> Settlement {
-    match outcome {
-        AcceptOutcome::Accepted(settlement) => settlement,
-        AcceptOutcome::Exists(found) => panic!("in the ledger already: {found:?}"),
-    }
-}
-
-async fn accept(store: &TestLedger) -> Settlement {
-    accepted(
-        store
-            .ledger
-            .accept(new_settlement("shop", payment()))
-            .await
-            .unwrap(),
-    )
-}
-
-async fn lane(store: &TestLedger) -> FencedLane {
-    let claimed = store
-        .ledger
-        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 60_000)
-        .await
-        .unwrap()
-        .unwrap();
-    store
-        .ledger
-        .adopt_nonce(claimed.lane.fence, AccountNonce(5))
-        .await
-        .unwrap();
-    claimed.lane.fence
-}
-
-fn slot_id(nonce: u64) -> SlotId {
-    SlotId {
-        chain: CHAIN,
-        signer: SIGNER,
-        nonce: AccountNonce(nonce),
-    }
-}
-
-fn new_slot(nonce: u64, payments: &[SettlementId]) -> NewSlot {
-    NewSlot {
-        id: slot_id(nonce),
-        attempt: attempt(unique() + 1_000, AttemptKind::Batch),
-        payments: payments.to_vec(),
-    }
-}
-
-fn closure(slot: &NewSlot, resolutions: Vec<(SettlementId, Resolution)>) -> SlotClosure {
-    SlotClosure {
-        id: slot.id,
-        end: SlotEnd::Mined {
-            transaction: slot.attempt.hash,
-            gas_used: 100_000,
-            cost: Wei(U256::MAX),
-        },
-        block: block(77),
-        resolutions,
-        revived: Vec::new(),
-    }
-}
-
-/// The lane that [`settle`] settles in.
-async fn claim(store: &TestLedger) -> LaneRecovery {
-    store
-        .ledger
-        .claim_lane(CHAIN, SIGNER, ProcessId(uuid::Uuid::from_u128(1)), 60_000)
-        .await
-        .unwrap()
-        .unwrap()
-}
-
-async fn settle(store: &TestLedger) -> Settlement {
-    let settlement = accept(store).await;
-    let recovery = claim(store).await;
-    let fence = recovery.lane.fence;
-    let nonce = match recovery.lane.next_nonce {
-        Some(nonce) => nonce,
-        None => {
-            store
-                .ledger
-                .adopt_nonce(fence, AccountNonce(0))
-                .await
-                .unwrap();
-            AccountNonce(0)
-        }
-    };
-    let slot = new_slot(nonce.0, &[settlement.id]);
-    assert_eq!(
-        store.ledger.open_slot(fence, slot.clone()).await.unwrap(),
-        OpenSlotOutcome::Opened
-    );
-    let state = SettlementState::Settled(receipt(slot.attempt.hash, 77));
-    store
-        .ledger
-        .close_slot(
-            fence,
-            closure(&slot, vec![(settlement.id, Resolution::Resolved(state))]),
-        )
-        .await
-        .unwrap();
-    store
-        .ledger
-        .settlement(settlement.id)
-        .await
-        .unwrap()
-        .unwrap()
 }
 
 async fn of_fifty_accepts_of_one_authorization_one_is_accepted(store: TestLedger) {

@@ -42,6 +42,7 @@ contract! {
     a_mined_payment_counts_against_older_reads_only,
     a_reorg_makes_a_hold_count_again,
     mined_holds_are_dropped_after_64_blocks,
+    a_new_hold_outlives_the_mined_one_that_it_replaced,
     the_same_idempotency_key_renews,
     a_lenient_tenant_may_repeat_itself,
     settle_takes_what_verify_left,
@@ -314,6 +315,19 @@ async fn mined_holds_are_dropped_after_64_blocks(store: TestReservations) {
         short(COIN),
         "it is forgotten"
     );
+}
+
+async fn a_new_hold_outlives_the_mined_one_that_it_replaced(store: TestReservations) {
+    let base = settling(&request(payer(), COIN, COIN));
+    let later = |ms, block| ReserveRequest {
+        nonce_hold_until: UnixMillis(NOW + ms + 100_000),
+        ..read_at(&at(&base, ms), block)
+    };
+    assert_eq!(reserve(&store, &later(0, 100)).await, Granted);
+    store.reservations.mined(&[base.key], 100).await.unwrap();
+    assert_eq!(reserve(&store, &later(100_000, 100)).await, Renewed);
+    assert_eq!(reserve(&store, &later(144_000, 164)).await, Granted);
+    assert_eq!(reserve(&store, &later(160_000, 164)).await, Renewed);
 }
 
 async fn the_same_idempotency_key_renews(store: TestReservations) {
@@ -607,10 +621,15 @@ mod lost {
 
     #[tokio::test]
     async fn an_absent_redis_is_unavailable_and_its_password_untold() {
-        let url = "redis://user:secret@127.0.0.1:1/";
-        let refused = RedisReservations::connect(url, "x").await.err().unwrap();
-        assert!(matches!(refused, StoreError::Unavailable { .. }));
-        assert!(!refused.to_string().contains("secret"), "{refused}");
+        for url in [
+            "redis://user:secret@127.0.0.1:1/",
+            "rediss://user:secret@127.0.0.1:1/",
+        ] {
+            assert!(url.parse::<ReservationsUrl>().is_ok());
+            let refused = RedisReservations::connect(url, "x").await.err().unwrap();
+            assert!(matches!(refused, StoreError::Unavailable { .. }));
+            assert!(!refused.to_string().contains("secret"), "{refused}");
+        }
     }
 }
 

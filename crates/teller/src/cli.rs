@@ -58,6 +58,20 @@ pub enum Command {
     /// Look into the ledger; works beside a running teller
     #[command(subcommand)]
     Settlements(SettlementsCommand),
+    /// Compare the ledger with the chain; read-only, beside a running teller
+    ///
+    /// Every settled payment has its events in a canonical block, every authorization that a signer used has its row, values
+    /// and costs match to the unit, no nonce is unexplained, and what was told agrees with the chain or is compensated.
+    /// What is newer than the sealed head at the start is left out and counted; what differs is read again after a
+    /// pause before it counts. Needs a node that still has receipts and logs of the audited blocks.
+    ///
+    /// Exits with 0 if both agree, 1 if they differ, 2 if it could not be found out.
+    Audit(AuditArgs),
+    /// Show the lanes: each signer's owner, nonces, open slots, balance and mode
+    ///
+    /// thaw, drain and rescue order a lane's mode and wait until its owner has carried it out. They exit with 0 once that is
+    /// seen, 1 if nothing was ordered, 2 if it was ordered and is not carried out yet.
+    Lanes(LanesArgs),
     /// Make API keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -115,7 +129,7 @@ pub struct ListArgs {
     /// Where the ledger is
     #[command(flatten)]
     pub ledger: LedgerArgs,
-    /// Only in this state: accepted, assigned, settled, settled_externally, failed, expired, withdrawn
+    /// Only in this state: accepted, assigned, preconfirmed, settled, settled_externally, failed, expired, withdrawn
     #[arg(long)]
     pub state: Option<teller_domain::SettlementStateKind>,
     /// Only of this tenant
@@ -153,6 +167,91 @@ pub struct LedgerArgs {
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to audit, and how.
+#[derive(Debug, Clone, Args)]
+pub struct AuditArgs {
+    /// The configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only this network, like eip155:84532 [default: every configured one]
+    #[arg(long)]
+    pub network: Option<teller_domain::ChainId>,
+    /// Only this signer's slots and their payments: no sums over all payments, no logs
+    #[arg(long, value_name = "ADDRESS")]
+    pub signer: Option<alloy_primitives::Address>,
+    /// Only the signer's slots from this nonce on
+    #[arg(long, value_name = "NONCE", requires = "signer")]
+    pub from_nonce: Option<u64>,
+    /// Ask for logs from this block on [default: the block of the first slot]
+    #[arg(long, value_name = "BLOCK", conflicts_with = "signer")]
+    pub from_block: Option<u64>,
+    /// Do not ask for the assets' logs: authorizations used by transactions that the ledger does not know stay unseen
+    #[arg(long)]
+    pub without_logs: bool,
+    /// Rows, and slots with their payments, that are read at once
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub page_size: u32,
+    /// How long to wait before what differs is read again
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub pause_seconds: u64,
+    /// Print one JSON object a line: notes, differences, and a summary for each network
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which lanes to show, or what to do with one.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LanesArgs {
+    /// What to do; without it, lanes are shown
+    #[command(subcommand)]
+    pub order: Option<LaneOrder>,
+    /// The configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Only on this network, like eip155:84532
+    #[arg(long)]
+    pub network: Option<teller_domain::ChainId>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What an operator can order.
+#[derive(Debug, Clone, Subcommand)]
+pub enum LaneOrder {
+    /// Let a frozen or draining lane take batches again
+    ///
+    /// Of a frozen lane every open slot is looked up once more; those that somebody else's transaction took are closed as
+    /// foreign, and their payments are looked into and sent again where the money did not move.
+    Thaw(LaneOrderArgs),
+    /// Let a lane take no more batches; what is on its way comes to its end
+    Drain(LaneOrderArgs),
+    /// Give up what is on its way for no-ops at any price, so that a stuck lane gets free
+    ///
+    /// Payments whose batch is given up are sent again in other slots. Each open slot costs a transaction.
+    Rescue(LaneOrderArgs),
+}
+
+/// Which lane.
+#[derive(Debug, Clone, Args)]
+pub struct LaneOrderArgs {
+    /// The signer's address
+    pub signer: alloy_primitives::Address,
+    /// The configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The network, where the signer has a lane on more than one
+    #[arg(long)]
+    pub network: Option<teller_domain::ChainId>,
+    /// Do not ask for a confirmation
+    #[arg(long)]
+    pub yes: bool,
+    /// How long to wait until it is carried out
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub wait_seconds: u64,
 }
 
 /// What can be done with keys.

@@ -348,22 +348,13 @@ async fn open_stores(config: &Config) -> Result<Stores, Failure> {
         .expose()
         .parse()
         .map_err(|error| Failure::new("reservations.url cannot be used", error))?;
-    let ledger = ledger_url(&config.ledger.url)?;
-    loop {
-        match Stores::open(&ledger, &reservations).await {
-            Ok(stores) => return Ok(stores),
-            Err(error) if error.is_retryable() => {
-                tracing::warn!(%error, "ledger and reservations cannot be opened yet; trying again");
-                tokio::time::sleep(STORES_RETRY).await;
-            }
-            Err(error) => {
-                return Err(Failure::new(
-                    "ledger and reservations cannot be opened",
-                    error,
-                ));
-            }
-        }
-    }
+    Stores::open_when_reachable(
+        &ledger_url(&config.ledger.url)?,
+        &reservations,
+        STORES_RETRY,
+    )
+    .await
+    .map_err(|error| Failure::new("ledger and reservations cannot be opened", error))
 }
 
 /// Brings the ledger's tables up to date.
@@ -376,6 +367,13 @@ pub async fn migrate(config: &Config) -> Result<(), Failure> {
 /// Opens a ledger for reading only: beside a running teller, and with nothing written.
 pub async fn open_ledger_to_read(url: &Secret) -> Result<Arc<dyn Ledger>, Failure> {
     teller_store::open_ledger_read_only(&ledger_url(url)?)
+        .await
+        .map_err(|error| Failure::new("the ledger cannot be opened", error))
+}
+
+/// Opens a ledger for reading and for orders about lanes, beside a running teller.
+pub async fn open_ledger_for_orders(url: &Secret) -> Result<Arc<dyn Ledger>, Failure> {
+    teller_store::open_ledger_for_orders(&ledger_url(url)?)
         .await
         .map_err(|error| Failure::new("the ledger cannot be opened", error))
 }

@@ -15,6 +15,7 @@ use teller_store::{Ledger, MemoryReservations, SqliteLedger};
 use teller_verify::{Policy, Verifier, VerifyNetwork};
 
 /// The API with everything behind it out of order.
+#[allow(dead_code)]
 pub async fn api(auth: Auth) -> Api {
     let readiness = Readiness::new()
         .with("ledger", || async { false })
@@ -23,6 +24,7 @@ pub async fn api(auth: Auth) -> Api {
 }
 
 /// The same with other dependencies to report.
+#[allow(dead_code)]
 pub async fn api_with(auth: Auth, readiness: Readiness) -> Api {
     let directory = tempfile::tempdir().unwrap();
     let sqlite = SqliteLedger::open(&directory.path().join("teller.db"))
@@ -31,7 +33,16 @@ pub async fn api_with(auth: Auth, readiness: Readiness) -> Api {
     let reservations = Arc::new(MemoryReservations::open(&sqlite).await.unwrap());
     // A real ledger that is out of order: every call to a closed one fails.
     sqlite.close().await;
-    let ledger: Arc<dyn Ledger> = Arc::new(sqlite);
+    api_over(auth, readiness, Arc::new(sqlite), reservations)
+}
+
+/// The API over a ledger of the test's own.
+pub fn api_over(
+    auth: Auth,
+    readiness: Readiness,
+    ledger: Arc<dyn Ledger>,
+    reservations: Arc<MemoryReservations>,
+) -> Api {
     let poll = Duration::from_secs(60);
     let (_engine, settler) = Engine::remote(
         ledger.clone(),

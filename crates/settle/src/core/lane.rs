@@ -176,6 +176,15 @@ impl OpenSlot {
     }
 }
 
+/// A mode on its way into the ledger.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ordered {
+    /// The mode before it: what a read that is older than the order shows.
+    pub(super) previous: LaneMode,
+    /// Reads since that showed it.
+    pub(super) old_reads: u32,
+}
+
 /// One signer's sequence of slots.
 #[derive(Debug)]
 pub struct Lane {
@@ -183,7 +192,7 @@ pub struct Lane {
     pub(super) next_nonce: AccountNonce,
     pub(super) mode: LaneMode,
     /// A mode on its way into the ledger: what is read before it got there is old.
-    pub(super) ordered: Option<LaneMode>,
+    pub(super) ordered: Option<Ordered>,
     /// The signer has too little for gas; open slots are kept and sent again.
     pub(super) out_of_funds: bool,
     pub(super) slots: BTreeMap<AccountNonce, OpenSlot>,

@@ -2,18 +2,26 @@
 
 use teller_domain::{BlockRef, FencedLane, LaneMode, SlotEnd, SlotId};
 
-use super::lane::{Ending, Phase};
+use super::lane::{Ending, Ordered, Phase};
 use super::{Core, Effect};
 
+/// So many reads may be older than an own change: it is in the ledger by then, or the lane is lost. After that the old
+/// mode is an operator's new order.
+const OLD_READS: u32 = 5;
+
 impl Core {
-    /// The lane's mode as the ledger has it. What was read before an own change got there is old.
+    /// The lane's mode as the ledger has it. What was read before an own change got there is old: it shows the mode before.
+    /// Any other mode was ordered by somebody who had seen the change.
     pub(super) fn on_mode_read(&mut self, fence: FencedLane, mode: LaneMode, _now_ms: u64) {
         let Some(lane) = self.lane_mut(fence) else {
             return;
         };
-        match lane.ordered {
-            Some(ordered) if ordered == mode => lane.ordered = None,
-            Some(_) => return,
+        match &mut lane.ordered {
+            Some(ordered) if ordered.previous == mode && ordered.old_reads < OLD_READS => {
+                ordered.old_reads += 1;
+                return;
+            }
+            Some(_) => lane.ordered = None,
             None => {}
         }
         if lane.mode == mode {
@@ -31,8 +39,11 @@ impl Core {
         let Some(lane) = self.lane_mut(fence) else {
             return;
         };
+        lane.ordered = Some(Ordered {
+            previous: lane.mode,
+            old_reads: 0,
+        });
         lane.mode = mode;
-        lane.ordered = Some(mode);
         self.emit(Effect::SetMode { fence, mode, slot });
     }
 

@@ -25,6 +25,8 @@ type Sum = Uint<320, 5>;
 struct Entry {
     hold: Hold,
     version: HoldVersion,
+    /// Its one place in [`Book::sweep`].
+    sweep_at: u64,
 }
 
 /// What is held of one payer's balance of one asset.
@@ -84,16 +86,22 @@ impl Book {
                 balance.live = balance.live.saturating_add(wide(hold.value));
             }
         }
-        self.sweep.insert((hold.nonce_until, key));
+        let sweep_at = hold.nonce_until;
+        self.sweep.insert((sweep_at, key));
         self.versions += 1;
         let version = HoldVersion(self.versions);
-        self.holds.insert(key, Box::new(Entry { hold, version }));
+        let entry = Entry {
+            hold,
+            version,
+            sweep_at,
+        };
+        self.holds.insert(key, Box::new(entry));
         version
     }
 
     fn remove(&mut self, key: AuthorizationKey) -> Option<Hold> {
-        let Entry { hold, .. } = *self.holds.remove(&key)?;
-        self.sweep.remove(&(hold.nonce_until, key));
+        let Entry { hold, sweep_at, .. } = *self.holds.remove(&key)?;
+        self.sweep.remove(&(sweep_at, key));
         let name = (key.chain, hold.asset, key.payer);
         if let Some(balance) = self.balances.get_mut(&name) {
             match hold.mined {
@@ -132,7 +140,7 @@ impl Book {
                 return;
             };
             self.sweep.remove(&(at, key));
-            let Some(entry) = self.holds.get(&key) else {
+            let Some(entry) = self.holds.get_mut(&key) else {
                 continue;
             };
             let head = self.heads.get(&key.chain).copied().unwrap_or(0);
@@ -141,7 +149,8 @@ impl Book {
                 .mined
                 .is_some_and(|block| head < block.saturating_add(MINED_SWEPT_BLOCKS));
             if needed {
-                self.sweep.insert((now.saturating_add(SWEEP_AGAIN_MS), key));
+                entry.sweep_at = now.saturating_add(SWEEP_AGAIN_MS);
+                self.sweep.insert((entry.sweep_at, key));
             } else {
                 self.remove(key);
                 changes.push((key, None));

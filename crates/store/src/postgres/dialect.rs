@@ -64,6 +64,12 @@ macro_rules! for_update {
         concat!(" FOR UPDATE OF ", $alias)
     };
 }
+/// Which index serves a query: the planner knows.
+macro_rules! indexed_by {
+    ($index:literal) => {
+        ""
+    };
+}
 macro_rules! skip_locked {
     () => {
         " SKIP LOCKED"
@@ -85,8 +91,8 @@ macro_rules! attempt_columns_without_raw {
     };
 }
 pub(super) use {
-    at_most, attempt_columns, attempt_columns_without_raw, for_update, in_ids, in_numbers, numeric,
-    places, settlement_columns, skip_locked, text,
+    at_most, attempt_columns, attempt_columns_without_raw, for_update, in_ids, in_numbers,
+    indexed_by, numeric, places, settlement_columns, skip_locked, text,
 };
 
 /// A parameter for `in_ids!`.

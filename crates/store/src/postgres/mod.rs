@@ -1,4 +1,6 @@
 //! The ledger of a cluster, in Postgres: any number of processes, lanes fenced by their epochs.
+//!
+//! A long file, because the contract is one list of calls.
 
 mod dialect;
 mod hot;

@@ -7,7 +7,7 @@ use teller_domain::{
 };
 use uuid::Uuid;
 
-use super::dialect::{Connection, clock, prunes_alone};
+use super::dialect::{Connection, clock, indexed_by, prunes_alone};
 use super::{reorgs, slots};
 use crate::pruning::{
     DEAD_PROCESSES_KEPT_MS, EVENTS_KEPT_MS, KEYS_KEPT_MS, PRUNED_AT_ONCE, prune_keys, prune_outbox,
@@ -244,9 +244,11 @@ pub(super) async fn adopt(
         signed(nonce.0, "an account nonce")?,
     )
     .await?;
-    let open = sqlx::query(
-        "SELECT 1 FROM slots WHERE chain_id = $1 AND signer = $2 AND state = 'open' LIMIT 1",
-    )
+    let open = sqlx::query(concat!(
+        "SELECT 1 FROM slots AS x",
+        indexed_by!("slots_open"),
+        " WHERE x.chain_id = $1 AND x.signer = $2 AND x.state = 'open' LIMIT 1",
+    ))
     .bind(signed(fence.chain.0, "a chain id")?)
     .bind(fence.signer.to_vec())
     .fetch_optional(connection)

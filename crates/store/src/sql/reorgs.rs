@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use alloy_primitives::Address;
 use teller_domain::{AccountNonce, BlockRef, ChainId, FencedLane, Level, SettlementId};
 
-use super::dialect::{Connection, clock, for_update, ids, in_ids, in_numbers, numbers};
+use super::dialect::{Connection, clock, for_update, ids, in_ids, in_numbers, indexed_by, numbers};
 use super::slots::{expect_epoch, ids_of, newest_batch};
 use crate::rows::{Columns, read, signed, unsigned, word};
 use crate::{StoreError, StoreResult, UnfinalSlot};
@@ -149,17 +149,19 @@ async fn externals(
     chain: ChainId,
     signer: Address,
 ) -> StoreResult<Vec<External>> {
-    let rows = sqlx::query(
-        "SELECT s.last_slot_nonce, s.id, s.block_number, s.block_hash, s.level FROM settlements AS s \
-         JOIN slots AS x ON x.chain_id = s.chain_id AND x.signer = s.last_slot_signer AND x.nonce = s.last_slot_nonce \
-         WHERE s.chain_id = $1 AND s.last_slot_signer = $2 AND s.state = 'settled_externally' \
-         AND s.level <> 'finalized' AND x.state = 'closed' \
-         UNION ALL SELECT s.last_slot_nonce, s.id, s.block_number, s.block_hash, s.level FROM slots AS x \
-         JOIN slot_payments AS p ON p.chain_id = x.chain_id AND p.signer = x.signer AND p.nonce = x.nonce \
-         JOIN settlements AS s ON s.id = p.settlement_id AND s.last_slot_signer = x.signer AND s.last_slot_nonce = x.nonce \
-         WHERE x.chain_id = $1 AND x.signer = $2 AND x.level <> 'finalized' AND s.state = 'settled' \
-         AND s.level <> 'finalized' AND s.transaction_hash IS DISTINCT FROM x.transaction_hash ORDER BY 1, 3, 2",
-    )
+    let rows = sqlx::query(concat!(
+        "SELECT s.last_slot_nonce, s.id, s.block_number, s.block_hash, s.level FROM settlements AS s",
+        indexed_by!("settlements_external_unfinal"), " CROSS JOIN slots AS x ",
+        "WHERE x.chain_id = s.chain_id AND x.signer = s.last_slot_signer AND x.nonce = s.last_slot_nonce ",
+        "AND s.chain_id = $1 AND s.last_slot_signer = $2 AND s.state = 'settled_externally' ",
+        "AND s.level <> 'finalized' AND x.state = 'closed' ",
+        "UNION ALL SELECT s.last_slot_nonce, s.id, s.block_number, s.block_hash, s.level FROM slots AS x",
+        indexed_by!("slots_unfinal"), " CROSS JOIN slot_payments AS p CROSS JOIN settlements AS s ",
+        "WHERE p.chain_id = x.chain_id AND p.signer = x.signer AND p.nonce = x.nonce AND s.id = p.settlement_id ",
+        "AND s.last_slot_signer = x.signer AND s.last_slot_nonce = x.nonce ",
+        "AND x.chain_id = $1 AND x.signer = $2 AND x.level <> 'finalized' AND s.state = 'settled' ",
+        "AND s.level <> 'finalized' AND s.transaction_hash IS DISTINCT FROM x.transaction_hash ORDER BY 1, 3, 2",
+    ))
     .bind(signed(chain.0, "a chain id")?)
     .bind(signer.to_vec())
     .fetch_all(connection)
@@ -301,8 +303,9 @@ pub(super) async fn unfinal(
         .map(|external| signed(external.last_slot.0, "an account nonce"))
         .collect::<StoreResult<_>>()?;
     let rows = sqlx::query(concat!(
-        "SELECT nonce, block_number, block_hash, level FROM slots ",
-        "WHERE chain_id = $1 AND signer = $2 AND level <> 'finalized' ",
+        "SELECT x.nonce, x.block_number, x.block_hash, x.level FROM slots AS x",
+        indexed_by!("slots_unfinal"),
+        " WHERE x.chain_id = $1 AND x.signer = $2 AND x.level <> 'finalized' ",
         "UNION SELECT nonce, block_number, block_hash, level FROM slots ",
         "WHERE chain_id = $1 AND signer = $2 AND state = 'closed' AND nonce ",
         in_numbers!("$3"),

@@ -11,7 +11,7 @@ use teller_domain::{
 
 use super::dialect::{
     self, Connection, DbRow, attempt_columns, attempt_columns_without_raw, clock, for_update, ids,
-    in_ids, numeric, places,
+    in_ids, indexed_by, numeric, places,
 };
 use crate::resolving::slot_outcomes;
 use crate::rows::{Columns, Part, address, assemble, attempt, signed, unsigned};
@@ -393,9 +393,11 @@ pub(super) async fn open_slots(
     raw: Raw,
 ) -> StoreResult<Vec<Slot>> {
     let chain_id = signed(chain.0, "a chain id")?;
-    let opened = sqlx::query(
-        "SELECT nonce, opened_at FROM slots WHERE chain_id = $1 AND signer = $2 AND state = 'open' ORDER BY nonce",
-    )
+    let opened = sqlx::query(concat!(
+        "SELECT x.nonce, x.opened_at FROM slots AS x",
+        indexed_by!("slots_open"),
+        " WHERE x.chain_id = $1 AND x.signer = $2 AND x.state = 'open' ORDER BY x.nonce",
+    ))
     .bind(chain_id)
     .bind(signer.to_vec())
     .fetch_all(&mut *connection)
@@ -407,8 +409,9 @@ pub(super) async fn open_slots(
     macro_rules! attempts {
         ($columns:expr) => {
             concat!(
-                "SELECT ", $columns, " FROM slots AS s JOIN attempts AS a USING (chain_id, signer, nonce) ",
-                "WHERE s.chain_id = $1 AND s.signer = $2 AND s.state = 'open' ORDER BY a.nonce, a.position"
+                "SELECT ", $columns, " FROM slots AS x", indexed_by!("slots_open"), " CROSS JOIN attempts AS a ",
+                "WHERE a.chain_id = x.chain_id AND a.signer = x.signer AND a.nonce = x.nonce ",
+                "AND x.chain_id = $1 AND x.signer = $2 AND x.state = 'open' ORDER BY a.nonce, a.position"
             )
         };
     }
@@ -421,13 +424,14 @@ pub(super) async fn open_slots(
     .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
-    let payments = sqlx::query(
-        "SELECT p.nonce, p.settlement_id, s.state FROM slots AS x \
-         JOIN slot_payments AS p USING (chain_id, signer, nonce) JOIN settlements AS s ON s.id = p.settlement_id \
-         WHERE x.chain_id = $1 AND x.signer = $2 AND x.state = 'open' \
-         AND s.state IN ('assigned', 'preconfirmed', 'failed', 'expired') \
-         AND s.last_slot_signer = $2 AND s.last_slot_nonce = p.nonce ORDER BY p.nonce, p.position",
-    )
+    let payments = sqlx::query(concat!(
+        "SELECT p.nonce, p.settlement_id, s.state FROM slots AS x", indexed_by!("slots_open"),
+        " CROSS JOIN slot_payments AS p CROSS JOIN settlements AS s ",
+        "WHERE p.chain_id = x.chain_id AND p.signer = x.signer AND p.nonce = x.nonce AND s.id = p.settlement_id ",
+        "AND x.chain_id = $1 AND x.signer = $2 AND x.state = 'open' ",
+        "AND s.state IN ('assigned', 'preconfirmed', 'failed', 'expired') ",
+        "AND s.last_slot_signer = $2 AND s.last_slot_nonce = p.nonce ORDER BY p.nonce, p.position",
+    ))
     .bind(chain_id)
     .bind(signer.to_vec())
     .fetch_all(connection)
@@ -466,12 +470,15 @@ pub(super) async fn signers(
     connection: &mut Connection,
     chain: ChainId,
 ) -> StoreResult<Vec<Address>> {
-    let rows =
-        sqlx::query("SELECT DISTINCT signer FROM slots WHERE chain_id = $1 AND state = 'open'")
-            .bind(signed(chain.0, "a chain id")?)
-            .fetch_all(connection)
-            .await
-            .map_err(StoreError::of_ledger)?;
+    let rows = sqlx::query(concat!(
+        "SELECT DISTINCT x.signer FROM slots AS x",
+        indexed_by!("slots_open"),
+        " WHERE x.chain_id = $1 AND x.state = 'open'"
+    ))
+    .bind(signed(chain.0, "a chain id")?)
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
     rows.iter()
         .map(|row| address(&Columns::of(row).take::<Vec<u8>>()?))
         .collect()

@@ -1,4 +1,6 @@
 //! The embedded ledger: one SQLite file, one process that writes it, any number that read it.
+//!
+//! A long file, because the contract is one list of calls.
 
 mod dialect;
 mod holds;

@@ -1,5 +1,5 @@
 //! What the contract suites share: payments, and each implementation on a real store of its own.
-#![allow(dead_code)]
+#![allow(dead_code, unused_macros)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +7,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use teller_domain::*;
 use teller_store::*;
+
+/// Each behaviour as a test against each ledger.
+macro_rules! contract {
+    ($($behaviour:ident,)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                super::$behaviour(super::TestLedger::open(super::Backend::Embedded).await).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                super::$behaviour(super::TestLedger::open(super::Backend::Cluster).await).await;
+            })*
+        }
+    };
+}
 
 pub const CHAIN: ChainId = ChainId(84532);
 pub const ASSET: Address = Address::repeat_byte(0xaa);
@@ -176,13 +194,45 @@ impl TestLedger {
         }
     }
 
+    /// The same for several statements.
+    pub async fn script(&self, sql: String) {
+        script(&self.url, sql).await;
+    }
+
+    pub fn url(&self) -> &LedgerUrl {
+        &self.url
+    }
+
     pub fn sqlite(&self) -> &Arc<SqliteLedger> {
         &self.embedded.as_ref().unwrap().1
     }
 }
 
+/// Runs statements on a database that no ledger need have open.
+pub async fn script(url: &LedgerUrl, sql: String) {
+    use sqlx::Connection;
+    let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+    match url {
+        LedgerUrl::Sqlite(path) => {
+            let options = sqlx::sqlite::SqliteConnectOptions::new()
+                .filename(path)
+                .create_if_missing(true);
+            let mut connection = sqlx::SqliteConnection::connect_with(&options)
+                .await
+                .unwrap();
+            sql.execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+        LedgerUrl::Postgres(url) => {
+            let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+            sql.execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+    }
+}
+
 /// A URL whose connections work in a schema of their own.
-async fn postgres_schema() -> String {
+pub async fn postgres_schema() -> String {
     use sqlx::Connection;
     let url = environment("TELLER_TEST_POSTGRES_URL");
     let schema = format!("teller_{}", uuid::Uuid::now_v7().simple());
@@ -255,5 +305,151 @@ impl TestReservations {
             .query_async::<()>(&mut connection)
             .await
             .unwrap();
+    }
+}
+
+pub fn accepted(outcome: AcceptOutcome) -> Settlement {
+    match outcome {
+        AcceptOutcome::Accepted(settlement) => settlement,
+        AcceptOutcome::Exists(found) => panic!("in the ledger already: {found:?}"),
+    }
+}
+
+pub async fn accept(store: &TestLedger) -> Settlement {
+    accepted(
+        store
+            .ledger
+            .accept(new_settlement("shop", payment()))
+            .await
+            .unwrap(),
+    )
+}
+
+/// A lane whose next nonce is 5.
+pub async fn lane(store: &TestLedger) -> FencedLane {
+    let claimed = store
+        .ledger
+        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 60_000)
+        .await
+        .unwrap()
+        .unwrap();
+    store
+        .ledger
+        .adopt_nonce(claimed.lane.fence, AccountNonce(5))
+        .await
+        .unwrap();
+    claimed.lane.fence
+}
+
+pub fn slot_id(nonce: u64) -> SlotId {
+    SlotId {
+        chain: CHAIN,
+        signer: SIGNER,
+        nonce: AccountNonce(nonce),
+    }
+}
+
+pub fn new_slot(nonce: u64, payments: &[SettlementId]) -> NewSlot {
+    NewSlot {
+        id: slot_id(nonce),
+        attempt: attempt(unique() + 1_000, AttemptKind::Batch),
+        payments: payments.to_vec(),
+    }
+}
+
+pub fn closure(slot: &NewSlot, resolutions: Vec<(SettlementId, Resolution)>) -> SlotClosure {
+    SlotClosure {
+        id: slot.id,
+        end: SlotEnd::Mined {
+            transaction: slot.attempt.hash,
+            gas_used: 100_000,
+            cost: Wei(U256::MAX),
+        },
+        block: block(77),
+        resolutions,
+        revived: Vec::new(),
+    }
+}
+
+/// The lane that [`settle`] settles in.
+pub async fn claim(store: &TestLedger) -> LaneRecovery {
+    store
+        .ledger
+        .claim_lane(CHAIN, SIGNER, ProcessId(uuid::Uuid::from_u128(1)), 60_000)
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+pub async fn settle(store: &TestLedger) -> Settlement {
+    let settlement = accept(store).await;
+    let recovery = claim(store).await;
+    let fence = recovery.lane.fence;
+    let nonce = match recovery.lane.next_nonce {
+        Some(nonce) => nonce,
+        None => {
+            store
+                .ledger
+                .adopt_nonce(fence, AccountNonce(0))
+                .await
+                .unwrap();
+            AccountNonce(0)
+        }
+    };
+    let slot = new_slot(nonce.0, &[settlement.id]);
+    assert_eq!(
+        store.ledger.open_slot(fence, slot.clone()).await.unwrap(),
+        OpenSlotOutcome::Opened
+    );
+    let state = SettlementState::Settled(receipt(slot.attempt.hash, 77));
+    store
+        .ledger
+        .close_slot(
+            fence,
+            closure(&slot, vec![(settlement.id, Resolution::Resolved(state))]),
+        )
+        .await
+        .unwrap();
+    store
+        .ledger
+        .settlement(settlement.id)
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// A lane of any signer's, with this next nonce.
+pub async fn lane_of(store: &TestLedger, signer: Address, nonce: u64) -> FencedLane {
+    let claimed = store
+        .ledger
+        .claim_lane(CHAIN, signer, ProcessId::fresh(), 60_000)
+        .await
+        .unwrap()
+        .unwrap();
+    let fence = claimed.lane.fence;
+    store
+        .ledger
+        .adopt_nonce(fence, AccountNonce(nonce))
+        .await
+        .unwrap();
+    fence
+}
+
+pub async fn state(store: &TestLedger, id: SettlementId) -> SettlementState {
+    store.ledger.settlement(id).await.unwrap().unwrap().state
+}
+
+pub async fn told(store: &TestLedger, id: SettlementId) -> Option<Told> {
+    store.ledger.settlement(id).await.unwrap().unwrap().told
+}
+
+pub fn resolved(id: SettlementId, state: SettlementState) -> (SettlementId, Resolution) {
+    (id, Resolution::Resolved(state))
+}
+
+pub fn failed(reason: Reason) -> SettlementState {
+    SettlementState::Failed {
+        refusal: Refusal::new(reason, "no"),
+        transaction: None,
     }
 }

@@ -1,7 +1,9 @@
 //! What each command does.
 
+mod audit;
 mod check;
 mod key;
+mod lanes;
 pub mod serve;
 mod settlements;
 mod signals;
@@ -66,6 +68,8 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Migrate(args) => migrate(&read_config(&args)?).await,
         Command::Check(args) => check::run(&read_config(&args)?).await,
         Command::Settlements(command) => settlements::run(command).await,
+        Command::Audit(args) => Ok(audit::run(&args).await),
+        Command::Lanes(args) => lanes::run(args).await,
         Command::Key(KeyCommand::New { tenant }) => key::new(&tenant).map(|()| ExitCode::SUCCESS),
     }
 }

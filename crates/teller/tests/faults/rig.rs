@@ -22,6 +22,8 @@ use crate::support::{Buyer, Chain, body, now, shared_stores};
 pub const PAYEE: Address = Address::repeat_byte(0x42);
 /// The longest that any seller of a test asks.
 const PATIENCE: Duration = Duration::from_secs(150);
+/// How long a metric may take to say what has happened.
+const METRIC_WITHIN: Duration = Duration::from_secs(45);
 /// How long the rows may take to have their outcomes once every seller was told.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -296,6 +298,16 @@ impl Rig {
             .filter(|line| line.starts_with(name) && line.contains(labels))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()
+    }
+
+    /// Waits until a member's metric is at least this.
+    pub async fn until_metric(&mut self, member: usize, name: &str, labels: &str, least: f64) {
+        let start = std::time::Instant::now();
+        while self.metric(member, name, labels).await < least {
+            let late = start.elapsed() > METRIC_WITHIN;
+            assert!(!late, "{name} {labels} < {least}\n{}", self.fleet.logs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// The end of every test: all are told, every row has its outcome, and ledger, chain and answers agree.

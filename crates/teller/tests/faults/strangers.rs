@@ -131,15 +131,7 @@ async fn a_signers_key_that_somebody_else_uses_freezes_its_lane_until_an_operato
     rig.rpc("anvil_impersonateAccount", json!([signer])).await;
     let foreign = json!([{"from": signer, "to": signer, "value": "0x1", "gas": "0x5208"}]);
     rig.rpc("eth_sendTransaction", foreign).await;
-    let start = std::time::Instant::now();
-    while rig.metric(0, "teller_lane_frozen", "").await < 1.0 {
-        assert!(
-            start.elapsed() < Duration::from_secs(40),
-            "not frozen\n{}",
-            rig.fleet.logs()
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    rig.until_metric(0, "teller_lane_frozen", "", 1.0).await;
     rig.proxy.clear();
     tokio::time::sleep(Duration::from_secs(3)).await;
     for payment in &payments {

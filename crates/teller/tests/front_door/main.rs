@@ -11,6 +11,7 @@ mod commands;
 mod crowd;
 mod grpc;
 mod kill;
+mod operator;
 mod refusals;
 mod settle;
 #[path = "../support/mod.rs"]

@@ -89,6 +89,16 @@ fn a_mode_that_was_read_before_the_freeze_got_there_does_not_undo_it() {
 }
 
 #[test]
+fn an_order_that_comes_before_the_freeze_was_read_back_is_carried_out() {
+    let (mut bench, ..) = frozen();
+    bench.tell(Event::ModeRead {
+        fence: fence(),
+        mode: LaneMode::Thawing,
+    });
+    assert_eq!(bench.lane().mode(), LaneMode::Thawing);
+}
+
+#[test]
 fn a_thawed_lane_closes_what_strangers_took_and_sends_the_payments_again() {
     let (mut bench, id, batch, _) = frozen();
     for mode in [LaneMode::Frozen, LaneMode::Thawing] {
