@@ -22,6 +22,8 @@ use crate::support::{Buyer, Chain, body, now, shared_stores};
 pub const PAYEE: Address = Address::repeat_byte(0x42);
 /// The longest that any seller of a test asks.
 const PATIENCE: Duration = Duration::from_secs(150);
+/// A seller who waits longer is worth a line in the output.
+const SLOW: Duration = Duration::from_secs(30);
 /// How long a metric may take to say what has happened.
 const METRIC_WITHIN: Duration = Duration::from_secs(45);
 /// How long the rows may take to have their outcomes once every seller was told.
@@ -336,6 +338,11 @@ impl Rig {
             panic!("{error}\n{}", self.fleet.logs());
         }
         println!("{comparison}");
+        let slow = self.told.iter().filter(|told| told.took > SLOW);
+        for told in slow {
+            let answers: Vec<_> = told.answers.iter().map(|a| (a.after, a.reason())).collect();
+            println!("slow: {} {} {answers:?}", told.payer, told.nonce);
+        }
         comparison
     }
 
