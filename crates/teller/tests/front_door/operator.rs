@@ -169,6 +169,40 @@ async fn an_audit_beside_a_running_teller_finds_nothing_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn audits_while_payments_go_on_find_nothing_wrong() {
+    let chain = Chain::start(Duration::from_secs(1)).await;
+    let teller = Teller::embedded(&chain).await;
+    let operator = Operator::at(&chain, teller.directory());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let paying = async {
+        for round in 0..8 {
+            settle(&chain, &teller, round * 10..round * 10 + 10).await;
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    };
+    let auditing = async {
+        let mut audits = 0;
+        while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            let arguments = [
+                "audit",
+                "--json",
+                "--page-size",
+                "3",
+                "--pause-seconds",
+                "3",
+            ];
+            operator.run(&arguments).with_code(0);
+            audits += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        audits
+    };
+    let ((), audits) = tokio::join!(paying, auditing);
+    assert!(audits >= 2, "{audits} audits");
+    demand_a_clean_audit(&operator, 80, 80_000 + (0..80).sum::<u64>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_audit_of_a_shared_ledger_finds_nothing_wrong() {
     let chain = Chain::start(Duration::from_secs(1)).await;
     let (ledger, reservations) = shared_stores().await;
