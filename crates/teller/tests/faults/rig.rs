@@ -205,7 +205,7 @@ impl Rig {
 
     fn signed(&self, payment: &Payment) -> Signed {
         Signed {
-            payment: payment.clone(),
+            payment: *payment,
             asset: Arc::new(self.chain.asset.clone()),
             version: X402Version::V2,
             body: body(&self.chain, payment).to_string().into(),
