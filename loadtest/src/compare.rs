@@ -197,6 +197,18 @@ pub async fn compare(subject: &Subject<'_>) -> Result<Comparison, LoadError> {
             .filter_map(|row| parsed::<B256>(row, "/receipt/transaction")),
     );
     let sent = sent(subject.node, transactions).await?;
+    Ok(judge(subject, &Chain { uses, sent }))
+}
+
+/// What the chain has to say.
+#[derive(Debug, Default)]
+struct Chain {
+    uses: HashMap<Key, Vec<Use>>,
+    sent: HashMap<B256, Sent>,
+}
+
+fn judge(subject: &Subject<'_>, chain: &Chain) -> Comparison {
+    let Chain { uses, sent } = chain;
     let mut result = Comparison {
         transfers: uses.values().map(|uses| uses.len() as u64).sum(),
         ..Comparison::default()
@@ -211,10 +223,10 @@ pub async fn compare(subject: &Subject<'_>) -> Result<Comparison, LoadError> {
         if rows.insert((payer, nonce), row).is_some() {
             result.duplicate(format!("two rows for {payer} {nonce}"));
         }
-        check_row(&mut result, row, uses.get(&(payer, nonce)), subject, &sent);
+        check_row(&mut result, row, uses.get(&(payer, nonce)), subject, sent);
     }
-    check_costs(&mut result, subject.rows, &sent);
-    for (key, uses) in &uses {
+    check_costs(&mut result, subject.rows, sent);
+    for (key, uses) in uses {
         if uses.len() > 1 {
             result.duplicate(format!("{key:?} was used {} times", uses.len()));
         }
@@ -228,8 +240,8 @@ pub async fn compare(subject: &Subject<'_>) -> Result<Comparison, LoadError> {
             ));
         }
     }
-    check_told(&mut result, subject, &rows, &uses);
-    Ok(result)
+    check_told(&mut result, subject, &rows, uses);
+    result
 }
 
 /// A row against the chain.
@@ -415,4 +427,154 @@ async fn sent(node: &Node, hashes: HashSet<B256>) -> Result<HashMap<B256, Sent>,
             Some((hash, Sent { from, cost }))
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sellers::Answer;
+
+    const SIGNER: Address = Address::repeat_byte(1);
+    const PAYEE: Address = Address::repeat_byte(2);
+    const TRANSACTION: B256 = B256::repeat_byte(3);
+
+    fn key(number: u8) -> Key {
+        (Address::repeat_byte(number), B256::repeat_byte(number))
+    }
+
+    /// Ledger, chain and answers of two payments that were settled in one transaction.
+    struct World {
+        rows: Vec<Value>,
+        chain: Chain,
+        told: Vec<Told>,
+    }
+
+    fn row(number: u8, cost: &str) -> Value {
+        let (payer, nonce) = key(number);
+        json!({
+            "id": number.to_string(), "state": "settled", "payer": payer, "nonce": nonce, "payee": PAYEE, "amount": "7",
+            "receipt": { "transaction": TRANSACTION, "costWei": cost },
+        })
+    }
+
+    fn told(number: u8, body: Value) -> Told {
+        let (payer, nonce) = key(number);
+        let after = Duration::from_secs(1);
+        let answers = vec![Answer {
+            status: 200,
+            body,
+            after,
+        }];
+        Told {
+            payer,
+            nonce,
+            answers,
+            took: after,
+        }
+    }
+
+    fn success() -> Value {
+        json!({ "success": true, "transaction": TRANSACTION })
+    }
+
+    impl World {
+        fn sound() -> Self {
+            let transfer = Use {
+                transaction: TRANSACTION,
+                to: PAYEE,
+                value: U256::from(7),
+            };
+            let sent = Sent {
+                from: SIGNER,
+                cost: U256::from(101),
+            };
+            Self {
+                rows: vec![row(10, "51"), row(11, "50")],
+                chain: Chain {
+                    uses: [10, 11]
+                        .map(|number| (key(number), vec![transfer.clone()]))
+                        .into(),
+                    sent: [(TRANSACTION, sent)].into(),
+                },
+                told: vec![told(10, success()), told(11, success())],
+            }
+        }
+
+        fn compared(&self) -> Comparison {
+            let subject = Subject {
+                node: &Node::new("http://127.0.0.1:1".parse().unwrap()),
+                asset: Address::ZERO,
+                signers: &[SIGNER],
+                rows: &self.rows,
+                told: &self.told,
+                compensated: &HashSet::new(),
+            };
+            judge(&subject, &self.chain)
+        }
+
+        fn with(mut self, change: impl FnOnce(&mut Self)) -> Comparison {
+            change(&mut self);
+            self.compared()
+        }
+    }
+
+    #[test]
+    fn what_agrees_has_no_differences() {
+        let compared = World::sound().compared();
+        assert_eq!(compared.differences, Vec::<String>::new());
+        assert_eq!((compared.transfers, compared.told_success), (2, 2));
+        assert_eq!(
+            (compared.value, compared.cost),
+            (U256::from(14), U256::from(101))
+        );
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_found() {
+        let failure = || json!({ "success": false, "errorReason": "some_reason" });
+        let pending = || json!({ "success": false, "errorReason": "settlement_pending" });
+        let changes: [(&str, fn(&mut World)); 9] = [
+            ("a settled row without a transfer", |world| {
+                world.chain.uses.remove(&key(10));
+            }),
+            ("a transfer without a row", |world| {
+                world.rows.pop();
+            }),
+            ("another amount", |world| {
+                world.rows[0]["amount"] = json!("8")
+            }),
+            ("a row without an outcome", |world| {
+                world.rows[0]["state"] = json!("assigned")
+            }),
+            ("a failed row whose money moved", |world| {
+                world.rows[0]["state"] = json!("failed")
+            }),
+            ("a cost that is one wei off", |world| {
+                world.rows[0] = row(10, "52")
+            }),
+            ("somebody else's transaction as ours", |world| {
+                world
+                    .chain
+                    .sent
+                    .entry(TRANSACTION)
+                    .and_modify(|sent| sent.from = PAYEE);
+            }),
+            ("another transaction", |world| {
+                world.rows[0]["receipt"]["transaction"] = json!(B256::ZERO);
+            }),
+            ("success told twice", |world| {
+                world.told.push(told(10, success()))
+            }),
+        ];
+        for (what, change) in changes {
+            assert!(
+                !World::sound().with(change).differences.is_empty(),
+                "{what}"
+            );
+        }
+        let wrong = World::sound().with(|world| world.told[0] = told(10, failure()));
+        assert_eq!(wrong.losses, 1, "a failure told of money that moved");
+        let untold = World::sound().with(|world| world.told[0] = told(10, pending()));
+        assert_eq!(untold.losses, 1, "a seller who was never told");
+    }
 }

@@ -7,9 +7,6 @@ use serde_json::json;
 use crate::rig::{Rig, Wish};
 use crate::support::proxy::{Fault, Rule, SEND};
 
-/// Longer than any single disturbance here is held.
-const SOON: Duration = Duration::from_secs(45);
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_lost_after_the_node_has_the_transaction_is_not_a_failure() {
     let mut rig = Rig::embedded().await;
@@ -101,12 +98,8 @@ async fn a_stuck_lane_is_replaced_then_parked_and_its_payments_settle_elsewhere(
     let mut rig = Rig::embedded().await;
     rig.proxy.inject(Rule::new(&[SEND], Fault::Forget));
     let payments = rig.sell(4);
-    let start = std::time::Instant::now();
-    while rig.metric(0, "teller_attempts_total", "noop").await < 1.0 {
-        assert!(start.elapsed() < SOON, "not parked\n{}", rig.fleet.logs());
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    println!("parked after {:.1} s", start.elapsed().as_secs_f64());
+    rig.until_metric(0, "teller_attempts_total", "noop", 1.0)
+        .await;
     let replaced = rig.metric(0, "teller_attempts_total", "replacement").await;
     assert!(replaced >= 1.0, "replaced {replaced} times");
     rig.proxy.clear();

@@ -22,6 +22,10 @@ use crate::support::{Buyer, Chain, body, now, shared_stores};
 pub const PAYEE: Address = Address::repeat_byte(0x42);
 /// The longest that any seller of a test asks.
 const PATIENCE: Duration = Duration::from_secs(150);
+/// A seller who waits longer is worth a line in the output.
+const SLOW: Duration = Duration::from_secs(30);
+/// How long a metric may take to say what has happened.
+const METRIC_WITHIN: Duration = Duration::from_secs(45);
 /// How long the rows may take to have their outcomes once every seller was told.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -201,7 +205,7 @@ impl Rig {
 
     fn signed(&self, payment: &Payment) -> Signed {
         Signed {
-            payment: payment.clone(),
+            payment: *payment,
             asset: Arc::new(self.chain.asset.clone()),
             version: X402Version::V2,
             body: body(&self.chain, payment).to_string().into(),
@@ -298,6 +302,16 @@ impl Rig {
             .sum()
     }
 
+    /// Waits until a member's metric is at least this.
+    pub async fn until_metric(&mut self, member: usize, name: &str, labels: &str, least: f64) {
+        let start = std::time::Instant::now();
+        while self.metric(member, name, labels).await < least {
+            let late = start.elapsed() > METRIC_WITHIN;
+            assert!(!late, "{name} {labels} < {least}\n{}", self.fleet.logs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// The end of every test: all are told, every row has its outcome, and ledger, chain and answers agree.
     pub async fn compare(&mut self) -> Comparison {
         self.all_told().await;
@@ -324,6 +338,11 @@ impl Rig {
             panic!("{error}\n{}", self.fleet.logs());
         }
         println!("{comparison}");
+        let slow = self.told.iter().filter(|told| told.took > SLOW);
+        for told in slow {
+            let answers: Vec<_> = told.answers.iter().map(|a| (a.after, a.reason())).collect();
+            println!("slow: {} {} {answers:?}", told.payer, told.nonce);
+        }
         comparison
     }
 

@@ -349,24 +349,21 @@ fn age_call(call: &Value, head: u64) -> Value {
 /// An answer that knows nothing of what came after the old head.
 fn age_answer(call: &Value, answer: &mut Value, head: u64) {
     let result = &mut answer["result"];
-    match call["method"].as_str().unwrap_or_default() {
+    let method = call["method"].as_str().unwrap_or_default();
+    let height = match method {
+        "eth_getBlockByNumber" | "eth_getBlockByHash" => number(&result["number"]),
+        _ => number(&result["blockNumber"]),
+    };
+    let unknown = height.is_some_and(|height| height > head);
+    match method {
         "eth_blockNumber" => *result = json!(format!("{head:#x}")),
-        "eth_getTransactionByHash" => {
-            if number(&result["blockNumber"]).is_some_and(|block| block > head) {
-                for field in ["blockNumber", "blockHash", "transactionIndex"] {
-                    result[field] = Value::Null;
-                }
+        "eth_getTransactionByHash" if unknown => {
+            for field in ["blockNumber", "blockHash", "transactionIndex"] {
+                result[field] = Value::Null;
             }
         }
-        "eth_getTransactionReceipt" => {
-            if number(&result["blockNumber"]).is_some_and(|block| block > head) {
-                *result = Value::Null;
-            }
-        }
-        "eth_getBlockByNumber" | "eth_getBlockByHash" => {
-            if number(&result["number"]).is_some_and(|block| block > head) {
-                *result = Value::Null;
-            }
+        "eth_getTransactionReceipt" | "eth_getBlockByNumber" | "eth_getBlockByHash" if unknown => {
+            *result = Value::Null;
         }
         "eth_getLogs" => {
             if let Some(logs) = result.as_array_mut() {
