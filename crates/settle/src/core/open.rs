@@ -201,6 +201,7 @@ impl Core {
         self.end_late(fence, &late);
         let fees = self.initial_fees();
         let (draining, max_gas) = (self.draining, self.config.limits.max_gas);
+        let ticket = self.next_ticket();
         let Some(lane) = self.lane_mut(fence) else {
             return;
         };
@@ -211,11 +212,12 @@ impl Core {
         let (false, Some(fees), true) = (forming.payments.is_empty(), fees, usable) else {
             return self.dissolve(fence, now_ms);
         };
-        forming.stage = Stage::Signing;
+        forming.stage = Stage::Signing(ticket);
         let payments = forming.payments.clone();
         let effect = Effect::Sign {
             fence,
             id: lane.slot_id(lane.next_nonce),
+            ticket,
             gas_limit: gas_limit(payments.len()).min(max_gas),
             what: ToSign::Batch(payments),
             fees,
@@ -240,6 +242,7 @@ impl Core {
         &mut self,
         fence: FencedLane,
         id: SlotId,
+        ticket: u64,
         attempt: Attempt,
         now_ms: u64,
     ) {
@@ -254,7 +257,7 @@ impl Core {
         let Some(forming) = lane
             .forming
             .as_mut()
-            .filter(|forming| matches!(forming.stage, Stage::Signing))
+            .filter(|forming| matches!(forming.stage, Stage::Signing(asked) if asked == ticket))
         else {
             return;
         };
