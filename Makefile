@@ -3,12 +3,12 @@
 ROUNDS ?= 100
 SEED ?= 1
 
-.PHONY: help tools run test bench crash cluster fmt lint clean
+.PHONY: help tools run test simulate bench crash cluster fmt lint clean
 
 export TELLER_ANVIL ?= $(CURDIR)/.tools/bin/anvil
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 tools: ## put anvil at .tools/bin/anvil
 	@scripts/tools
@@ -18,6 +18,11 @@ run: tools ## a chain, a teller and real payments on this machine, until Ctrl-C
 
 test: ## every check, with the Postgres, Redis and anvil it needs
 	@scripts/with-services scripts/test
+
+SEEDS ?= 100000
+simulate: ## the engine against a model chain and faults: SEEDS=100000, FROM=0
+	TELLER_SIMULATION_SEEDS=$(SEEDS) TELLER_SIMULATION_FROM=$(or $(FROM),0) cargo test -p teller-settle --lib \
+	  simulation::tests::no_seed_breaks_an_invariant -- --exact --nocapture
 
 bench: tools ## measure a teller on this machine, into loadtest/RESULTS.md
 	cargo build --release --bin teller

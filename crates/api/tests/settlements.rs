@@ -27,6 +27,7 @@ use teller_domain::{
 };
 use teller_store::{
     AcceptOutcome, Ledger, MemoryReservations, NewSettlement, NewSlot, SlotClosure, SqliteLedger,
+    Success,
 };
 use tokio::net::TcpListener;
 use tower::ServiceExt;
@@ -196,9 +197,12 @@ async fn a_settlement_that_a_reorg_took_back_shows_what_was_told_and_that_books_
 {
     let bench = bench().await;
     bench.close(settled()).await;
-    let claim = bench
-        .ledger
-        .claim_delivery(bench.id, RequestId::fresh(), ProcessId::fresh());
+    let row = bench.ledger.settlement(bench.id).await.unwrap().unwrap();
+    let success = Success::of(&row.state).unwrap();
+    let claim =
+        bench
+            .ledger
+            .claim_delivery(bench.id, RequestId::fresh(), ProcessId::fresh(), success);
     claim.await.unwrap();
     let path = format!("/settlements/{}", bench.id);
     let shown = get(bench.api.rest_router(), &path).await;

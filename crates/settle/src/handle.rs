@@ -14,7 +14,7 @@ use teller_domain::{
 };
 use teller_store::{
     AcceptOutcome, Boundary, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, Reservations,
-    StoreError,
+    StoreError, Success,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -466,9 +466,10 @@ impl Settler {
             request: request_id,
             end: undelivered,
         };
-        let claiming = self
-            .ledger()
-            .claim_delivery(settlement.id, request_id, self.shared.process);
+        let success = Success { transaction, level };
+        let claiming =
+            self.ledger()
+                .claim_delivery(settlement.id, request_id, self.shared.process, success);
         match Boundary::ClaimDelivery.around(claiming).await {
             Ok(ClaimOutcome::Claimed) => SettleAnswer::Settled {
                 settlement,

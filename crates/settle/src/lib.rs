@@ -14,6 +14,8 @@ mod investigate;
 mod recover;
 mod report;
 mod sight;
+#[cfg(test)]
+mod simulation;
 mod waiters;
 
 pub use delivery::Delivery;

@@ -1,13 +1,14 @@
-//! Claims of one group, put into rounds: a statement can give each settlement to one request only.
+//! Claims of one group, put into rounds: a statement can give each settlement to one request only. And what a row must
+//! say to be claimed, the same in both ledgers.
 
 use std::collections::{HashMap, HashSet};
 
 use teller_domain::{ProcessId, RequestId, SettlementId};
 
-use crate::ClaimOutcome;
+use crate::{ClaimOutcome, Success};
 
-/// A settlement, the request that wants to deliver its success, and that request's process.
-pub(crate) type Claim = (SettlementId, RequestId, ProcessId);
+/// A settlement, the request that wants to deliver its success, that request's process, and what it would tell.
+pub(crate) type Claim = (SettlementId, RequestId, ProcessId, Success);
 
 /// What is asked, and what is known so far.
 pub(crate) struct Rounds {
@@ -29,7 +30,7 @@ impl Rounds {
     pub(crate) fn next_round(&mut self) -> Option<Vec<Claim>> {
         let mut asked = HashSet::new();
         let mut round = Vec::new();
-        for claim @ (id, request, _) in &self.claims {
+        for claim @ (id, request, ..) in &self.claims {
             if self.outcomes.contains_key(&(*id, *request)) {
                 continue;
             }
@@ -46,7 +47,7 @@ impl Rounds {
     }
 
     pub(crate) fn answer(&mut self, round: &[Claim], claimed: &HashSet<SettlementId>) {
-        for (id, request, _) in round {
+        for (id, request, ..) in round {
             let outcome = if claimed.contains(id) {
                 self.owners.insert(*id, *request);
                 ClaimOutcome::Claimed
@@ -61,7 +62,7 @@ impl Rounds {
     pub(crate) fn outcomes(self) -> Vec<ClaimOutcome> {
         self.claims
             .iter()
-            .map(|(id, request, _)| {
+            .map(|(id, request, ..)| {
                 self.outcomes
                     .get(&(*id, *request))
                     .copied()
@@ -70,3 +71,34 @@ impl Rounds {
             .collect()
     }
 }
+
+/// Levels as numbers that rise; below every one of them if there is none.
+macro_rules! rank {
+    ($($level:tt)+) => {
+        concat!(
+            "CASE ",
+            $($level)+,
+            " WHEN 'preconfirmed' THEN 1 WHEN 'included' THEN 2 WHEN 'safe' THEN 3 ",
+            "WHEN 'finalized' THEN 4 ELSE 0 END"
+        )
+    };
+}
+pub(crate) use rank;
+
+/// Whether a row of settlements is settled, or preconfirmed, by this transaction and at least at this level.
+macro_rules! tells {
+    ($row:literal, $hash:literal, $level:literal) => {
+        concat!(
+            $row,
+            ".state IN ('preconfirmed', 'settled', 'settled_externally') AND ",
+            $row,
+            ".transaction_hash = ",
+            $hash,
+            " AND ",
+            $crate::claiming::rank!(concat!($row, ".level")),
+            " >= ",
+            $crate::claiming::rank!($level),
+        )
+    };
+}
+pub(crate) use tells;

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
     IdempotencyKey, LaneMode, Level, Payment, PaymentDigest, ProcessId, Receipt, RequestId,
-    Resolution, Settlement, SettlementId, SettlementStateKind, Slot, SlotEnd, SlotId, SlotState,
-    TenantId, UnixMillis, UnixSeconds, Wei, X402Version,
+    Resolution, Settlement, SettlementId, SettlementState, SettlementStateKind, Slot, SlotEnd,
+    SlotId, SlotState, TenantId, UnixMillis, UnixSeconds, Wei, X402Version,
 };
 
 use crate::StoreResult;
@@ -147,6 +147,34 @@ pub struct SlotClosure {
     pub revived: Vec<(SettlementId, Receipt)>,
 }
 
+/// The success that is about to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Success {
+    /// The transaction that settled the payment.
+    pub transaction: B256,
+    /// How sure the chain is of it.
+    pub level: Level,
+}
+
+impl Success {
+    /// What can be told of a payment in this state.
+    pub fn of(state: &SettlementState) -> Option<Self> {
+        let transaction = match state {
+            SettlementState::Preconfirmed { transaction, .. } => *transaction,
+            SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+                receipt.transaction
+            }
+            SettlementState::Accepted
+            | SettlementState::Assigned { .. }
+            | SettlementState::Failed { .. }
+            | SettlementState::Expired
+            | SettlementState::Withdrawn => return None,
+        };
+        let level = state.level()?;
+        Some(Self { transaction, level })
+    }
+}
+
 /// What [`Ledger::claim_delivery`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimOutcome {
@@ -248,7 +276,7 @@ pub trait Ledger: Send + Sync + 'static {
     async fn resolve_accepted(
         &self,
         fence: FencedLane,
-        resolutions: &[(SettlementId, teller_domain::SettlementState)],
+        resolutions: &[(SettlementId, SettlementState)],
     ) -> StoreResult<Vec<SettlementId>>;
 
     /// Takes up to `limit` (at most 2,000) accepted payments of a network into this process's queue, oldest first: those that nobody
@@ -390,14 +418,16 @@ pub trait Ledger: Send + Sync + 'static {
     /// neither any more: read it again. Noting it once more is fine. Grouped.
     async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool>;
 
-    /// Claims the delivery of a settled or preconfirmed payment's success for `request`, and notes its transaction and
-    /// level as told: succeeds if nobody has claimed it, if the same request has, or if the claim was never confirmed and
-    /// its process is dead. Grouped.
+    /// Claims the delivery of a settled or preconfirmed payment's success for `request`, and notes it as told: succeeds if
+    /// nobody has claimed it, if the same request has, or if the claim was never confirmed and its process is dead.
+    /// [`crate::StoreError::Conflict`] if the payment is not settled by that transaction, at least at that level, any
+    /// more: a reorg has moved it since it was read. Grouped.
     async fn claim_delivery(
         &self,
         id: SettlementId,
         request: RequestId,
         process: ProcessId,
+        success: Success,
     ) -> StoreResult<ClaimOutcome>;
 
     /// The answer was handed to the transport. Grouped; the caller does not wait for it.

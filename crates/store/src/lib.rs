@@ -32,7 +32,7 @@ pub use error::{StoreError, StoreResult};
 pub use ledger::{
     AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
     Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, SlotClosure, Spending, UnfinalSlot,
+    SettlementQuery, SlotClosure, Spending, Success, UnfinalSlot,
 };
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;

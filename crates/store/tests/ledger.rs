@@ -486,7 +486,7 @@ async fn of_fifty_claims_one_delivers(store: TestLedger) {
     let outcomes = join_all(
         requests
             .iter()
-            .map(|request| store.ledger.claim_delivery(settled.id, *request, process)),
+            .map(|request| store.claim(settled.id, *request, process)),
     )
     .await;
     let winners: Vec<RequestId> = requests
@@ -496,11 +496,7 @@ async fn of_fifty_claims_one_delivers(store: TestLedger) {
         .map(|(request, _)| *request)
         .collect();
     assert_eq!(winners.len(), 1);
-    let again = store
-        .ledger
-        .claim_delivery(settled.id, winners[0], process)
-        .await
-        .unwrap();
+    let again = store.claim(settled.id, winners[0], process).await.unwrap();
     assert_eq!(
         again,
         ClaimOutcome::Claimed,
@@ -513,7 +509,7 @@ async fn a_claim_is_released_until_it_is_confirmed(store: TestLedger) {
     let process = ProcessId::fresh();
     store.ledger.heartbeat(process, 60_000).await.unwrap();
     let (one, two) = (RequestId::fresh(), RequestId::fresh());
-    let claim = |request| store.ledger.claim_delivery(settled.id, request, process);
+    let claim = |request| store.claim(settled.id, request, process);
     assert_eq!(claim(one).await.unwrap(), ClaimOutcome::Claimed);
     store
         .ledger
@@ -559,11 +555,7 @@ async fn a_dead_process_leaves_its_claim(store: TestLedger) {
     store.ledger.heartbeat(dies, 60_000).await.unwrap();
     let confirmed = request();
     for (settled, request) in [(&first, request()), (&second, confirmed)] {
-        let claimed = store
-            .ledger
-            .claim_delivery(settled.id, request, dies)
-            .await
-            .unwrap();
+        let claimed = store.claim(settled.id, request, dies).await.unwrap();
         assert_eq!(claimed, ClaimOutcome::Claimed);
     }
     store
@@ -571,25 +563,13 @@ async fn a_dead_process_leaves_its_claim(store: TestLedger) {
         .confirm_delivery(second.id, confirmed)
         .await
         .unwrap();
-    let early = store
-        .ledger
-        .claim_delivery(first.id, request(), lives)
-        .await
-        .unwrap();
+    let early = store.claim(first.id, request(), lives).await.unwrap();
     assert_eq!(early, ClaimOutcome::Taken);
     store.ledger.heartbeat(dies, 1).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let late = store
-        .ledger
-        .claim_delivery(first.id, request(), lives)
-        .await
-        .unwrap();
+    let late = store.claim(first.id, request(), lives).await.unwrap();
     assert_eq!(late, ClaimOutcome::Claimed);
-    let delivered = store
-        .ledger
-        .claim_delivery(second.id, request(), lives)
-        .await
-        .unwrap();
+    let delivered = store.claim(second.id, request(), lives).await.unwrap();
     assert_eq!(delivered, ClaimOutcome::Taken);
 }
 
@@ -597,8 +577,7 @@ async fn what_is_not_settled_cannot_be_claimed(store: TestLedger) {
     let settlement = accept(&store).await;
     for id in [settlement.id, SettlementId::fresh()] {
         let refused = store
-            .ledger
-            .claim_delivery(id, RequestId::fresh(), ProcessId::fresh())
+            .claim(id, RequestId::fresh(), ProcessId::fresh())
             .await;
         assert!(
             matches!(refused, Err(StoreError::Conflict { .. })),
@@ -948,11 +927,7 @@ async fn a_restart_keeps_everything(mut store: TestLedger) {
     let process = ProcessId::fresh();
     let request = RequestId::fresh();
     store.ledger.heartbeat(process, 60_000).await.unwrap();
-    store
-        .ledger
-        .claim_delivery(settled.id, request, process)
-        .await
-        .unwrap();
+    store.claim(settled.id, request, process).await.unwrap();
     store
         .ledger
         .confirm_delivery(settled.id, request)
@@ -969,8 +944,7 @@ async fn a_restart_keeps_everything(mut store: TestLedger) {
     assert!(both.contains(&settled) && both.contains(&waiting));
     assert_eq!(store.ledger.last_event().await.unwrap(), last);
     let taken = store
-        .ledger
-        .claim_delivery(settled.id, RequestId::fresh(), ProcessId::fresh())
+        .claim(settled.id, RequestId::fresh(), ProcessId::fresh())
         .await
         .unwrap();
     assert_eq!(taken, ClaimOutcome::Taken);
@@ -1016,8 +990,7 @@ mod embedded {
         let process = ProcessId::fresh();
         store.ledger.heartbeat(process, 60_000).await.unwrap();
         store
-            .ledger
-            .claim_delivery(settled.id, RequestId::fresh(), process)
+            .claim(settled.id, RequestId::fresh(), process)
             .await
             .unwrap();
         store.reopen().await;
@@ -1030,10 +1003,7 @@ mod embedded {
                 .unwrap()
                 .is_some()
         );
-        let claimed = store
-            .ledger
-            .claim_delivery(settled.id, RequestId::fresh(), next)
-            .await;
+        let claimed = store.claim(settled.id, RequestId::fresh(), next).await;
         assert_eq!(claimed.unwrap(), ClaimOutcome::Claimed);
     }
 

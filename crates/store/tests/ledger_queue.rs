@@ -229,11 +229,7 @@ async fn a_claim_notes_what_is_told(store: TestLedger) {
     assert_eq!(settled.told, None);
     let before = store.ledger.now().await.unwrap();
     let (process, request) = (alive(&store).await, RequestId::fresh());
-    let claim = store
-        .ledger
-        .claim_delivery(settled.id, request, process)
-        .await
-        .unwrap();
+    let claim = store.claim(settled.id, request, process).await.unwrap();
     assert_eq!(claim, ClaimOutcome::Claimed);
     let SettlementState::Settled(receipt) = settled.state else {
         panic!("{settled:?}")
@@ -278,7 +274,7 @@ async fn a_claim_that_is_given_back_was_not_told(store: TestLedger) {
     store.ledger.close_slot(fence, again).await.unwrap();
     for id in [settled.id, revived] {
         let (stranger, request) = (RequestId::fresh(), RequestId::fresh());
-        let claim = store.ledger.claim_delivery(id, request, process).await;
+        let claim = store.claim(id, request, process).await;
         assert_eq!(claim.unwrap(), ClaimOutcome::Claimed);
         store.ledger.release_delivery(id, stranger).await.unwrap();
         assert!(matches!(told(&store, id).await, Some(Told::Success { .. })));

@@ -23,6 +23,7 @@ contract! {
     a_flashblock_is_noted_and_taken_back,
     a_flashblock_of_something_else_is_refused,
     what_is_preconfirmed_is_delivered_and_resolved,
+    a_success_that_a_reorg_has_changed_is_not_claimed,
     a_foreign_end_needs_no_attempt,
     a_reopened_slot_has_its_payments_back,
     a_reopened_slot_leaves_alone_what_failure_was_told_of,
@@ -182,10 +183,7 @@ async fn what_is_preconfirmed_is_delivered_and_resolved(store: TestLedger) {
         .unwrap();
     let process = ProcessId::fresh();
     store.ledger.heartbeat(process, 60_000).await.unwrap();
-    let claim = store
-        .ledger
-        .claim_delivery(ids[0], RequestId::fresh(), process)
-        .await;
+    let claim = store.claim(ids[0], RequestId::fresh(), process).await;
     assert_eq!(claim.unwrap(), ClaimOutcome::Claimed);
     let last = told(&store, ids[0]).await;
     assert!(
@@ -206,6 +204,31 @@ async fn what_is_preconfirmed_is_delivered_and_resolved(store: TestLedger) {
     assert_eq!(state(&store, ids[0]).await, settled(transaction, 77));
     assert_eq!(state(&store, ids[1]).await, SettlementState::Accepted);
     assert_eq!(told(&store, ids[0]).await, last, "what was told stays");
+}
+
+async fn a_success_that_a_reorg_has_changed_is_not_claimed(store: TestLedger) {
+    let fence = lane(&store).await;
+    let ids = payments(&store, 1).await;
+    let slot = opened(&store, fence, 5, &ids).await;
+    let transaction = slot.attempt.hash;
+    store
+        .ledger
+        .preconfirm(fence, slot.id, transaction, &[(ids[0], 3)])
+        .await
+        .unwrap();
+    let claim = |transaction, level| {
+        let success = Success { transaction, level };
+        let (request, process) = (RequestId::fresh(), ProcessId::fresh());
+        store
+            .ledger
+            .claim_delivery(ids[0], request, process, success)
+    };
+    conflict(claim(transaction, Level::Included).await);
+    conflict(claim(hash(unique()), Level::Preconfirmed).await);
+    let row = store.ledger.settlement(ids[0]).await.unwrap().unwrap();
+    assert_eq!(row.told, None);
+    let claimed = claim(transaction, Level::Preconfirmed).await.unwrap();
+    assert_eq!(claimed, ClaimOutcome::Claimed);
 }
 
 async fn a_foreign_end_needs_no_attempt(store: TestLedger) {

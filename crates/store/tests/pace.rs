@@ -94,11 +94,7 @@ async fn settles(store: &TestLedger, what: &str, count: usize, concurrency: usiz
         store.ledger.settlements(&accepted).await.unwrap();
         join_all(accepted.iter().map(|id| async {
             let request = RequestId::fresh();
-            let claimed = store
-                .ledger
-                .claim_delivery(*id, request, process)
-                .await
-                .unwrap();
+            let claimed = store.claim(*id, request, process).await.unwrap();
             assert_eq!(claimed, ClaimOutcome::Claimed);
             store.ledger.confirm_delivery(*id, request).await.unwrap();
         }))

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::Address;
 use teller_domain::{
-    Attempt, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState, SlotId,
+    Attempt, AttemptKind, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState,
+    SlotId,
 };
 
 use super::lane::{Forming, Lane, OpenSlot, Phase, Stage};
 use super::rules::Rule;
 use super::unfinal::Unfinal;
-use super::{Again, Core, Effect, RecoveredLane, RecoveredSlot, ToSign, gas_limit};
+use super::{Again, Core, Effect, Queued, RecoveredLane, RecoveredSlot, ToSign, gas_limit};
 
 /// How long a lane rests after its payers could not be read.
 const UNREAD_PAUSE_MS: u64 = 250;
@@ -269,6 +270,8 @@ impl Core {
     }
 
     pub(super) fn on_slot_opened(&mut self, fence: FencedLane, id: SlotId, now_ms: u64) {
+        let cutoff = self.cutoff(now_ms).unwrap_or_default();
+        let parks = self.rules.hold(Rule::ExpiredBecomesNoOp);
         let Some(lane) = self.lane_mut(fence).filter(|lane| lane.awaits(id)) else {
             return;
         };
@@ -286,12 +289,18 @@ impl Core {
             .iter_mut()
             .for_each(|queued| queued.tries = queued.tries.saturating_add(1));
         lane.next_nonce = id.nonce.next();
+        let dead = |queued: &Queued| queued.payment.valid_before <= cutoff;
+        let expired = parks && payments.iter().all(dead);
         let sent = Phase::Sent {
             acknowledged: false,
         };
         let slot = OpenSlot::new(payments, vec![attempt.clone()], sent, now_ms);
         lane.slots.insert(id.nonce, slot);
         self.judge_attempts(id);
+        if expired {
+            // Signing and committing took so long that nothing in it can be settled any more.
+            return self.add_attempt(id, AttemptKind::NoOp);
+        }
         self.emit(Effect::Broadcast {
             id,
             attempt,

@@ -6,6 +6,7 @@ use teller_domain::{
     SlotEnd, SlotId,
 };
 
+use super::ancestry::Standing;
 use super::lane::{Adding, Care, Ending, OpenSlot, Phase, Surroundings};
 use super::rules::Rule;
 use super::{Again, Core, Effect, Place, Sent, Sighting, ToSign};
@@ -167,6 +168,11 @@ impl Core {
         else {
             return;
         };
+        // Failure may have been told for what has ended: new bytes must not carry it, so the batch is given up.
+        let kind = match slot.ended.is_empty() {
+            true => kind,
+            false => AttemptKind::NoOp,
+        };
         let policy = match kind {
             AttemptKind::Batch => fees,
             // A gap in the nonces stops the whole lane: closing it is worth 21,000 gas at any price.
@@ -260,9 +266,13 @@ impl Core {
             witnesses > 0
         };
         if enough && complete {
+            // A slot is closed only by a block that is sealed and canonical here: one that a node alone has seen may be
+            // left by the chain without this core ever hearing of it.
             let newest = sightings
                 .iter()
+                .filter(|sighting| sighting.sealed_nonce > id.nonce)
                 .map(|sighting| sighting.sealed)
+                .filter(|block| self.ancestry.standing(*block) == Standing::Sealed)
                 .max_by_key(|block| block.number);
             self.on_foreign_use(id, newest, now_ms);
         }

@@ -4,11 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 
 use sqlx::PgPool;
-use teller_domain::{
-    AuthorizationKey, ProcessId, Reason, RequestId, Settlement, SettlementId, UnixMillis,
-};
+use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementId, UnixMillis};
 use uuid::Uuid;
 
+use crate::claiming::{Claim, tells};
 use crate::rows::{
     Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
 };
@@ -216,42 +215,57 @@ pub(super) async fn find_each(
 /// One round: distinct settlements; answers those that were claimed.
 pub(super) async fn claim_round(
     pool: &PgPool,
-    claims: &[(SettlementId, RequestId, ProcessId)],
+    claims: &[Claim],
 ) -> StoreResult<HashSet<SettlementId>> {
     let mut sorted = claims.to_vec();
     sorted.sort();
-    let ids: Vec<Uuid> = sorted.iter().map(|(id, _, _)| id.0).collect();
+    let ids: Vec<Uuid> = sorted.iter().map(|(id, ..)| id.0).collect();
+    let hashes: Vec<Vec<u8>> = sorted
+        .iter()
+        .map(|(.., success)| success.transaction.to_vec())
+        .collect();
+    let levels: Vec<&str> = sorted
+        .iter()
+        .map(|(.., success)| success.level.as_str())
+        .collect();
     let claimed = sqlx::query(concat!(
         "WITH locked AS (SELECT s.id FROM settlements AS s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE), ",
         "alive AS (SELECT id FROM processes, ", clock!(), " WHERE lease_until > ms) ",
         "UPDATE settlements AS s SET delivery_request = r.request, ",
         "delivery_process = CASE WHEN s.delivered_at IS NULL THEN r.process ELSE s.delivery_process END, ",
-        "told = 'success', told_transaction = s.transaction_hash, told_level = s.level, told_at = ms ",
-        "FROM ", clock!(), ", UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) AS r (id, request, process) JOIN locked ON locked.id = r.id ",
-        "WHERE s.id = r.id AND s.state IN ('preconfirmed', 'settled', 'settled_externally') AND ",
+        "told = 'success', told_transaction = r.hash, told_level = r.level, told_at = ms ",
+        "FROM ", clock!(), ", UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::text[]) ",
+        "AS r (id, request, process, hash, level) JOIN locked ON locked.id = r.id ",
+        "WHERE s.id = r.id AND ", tells!("s", "r.hash", "r.level"), " AND ",
         "(s.delivery_request IS NULL OR s.delivery_request = r.request OR ",
         "(s.delivered_at IS NULL AND s.delivery_process NOT IN (SELECT id FROM alive))) RETURNING s.id",
     ))
     .bind(&ids)
-    .bind(sorted.iter().map(|(_, request, _)| request.0).collect::<Vec<Uuid>>())
-    .bind(sorted.iter().map(|(_, _, process)| process.0).collect::<Vec<Uuid>>())
+    .bind(sorted.iter().map(|(_, request, ..)| request.0).collect::<Vec<Uuid>>())
+    .bind(sorted.iter().map(|(_, _, process, _)| process.0).collect::<Vec<Uuid>>())
+    .bind(&hashes)
+    .bind(&levels)
     .fetch_all(pool)
     .await
     .map_err(StoreError::of_ledger)?;
     let claimed = ids_of(&claimed)?;
     if claimed.len() < claims.len() {
-        let settled = sqlx::query(
-            "SELECT id FROM settlements WHERE id = ANY($1) AND state IN ('preconfirmed', 'settled', 'settled_externally')",
-        )
+        let settled = sqlx::query(concat!(
+            "SELECT s.id FROM settlements AS s JOIN UNNEST($1::uuid[], $2::bytea[], $3::text[]) AS r (id, hash, level) ",
+            "ON s.id = r.id WHERE ",
+            tells!("s", "r.hash", "r.level"),
+        ))
         .bind(&ids)
+        .bind(&hashes)
+        .bind(&levels)
         .fetch_all(pool)
         .await
         .map_err(StoreError::of_ledger)?;
         let settled = ids_of(&settled)?;
-        if let Some((id, _, _)) = claims.iter().find(|(id, _, _)| !settled.contains(id)) {
+        if let Some((id, ..)) = claims.iter().find(|(id, ..)| !settled.contains(id)) {
             return Err(StoreError::Conflict {
                 row: format!("settlement {id}"),
-                expected: "settled or preconfirmed",
+                expected: "settled as it was read, or surer",
             });
         }
     }
@@ -265,10 +279,7 @@ fn ids_of(rows: &[sqlx::postgres::PgRow]) -> StoreResult<HashSet<SettlementId>> 
 }
 
 /// See [`crate::Ledger::claim_delivery`].
-pub(super) async fn claim(
-    pool: PgPool,
-    claims: Vec<(SettlementId, RequestId, ProcessId)>,
-) -> StoreResult<Vec<ClaimOutcome>> {
+pub(super) async fn claim(pool: PgPool, claims: Vec<Claim>) -> StoreResult<Vec<ClaimOutcome>> {
     let mut rounds = crate::claiming::Rounds::of(claims);
     while let Some(round) = rounds.next_round() {
         let claimed = claim_round(&pool, &round).await?;

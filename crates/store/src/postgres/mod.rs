@@ -39,7 +39,7 @@ use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, LaneRecovery, LaneView, Ledger,
     NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery,
-    SlotClosure, Spending, StoreError, StoreResult, migrations,
+    SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
 };
 
 /// How many connections a process has at most.
@@ -487,8 +487,9 @@ impl Ledger for PostgresLedger {
         id: SettlementId,
         request: RequestId,
         process: ProcessId,
+        success: Success,
     ) -> StoreResult<ClaimOutcome> {
-        self.claims.call((id, request, process)).await
+        self.claims.call((id, request, process, success)).await
     }
 
     async fn confirm_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()> {

@@ -8,23 +8,12 @@ use teller_domain::{AccountNonce, BlockRef, ChainId, FencedLane, Level, Settleme
 
 use super::dialect::{Connection, clock, for_update, ids, in_ids, in_numbers, indexed_by, numbers};
 use super::slots::{expect_epoch, ids_of, newest_batch};
+use crate::claiming::rank;
 use crate::rows::{Columns, read, signed, unsigned, word};
 use crate::{StoreError, StoreResult, UnfinalSlot};
 
 /// What is said beside a reason that was told and stands although a reorg took a settlement back.
 const TOLD_STANDS: &str = "this was told before; a reorg took the later settlement back";
-
-/// Levels as numbers that rise; below every one of them if there is none.
-macro_rules! rank {
-    ($level:literal) => {
-        concat!(
-            "CASE ",
-            $level,
-            " WHEN 'preconfirmed' THEN 1 WHEN 'included' THEN 2 WHEN 'safe' THEN 3 ",
-            "WHEN 'finalized' THEN 4 ELSE 0 END"
-        )
-    };
-}
 
 fn nonce_columns(nonces: &[AccountNonce]) -> StoreResult<Vec<i64>> {
     nonces

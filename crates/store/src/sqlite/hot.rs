@@ -9,7 +9,7 @@ use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementI
 use uuid::Uuid;
 
 use super::writer::Grouped;
-use crate::claiming::{Claim, Rounds};
+use crate::claiming::{Claim, Rounds, tells};
 use crate::rows::{
     Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
 };
@@ -207,25 +207,27 @@ async fn claim_round(
 ) -> StoreResult<HashSet<SettlementId>> {
     let rows: Vec<Value> = claims
         .iter()
-        .map(|(id, request, process)| {
+        .map(|(id, request, process, success)| {
             json!([
                 hex::encode(id.0),
                 hex::encode(request.0),
-                hex::encode(process.0)
+                hex::encode(process.0),
+                hex::encode(success.transaction),
+                success.level.as_str(),
             ])
         })
         .collect();
     let claimed = sqlx::query(concat!(
         "UPDATE settlements SET delivery_request = unhex(j.value->>1), ",
         "delivery_process = CASE WHEN delivered_at IS NULL THEN unhex(j.value->>2) ELSE delivery_process END, ",
-        "told = 'success', told_transaction = transaction_hash, told_level = level, told_at = ms ",
-        "FROM json_each(?1) AS j, ", clock!(), " ",
-        "WHERE settlements.id = unhex(j.value->>0) AND state IN ('preconfirmed', 'settled', 'settled_externally') AND ",
+        "told = 'success', told_transaction = unhex(j.value->>3), told_level = j.value->>4, told_at = ms ",
+        "FROM json_each(?1) AS j, ", clock!(), " WHERE settlements.id = unhex(j.value->>0) AND ",
+        tells!("settlements", "unhex(j.value->>3)", "j.value->>4"), " AND ",
         "(delivery_request IS NULL OR delivery_request = unhex(j.value->>1) OR (delivered_at IS NULL AND ",
         "delivery_process NOT IN (SELECT id FROM processes WHERE lease_until > ms))) ",
         "RETURNING settlements.id",
     ))
-    .bind(Value::from(rows).to_string())
+    .bind(Value::from(rows.clone()).to_string())
     .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
@@ -236,10 +238,10 @@ async fn claim_round(
     if claimed.len() < claims.len() {
         let ids: Vec<SettlementId> = claims
             .iter()
-            .map(|(id, _, _)| *id)
+            .map(|(id, ..)| *id)
             .filter(|id| !claimed.contains(id))
             .collect();
-        expect_settled(connection, &ids).await?;
+        expect_settled(connection, &ids, rows).await?;
     }
     Ok(claimed)
 }
@@ -247,12 +249,13 @@ async fn claim_round(
 async fn expect_settled(
     connection: &mut SqliteConnection,
     ids: &[SettlementId],
+    claims: Vec<Value>,
 ) -> StoreResult<()> {
-    let rows = sqlx::query(
-        "SELECT id FROM settlements WHERE id IN (SELECT unhex(value) FROM json_each(?1)) \
-         AND state IN ('preconfirmed', 'settled', 'settled_externally')",
-    )
-    .bind(ids_json(ids))
+    let rows = sqlx::query(concat!(
+        "SELECT s.id FROM settlements AS s JOIN json_each(?1) AS j ON s.id = unhex(j.value->>0) WHERE ",
+        tells!("s", "unhex(j.value->>3)", "j.value->>4"),
+    ))
+    .bind(Value::from(claims).to_string())
     .fetch_all(connection)
     .await
     .map_err(StoreError::of_ledger)?;
@@ -260,7 +263,7 @@ async fn expect_settled(
     match ids.iter().find(|id| !settled.contains(&id.0)) {
         Some(id) => Err(StoreError::Conflict {
             row: format!("settlement {id}"),
-            expected: "settled or preconfirmed",
+            expected: "settled as it was read, or surer",
         }),
         None => Ok(()),
     }

@@ -41,7 +41,7 @@ use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, LaneRecovery, LaneView, Ledger,
     NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery,
-    SlotClosure, Spending, StoreError, StoreResult, migrations,
+    SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
 };
 
 /// How many connections read at once.
@@ -495,8 +495,9 @@ impl Ledger for SqliteLedger {
         id: SettlementId,
         request: RequestId,
         process: ProcessId,
+        success: Success,
     ) -> StoreResult<ClaimOutcome> {
-        self.writer()?.claim((id, request, process)).await
+        self.writer()?.claim((id, request, process, success)).await
     }
 
     async fn confirm_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()> {

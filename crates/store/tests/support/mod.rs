@@ -132,6 +132,24 @@ pub struct TestLedger {
 }
 
 impl TestLedger {
+    /// Claims the delivery of whatever the payment's row says, as a request does that has just read it.
+    pub async fn claim(
+        &self,
+        id: SettlementId,
+        request: RequestId,
+        process: ProcessId,
+    ) -> StoreResult<ClaimOutcome> {
+        let row = self.ledger.settlement(id).await?.expect("a settlement");
+        let nothing = Success {
+            transaction: B256::ZERO,
+            level: Level::Included,
+        };
+        let success = Success::of(&row.state).unwrap_or(nothing);
+        self.ledger
+            .claim_delivery(id, request, process, success)
+            .await
+    }
+
     pub async fn open(backend: Backend) -> Self {
         match backend {
             Backend::Embedded => {

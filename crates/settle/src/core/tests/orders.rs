@@ -141,6 +141,25 @@ fn a_thawed_lane_closes_what_strangers_took_and_sends_the_payments_again() {
 }
 
 #[test]
+fn a_slot_is_closed_for_a_stranger_only_by_a_block_that_is_sealed_here() {
+    let (mut bench, id, ..) = frozen();
+    for mode in [LaneMode::Frozen, LaneMode::Thawing] {
+        bench.tell(Event::ModeRead {
+            fence: fence(),
+            mode,
+        });
+    }
+    bench.now += INTERVAL;
+    let mut ahead = bench.sighting(8, false);
+    ahead.sealed.number += 1;
+    let effects = bench.looked_up_as(id, vec![ahead.clone(), ahead]);
+    assert!(effects.is_empty(), "{effects:?}");
+    bench.now += INTERVAL;
+    let effects = bench.looked_up(id, 8, false);
+    assert!(matches!(&effects[..], [Effect::Investigate { .. }]));
+}
+
+#[test]
 fn a_draining_lane_brings_its_slots_to_their_end_and_opens_no_more() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(1)));

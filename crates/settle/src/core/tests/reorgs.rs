@@ -172,6 +172,27 @@ fn a_payment_that_had_failed_is_revived_when_its_old_bytes_settle_it() {
 }
 
 #[test]
+fn a_slot_in_which_a_payment_has_ended_is_outbid_by_a_no_op_only() {
+    let mut bench = Bench::with_lane();
+    let attempt = bench.attempt(AttemptKind::Batch, fees(20_000_000, 2));
+    let batch = payments(2);
+    let mut lane = recovered_slot(&attempt, batch[..1].to_vec());
+    lane.slots[0].ended = batch[1..].to_vec();
+    bench.tell(Event::LaneClaimed(lane));
+    bench.looked_up(slot(7), 7, true);
+    bench.now += 4 * INTERVAL;
+    let effects = bench.tell(Event::Tick);
+    let signed: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Sign { what, .. } => Some(what),
+            _ => None,
+        })
+        .collect();
+    assert!(matches!(&signed[..], [ToSign::NoOp]), "{effects:?}");
+}
+
+#[test]
 fn levels_rise_only_for_blocks_that_the_chain_confirms() {
     let mut bench = Bench::with_lane();
     let (id, _) = bench.settle_one(1);

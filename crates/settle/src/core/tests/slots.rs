@@ -383,3 +383,40 @@ fn a_payment_that_a_sibling_slot_settled_is_settled_under_that_hash() {
         )]
     );
 }
+
+#[test]
+fn a_batch_that_expired_while_it_was_signed_and_committed_becomes_a_no_op() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(vec![payment(1, 60)]));
+    let [Effect::ReadCode { signer, batch, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let effects = bench.tell(Event::CodeRead {
+        signer: *signer,
+        batch: *batch,
+        with_code: Vec::new(),
+        refused: Vec::new(),
+    });
+    let [Effect::Sign { id, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let id = *id;
+    bench.now += 120_000;
+    let attempt = bench.attempt(AttemptKind::Batch, fees(20_000_000, 2));
+    bench.tell(Event::Signed {
+        fence: fence(),
+        id,
+        attempt,
+    });
+    let effects = bench.tell(Event::SlotOpened { fence: fence(), id });
+    assert!(
+        matches!(
+            &effects[..],
+            [Effect::Sign {
+                what: ToSign::NoOp,
+                ..
+            }]
+        ),
+        "{effects:?}"
+    );
+}

@@ -1,0 +1,170 @@
+//! What the shell of a process does beside effects: it takes lanes, keeps their leases, and asks for accepted payments.
+
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+use teller_domain::{AccountNonce, FencedLane, LaneMode, ProcessId, SettlementId, SettlementState};
+use teller_store::{Ledger, StoreError};
+
+use super::shell::RETRY_MS;
+use super::world::{FOR_EVER_MS, Job, World};
+use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot};
+
+impl World<'_> {
+    /// Takes a lane, with what is open on it; tries again until this process has it.
+    pub fn claim(&mut self, p: usize, signer: Address) {
+        let again = |world: &mut Self| {
+            let jitter = world.rng.below(300);
+            world.schedule(RETRY_MS + jitter, Job::Claim(p, signer));
+        };
+        let Some(endpoint) = self.some_endpoint() else {
+            return again(self);
+        };
+        let sealed = self.view(endpoint).state.account(signer).nonce;
+        let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
+        let written = self.write(ledger.claim_lane(self.chain_id, signer, owner, FOR_EVER_MS));
+        let Some(Ok(claimed)) = written.done else {
+            return again(self);
+        };
+        let Some(recovery) = claimed else { return };
+        let fence = recovery.lane.fence;
+        self.check.epochs.insert(signer, fence.epoch);
+        self.check.expired.remove(&signer);
+        self.check.owners.insert(signer, (owner, fence));
+        if !written.answered {
+            return again(self);
+        }
+        let sealed = AccountNonce(sealed);
+        let next_nonce = match recovery.lane.next_nonce {
+            Some(next) if !recovery.open_slots.is_empty() => next,
+            Some(next) if next == sealed => next,
+            // A node that is behind, or a reorg that took closed slots' transactions.
+            Some(next) if next > sealed => {
+                if recovery.unfinal.is_empty() {
+                    return again(self);
+                }
+                next
+            }
+            _ => {
+                let adopted = self.write(ledger.adopt_nonce(fence, sealed));
+                match adopted.done {
+                    Some(Ok(())) if adopted.answered => sealed,
+                    _ => return again(self),
+                }
+            }
+        };
+        let queued = |ids: &[SettlementId]| -> Vec<Queued> {
+            let rows = self
+                .stage
+                .runtime
+                .block_on(ledger.settlements(ids))
+                .unwrap();
+            let row = |id: &SettlementId| rows.iter().find(|row| row.id == *id).map(Queued::new);
+            ids.iter().filter_map(row).collect()
+        };
+        let preconfirmed = |ids: &[SettlementId]| {
+            let rows = self
+                .stage
+                .runtime
+                .block_on(ledger.settlements(ids))
+                .unwrap();
+            rows.iter().find_map(|row| match row.state {
+                SettlementState::Preconfirmed { transaction, .. } => Some(transaction),
+                _ => None,
+            })
+        };
+        let slots = recovery.open_slots.iter().map(|slot| RecoveredSlot {
+            id: slot.id,
+            attempts: slot.attempts.clone(),
+            payments: queued(&slot.payments),
+            ended: queued(&slot.ended),
+            preconfirmed: preconfirmed(&slot.payments),
+        });
+        let lane = RecoveredLane {
+            fence,
+            mode: recovery.lane.mode,
+            next_nonce,
+            slots: slots.collect(),
+            unfinal: recovery.unfinal.clone(),
+        };
+        self.processes[p].fences.insert(signer, fence);
+        self.answer(p, Event::LaneClaimed(lane));
+    }
+
+    /// The loops that keep what is ours: leases, modes, lanes that are free, payments that nobody announced.
+    pub fn poll(&mut self, p: usize) {
+        let pause = if self.quiet {
+            3_000
+        } else {
+            self.rng.between(800, 2_500)
+        };
+        self.schedule(pause, Job::Poll(p));
+        let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
+        let held: Vec<FencedLane> = self.processes[p].fences.values().copied().collect();
+        for fence in held {
+            if !self.rng.chance(500) {
+                continue;
+            }
+            let written = self.write(ledger.renew_lane(fence, FOR_EVER_MS));
+            match written.done {
+                Some(Ok(mode)) if written.answered => {
+                    self.fenced(fence, "renew_lane");
+                    self.answer(p, Event::ModeRead { fence, mode });
+                }
+                Some(Err(StoreError::StaleLane)) => {
+                    self.processes[p].fences.remove(&fence.signer);
+                    self.lost(p, fence);
+                }
+                _ => {}
+            }
+        }
+        let free: Vec<Address> = self
+            .signers
+            .iter()
+            .copied()
+            .filter(|signer| self.is_free(*signer))
+            .collect();
+        if let Some(signer) = free.first() {
+            self.claim(p, *signer);
+        }
+        self.claim_accepted(p, owner);
+    }
+
+    /// Whether a claim can succeed, so that the ledger need not be asked all the time.
+    fn is_free(&self, signer: Address) -> bool {
+        let Some(epoch) = self.check.epochs.get(&signer) else {
+            return true;
+        };
+        let held = self.processes.iter().any(|process| {
+            let fence = process.fences.get(&signer);
+            process.alive && fence.is_some_and(|fence| fence.epoch == *epoch)
+        });
+        !held || self.check.expired.contains(&signer)
+    }
+
+    fn claim_accepted(&mut self, p: usize, owner: ProcessId) {
+        let appetite = self.processes[p].core.appetite();
+        let expiring = match self.processes[p].core.cutoff(self.now_ms) {
+            Some(cutoff) if appetite == 0 => Some(cutoff),
+            None if appetite == 0 => return,
+            _ => None,
+        };
+        let limit = if appetite == 0 { 50 } else { appetite as u32 };
+        let ledger = Arc::clone(&self.stage.ledger);
+        let written = self.write(ledger.claim_accepted(self.chain_id, owner, limit, expiring));
+        if let (Some(Ok(rows)), true) = (written.done, written.answered)
+            && !rows.is_empty()
+        {
+            let queued = rows.iter().map(Queued::new).collect();
+            self.answer(p, Event::Accepted(queued));
+        }
+    }
+
+    /// The operator has looked at a frozen lane.
+    pub fn thaw(&mut self, signer: Address) {
+        let ledger = Arc::clone(&self.stage.ledger);
+        let (from, to) = (LaneMode::Frozen, LaneMode::Thawing);
+        let order = ledger.order_lane_mode(self.chain_id, signer, from, to);
+        self.stage.runtime.block_on(order).unwrap();
+    }
+}

@@ -1,0 +1,192 @@
+//! What must be true when all is quiet: every payment has its outcome, and ledger and chain agree to the unit.
+
+use std::collections::BTreeMap;
+
+use alloy_primitives::U256;
+use teller_domain::{
+    AuthorizationKey, CompensationKind, Level, Settlement, SettlementId, SettlementState, Told, Wei,
+};
+use teller_store::Ledger;
+
+use super::sight::settling_log;
+use super::world::World;
+
+impl World<'_> {
+    fn rows(&self) -> Vec<Settlement> {
+        let ids: Vec<SettlementId> = self.check.accepted.keys().copied().collect();
+        self.stage
+            .runtime
+            .block_on(self.stage.ledger.settlements(&ids))
+            .unwrap()
+    }
+
+    pub fn unresolved(&self) -> String {
+        let rows = self.rows();
+        let open = rows.iter().filter(|row| !row.state.is_resolved());
+        let open: Vec<String> = open
+            .map(|row| format!("{} {} tries {}", row.id, row.state.kind(), row.tries))
+            .collect();
+        let lanes = self
+            .stage
+            .runtime
+            .block_on(self.stage.ledger.lanes())
+            .unwrap();
+        let lanes: Vec<String> = lanes
+            .iter()
+            .filter(|lane| lane.fence.chain == self.chain_id)
+            .map(|lane| {
+                let sealed = self.chain.head().state.account(lane.fence.signer).nonce;
+                let slots: Vec<u64> = lane.open_slots.iter().map(|slot| slot.id.nonce.0).collect();
+                format!(
+                    "{:?} sealed {sealed} next {:?} open {slots:?}",
+                    lane.mode, lane.next_nonce
+                )
+            })
+            .collect();
+        format!("{open:?}; lanes {lanes:?}")
+    }
+
+    pub fn is_resolved(&self) -> bool {
+        if self.check.slots.values().any(|slot| slot.open) {
+            return false;
+        }
+        let settled = |row: &Settlement| match &row.state {
+            SettlementState::Settled(receipt) => receipt.level == Level::Finalized,
+            state => state.is_resolved(),
+        };
+        self.rows().iter().all(settled)
+    }
+
+    pub fn compare_ledger_and_chain(&mut self) {
+        let rows = self.rows();
+        let mut settled: BTreeMap<AuthorizationKey, SettlementId> = BTreeMap::new();
+        for row in &rows {
+            self.compare_row(row, &mut settled);
+        }
+        // Every use by our own transactions has its row.
+        let canonical: Vec<_> = self.chain.canonical().cloned().collect();
+        let mut cost = U256::ZERO;
+        let mut shared = U256::ZERO;
+        for sealed in &canonical {
+            for receipt in &sealed.receipts {
+                if !self.check.attempts.contains_key(&receipt.transaction.hash) {
+                    continue;
+                }
+                let of = |row: &&Settlement| match &row.state {
+                    SettlementState::Settled(r) => r.transaction == receipt.transaction.hash,
+                    _ => false,
+                };
+                let shares: Vec<Wei> = rows
+                    .iter()
+                    .filter(of)
+                    .map(|row| match &row.state {
+                        SettlementState::Settled(r) => r.cost,
+                        _ => Wei::ZERO,
+                    })
+                    .collect();
+                let uses = receipt.logs.len() / 2;
+                self.demand(uses == shares.len(), || {
+                    format!(
+                        "{uses} authorizations used by {}, {} rows settled",
+                        receipt.transaction.hash,
+                        shares.len()
+                    )
+                });
+                if uses > 0 {
+                    cost += receipt.cost.0;
+                    shared = shares.iter().fold(shared, |sum, share| sum + share.0);
+                }
+            }
+        }
+        let found_elsewhere = shared < cost
+            && rows.iter().any(
+                |row| matches!(&row.state, SettlementState::Settled(r) if r.cost == Wei::ZERO),
+            );
+        self.demand(cost == shared || found_elsewhere, || {
+            format!("invariant 9: settling cost {cost}, the ledger has {shared}")
+        });
+    }
+
+    fn compare_row(
+        &mut self,
+        row: &Settlement,
+        settled: &mut BTreeMap<AuthorizationKey, SettlementId>,
+    ) {
+        let payment = row.payment;
+        let head = self.chain.head().block.hash;
+        let canonical: Vec<_> = self.chain.canonical().cloned().collect();
+        let on_chain = canonical.iter().rev().find_map(|sealed| {
+            let receipts = sealed.receipts.iter();
+            receipts
+                .clone()
+                .find(|receipt| settling_log(receipt, &payment).is_some())
+                .map(|receipt| (sealed.block, receipt.transaction.hash))
+        });
+        let told = row.told;
+        let success = matches!(
+            row.state,
+            SettlementState::Settled(_) | SettlementState::SettledExternally(_)
+        );
+        match &row.state {
+            SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+                let same = on_chain == Some((receipt.block, receipt.transaction));
+                self.demand(same, || {
+                    format!(
+                        "invariant 8: {} is {} by {receipt:?}, the chain has {on_chain:?}",
+                        row.id,
+                        row.state.kind()
+                    )
+                });
+                let ours = self.check.attempts.contains_key(&receipt.transaction);
+                let said = matches!(row.state, SettlementState::Settled(_));
+                self.demand(ours == said, || {
+                    format!(
+                        "{} is settled by {}, ours: {ours}",
+                        row.id,
+                        row.state.kind()
+                    )
+                });
+                let first = settled.insert(payment.key, row.id).is_none();
+                self.demand(first, || {
+                    format!(
+                        "{} and another row are settled by one authorization",
+                        row.id
+                    )
+                });
+            }
+            state => {
+                let by_us =
+                    on_chain.is_some_and(|(_, hash)| self.check.attempts.contains_key(&hash));
+                // What a stranger submits after a payment has failed is between him and the payee.
+                let late = on_chain.is_some() && !by_us;
+                self.demand(on_chain.is_none() || late, || {
+                    format!("invariant 10: {} is {}, and the chain settled it: {on_chain:?} (head {head})", row.id, state.kind())
+                });
+            }
+        }
+        let entries = self.stage.ledger.compensations(0, Some(row.id), 100);
+        let entries = self.stage.runtime.block_on(entries).unwrap();
+        let last = entries.last().map(|entry| entry.kind);
+        match told {
+            Some(Told::Success { .. }) if !success => {
+                self.demand(last == Some(CompensationKind::SuccessTakenBack), || {
+                    format!(
+                        "success was told of {}, which is {}, without an entry: {last:?}",
+                        row.id,
+                        row.state.kind()
+                    )
+                });
+            }
+            Some(Told::Failure { .. }) if success => {
+                self.demand(last == Some(CompensationKind::FailureSettled), || {
+                    format!(
+                        "failure was told of {}, which is {}, without an entry: {last:?}",
+                        row.id,
+                        row.state.kind()
+                    )
+                });
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What the shell of a process does, one boundary at a time: an effect begins (its write or send is made, or is not),
+//! and its answer is another job, which a crash may forestall.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+use teller_domain::{
+    Attempt, AuthorizationKey, FencedLane, Resolution, SettlementId, SettlementState, SlotId,
+};
+use teller_schemes::{eip3009, multicall};
+use teller_store::{Ledger, NewSlot, OpenSlotOutcome, Reservations, StoreError, StoreResult};
+
+use super::world::{Job, TOKEN, World, short};
+use crate::core::{Effect, Event, Queued, ToSign};
+
+/// How often a look at a node is repeated before the shell leaves it to the core to ask again.
+pub const SEALED_TRIES: u32 = 5;
+pub const PATIENT_TRIES: u32 = 400;
+pub const RETRY_MS: u64 = 500;
+
+/// What a write came to: what the ledger did, if it got there, and whether its answer came back.
+pub struct Written<T> {
+    pub done: Option<StoreResult<T>>,
+    pub answered: bool,
+}
+
+impl World<'_> {
+    /// One call of the ledger, run to its end; lost before it, or behind it, as the odds will.
+    pub fn write<T>(&mut self, call: impl Future<Output = StoreResult<T>>) -> Written<T> {
+        if self.rng.chance(self.odds.write_lost) {
+            self.check.fault("write lost");
+            return Written {
+                done: None,
+                answered: false,
+            };
+        }
+        let answered = !self.rng.chance(self.odds.answer_lost);
+        if !answered {
+            self.check.fault("write answer lost");
+        }
+        let done = self.stage.runtime.block_on(call);
+        if let Err(error @ (StoreError::Corrupt(_) | StoreError::Unavailable { .. })) = &done {
+            self.broken(format!("the ledger itself fails: {error}"));
+        }
+        Written {
+            done: Some(done),
+            answered,
+        }
+    }
+
+    pub fn lost(&mut self, p: usize, fence: FencedLane) {
+        self.answer(p, Event::LaneLost { fence });
+    }
+
+    pub fn retry(&mut self, p: usize, effect: Effect, tries: u32, most: u32, in_ms: u64) {
+        if tries < most {
+            let jitter = self.rng.below(100);
+            self.schedule(in_ms + jitter, Job::Begin(p, effect, tries + 1));
+        }
+    }
+
+    pub fn begin(&mut self, p: usize, effect: Effect, tries: u32) {
+        match effect {
+            Effect::ReadCode {
+                signer,
+                batch,
+                payments,
+            } => {
+                self.read_code(p, signer, batch, &payments);
+            }
+            Effect::Sign {
+                fence,
+                id,
+                what,
+                gas_limit,
+                fees,
+            } => {
+                let signer = self.signer_of(fence.signer);
+                let attempt = match &what {
+                    ToSign::Batch(payments) => {
+                        let (to, data) = settling_call(payments);
+                        signer.sign_batch(id.chain, id.nonce, to, data, gas_limit, fees)
+                    }
+                    ToSign::Outbid(original) => signer.outbid(original, fees),
+                    ToSign::NoOp => signer.sign_noop(id.chain, id.nonce, fees),
+                };
+                let attempt = attempt.unwrap();
+                self.answer(p, Event::Signed { fence, id, attempt });
+            }
+            Effect::OpenSlot {
+                fence,
+                id,
+                attempt,
+                payments,
+            } => {
+                self.open_slot(p, fence, id, attempt, payments);
+            }
+            Effect::AddAttempt { fence, id, attempt } => {
+                let ledger = Arc::clone(&self.stage.ledger);
+                let written = self.write(ledger.add_attempt(fence, id, attempt.clone()));
+                if matches!(written.done, Some(Ok(()))) {
+                    self.fenced(fence, "add_attempt");
+                    self.attempt_committed(id, &attempt);
+                }
+                match written.done {
+                    Some(Ok(())) if written.answered => {
+                        self.answer(p, Event::AttemptAdded { fence, id });
+                    }
+                    _ => self.lost(p, fence),
+                }
+            }
+            Effect::Broadcast {
+                id,
+                attempt,
+                again: _,
+            } => self.broadcast(p, id, &attempt),
+            Effect::FindReceipts { lookups, place } => {
+                self.find_receipts(p, lookups, place, tries);
+            }
+            Effect::LookUp { id, hashes } => self.look_up(p, id, &hashes),
+            Effect::Investigate {
+                id,
+                block,
+                payments,
+            } => {
+                self.investigate(p, id, block, payments, tries);
+            }
+            Effect::CheckBlocks { fence, blocks } => self.check_blocks(p, fence, &blocks),
+            Effect::ReclaimLane { signer } => self.schedule(RETRY_MS, Job::Claim(p, signer)),
+            Effect::ReleaseQueued(ids) => {
+                let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
+                let _no_answer = self.write(ledger.release_accepted(owner, &ids));
+            }
+            commit => self.commit(p, commit, tries),
+        }
+    }
+
+    /// The writes of a lane that carry no bytes.
+    fn commit(&mut self, p: usize, effect: Effect, tries: u32) {
+        let ledger = Arc::clone(&self.stage.ledger);
+        match effect {
+            Effect::Preconfirm {
+                fence,
+                id,
+                transaction,
+                payments,
+            } => {
+                let written = self.write(ledger.preconfirm(fence, id, transaction, &payments));
+                match written.done {
+                    Some(Ok(())) => self.fenced(fence, "preconfirm"),
+                    _ => self.lost(p, fence),
+                }
+            }
+            Effect::CloseSlot {
+                fence,
+                closure,
+                payments,
+            } => {
+                let written = self.write(ledger.close_slot(fence, closure.clone()));
+                if matches!(written.done, Some(Ok(()))) {
+                    self.fenced(fence, "close_slot");
+                    self.slot_closed(&closure);
+                    self.settle_holds(&closure.resolutions, &payments);
+                }
+                match written.done {
+                    Some(Ok(())) if written.answered => {
+                        self.answer(
+                            p,
+                            Event::SlotClosed {
+                                fence,
+                                id: closure.id,
+                            },
+                        );
+                    }
+                    _ => self.lost(p, fence),
+                }
+            }
+            Effect::ReopenSlots { fence, nonces } => {
+                let written = self.write(ledger.reopen_slots(fence, &nonces));
+                if matches!(written.done, Some(Ok(()))) {
+                    self.fenced(fence, "reopen_slots");
+                    let keys = self.check.reopened(fence, &nonces);
+                    let reservations = Arc::clone(&self.stage.reservations);
+                    self.stage
+                        .runtime
+                        .block_on(reservations.unmined(&keys))
+                        .unwrap();
+                }
+                match written.done {
+                    Some(Ok(()) | Err(StoreError::StaleLane)) => {
+                        self.schedule(1, Job::Claim(p, fence.signer));
+                    }
+                    Some(Err(error)) => {
+                        self.broken(format!("reopen_slots of {nonces:?}: {error}"));
+                    }
+                    None => {
+                        let effect = Effect::ReopenSlots { fence, nonces };
+                        self.retry(p, effect, tries, PATIENT_TRIES, RETRY_MS);
+                    }
+                }
+            }
+            Effect::TakeBackExternal { fence, blocks } => {
+                let written = self.write(ledger.take_back_external(fence, &blocks));
+                match written.done {
+                    Some(Ok(_)) if written.answered => self.fenced(fence, "take_back_external"),
+                    _ => self.lost(p, fence),
+                }
+            }
+            Effect::RaiseLevels {
+                fence,
+                nonces,
+                level,
+            } => {
+                let written = self.write(ledger.raise_levels(fence, &nonces, level));
+                if matches!(written.done, Some(Ok(()))) {
+                    self.fenced(fence, "raise_levels");
+                    self.levels_raised(fence, &nonces, level);
+                }
+                match written.done {
+                    Some(Ok(())) if written.answered => {
+                        self.answer(
+                            p,
+                            Event::LevelsRaised {
+                                fence,
+                                nonces,
+                                level,
+                            },
+                        );
+                    }
+                    _ => self.lost(p, fence),
+                }
+            }
+            Effect::ResolveAccepted { fence, resolutions } => {
+                let written = self.write(ledger.resolve_accepted(fence, &resolutions));
+                match (written.done, written.answered) {
+                    (Some(Ok(_)), true) => {
+                        self.fenced(fence, "resolve_accepted");
+                        let ids = resolutions.iter().map(|(id, _)| *id).collect();
+                        self.answer(p, Event::AcceptedResolved { ids });
+                    }
+                    (Some(Err(_)), _) => self.lost(p, fence),
+                    (Some(Ok(_)) | None, _) => {
+                        let effect = Effect::ResolveAccepted { fence, resolutions };
+                        self.retry(p, effect, tries, PATIENT_TRIES, RETRY_MS);
+                    }
+                }
+            }
+            Effect::SetMode { fence, mode, slot } => {
+                let written = self.write(ledger.set_lane_mode(fence, mode));
+                match written.done {
+                    Some(Ok(())) => {
+                        self.fenced(fence, "set_lane_mode");
+                        self.mode_set(fence, mode, slot);
+                    }
+                    _ => self.lost(p, fence),
+                }
+            }
+            other => self.broken(format!(
+                "an effect that nobody carries out: {}",
+                short(&other)
+            )),
+        }
+    }
+
+    fn open_slot(
+        &mut self,
+        p: usize,
+        fence: FencedLane,
+        id: SlotId,
+        attempt: Attempt,
+        payments: Vec<SettlementId>,
+    ) {
+        let slot = NewSlot {
+            id,
+            attempt: attempt.clone(),
+            payments: payments.clone(),
+        };
+        let ledger = Arc::clone(&self.stage.ledger);
+        let written = self.write(ledger.open_slot(fence, slot));
+        if matches!(written.done, Some(Ok(OpenSlotOutcome::Opened))) {
+            self.fenced(fence, "open_slot");
+            self.slot_opened(id, &attempt, &payments);
+        }
+        match written.done {
+            Some(Ok(OpenSlotOutcome::Opened)) if written.answered => {
+                self.answer(p, Event::SlotOpened { fence, id });
+            }
+            Some(Ok(OpenSlotOutcome::PaymentsMoved(moved))) if written.answered => {
+                self.answer(p, Event::PaymentsMoved { fence, id, moved });
+            }
+            _ => self.lost(p, fence),
+        }
+    }
+
+    fn settle_holds(&mut self, resolutions: &[(SettlementId, Resolution)], payments: &[Queued]) {
+        let key = |id: SettlementId| -> Option<AuthorizationKey> {
+            payments
+                .iter()
+                .find(|queued| queued.id == id)
+                .map(|queued| queued.payment.key)
+        };
+        for (id, resolution) in resolutions {
+            let (Some(key), Resolution::Resolved(state)) = (key(*id), resolution) else {
+                continue;
+            };
+            let reservations = Arc::clone(&self.stage.reservations);
+            let done = match state {
+                SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
+                    let block = receipt.block.number;
+                    self.stage
+                        .runtime
+                        .block_on(reservations.mined(&[key], block))
+                }
+                _ => self.stage.runtime.block_on(reservations.abandon(&[key])),
+            };
+            done.unwrap();
+        }
+    }
+}
+
+fn settling_call(payments: &[Queued]) -> (Address, alloy_primitives::Bytes) {
+    match payments {
+        [alone] => (TOKEN, eip3009::transfer_call(&alone.payment)),
+        _ => {
+            let calls = payments
+                .iter()
+                .map(|q| (TOKEN, eip3009::transfer_call(&q.payment)));
+            (multicall::MULTICALL3, multicall::aggregate(calls))
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! What the shell of a process asks of nodes: sends, receipts, looks at slots, blocks and payments.
+
+use std::sync::Arc;
+
+use alloy_primitives::{Address, B256};
+use teller_chain::SendOutcome;
+use teller_domain::{Attempt, BlockRef, FencedLane, Level, Payment, Reason, Receipt, SlotId, Wei};
+
+use super::model::chain::{Receipt as ChainReceipt, Sealed};
+use super::model::state::{BlockEnv, Spent};
+use super::model::transaction::{TokenCall, Transaction};
+use super::shell::{PATIENT_TRIES, RETRY_MS, SEALED_TRIES};
+use super::world::{Job, TOKEN, World};
+use crate::core::{Effect, Event, Finding, Log, Mined, Place, Queued, Sent, Sighting};
+
+impl World<'_> {
+    pub fn some_endpoint(&mut self) -> Option<usize> {
+        let endpoint = self.rng.index(self.endpoints.len());
+        (!self.node_fails(endpoint)).then_some(endpoint)
+    }
+
+    pub fn view(&self, endpoint: usize) -> &Arc<Sealed> {
+        self.chain.block(self.endpoints[endpoint].view)
+    }
+
+    fn env(&self, endpoint: usize) -> BlockEnv {
+        let head = self.view(endpoint);
+        BlockEnv {
+            timestamp: head.timestamp,
+            base_fee: head.base_fee,
+            token: TOKEN,
+        }
+    }
+
+    pub fn read_code(&mut self, p: usize, signer: Address, batch: u64, payments: &[Queued]) {
+        let Some(endpoint) = self.some_endpoint() else {
+            return self.answer(p, Event::CodeUnread { signer, batch });
+        };
+        let state = &self.view(endpoint).state;
+        let mut with_code = Vec::new();
+        let mut refused = Vec::new();
+        for queued in payments {
+            if state.account(queued.payment.key.payer).code.is_none() {
+                continue;
+            }
+            with_code.push(queued.id);
+            if payments.len() == 1 {
+                refused.extend(
+                    self.would_fail(&queued.payment)
+                        .map(|reason| (queued.id, reason)),
+                );
+            }
+        }
+        self.answer(
+            p,
+            Event::CodeRead {
+                signer,
+                batch,
+                with_code,
+                refused,
+            },
+        );
+    }
+
+    /// Why the call would revert, if every node says that it would. A used authorization is another matter: what used it
+    /// may have paid.
+    fn would_fail(&self, payment: &Payment) -> Option<Reason> {
+        let mut why = None;
+        for endpoint in 0..self.endpoints.len() {
+            let state = &self.view(endpoint).state;
+            let reason = state.would_fail(&call_of(payment), &self.env(endpoint))?;
+            if reason == Some(Reason::NonceAlreadyUsed) {
+                return None;
+            }
+            why = Some(reason.unwrap_or(Reason::TransactionFailed));
+        }
+        why
+    }
+
+    /// To one node, and to a second one if the first did not take it; any acceptance wins.
+    pub fn broadcast(&mut self, p: usize, id: SlotId, attempt: &Attempt) {
+        self.check_sent(id, attempt);
+        let transaction = Arc::new(Transaction::decode(&attempt.raw, id.signer));
+        let first = self.rng.index(self.endpoints.len());
+        let mut outcome = self.send_to(first, &transaction);
+        if !matches!(outcome, SendOutcome::Accepted | SendOutcome::AlreadyKnown) {
+            let second = (first + 1) % self.endpoints.len();
+            let other = self.send_to(second, &transaction);
+            if rank(&other) < rank(&outcome) {
+                outcome = other;
+            }
+        }
+        let outcome = match outcome {
+            SendOutcome::Accepted | SendOutcome::AlreadyKnown => Sent::Accepted,
+            SendOutcome::NonceTooLow => Sent::NonceTooLow,
+            SendOutcome::Underpriced => Sent::Underpriced,
+            SendOutcome::InsufficientFunds => Sent::InsufficientFunds,
+            SendOutcome::GasTooHigh => Sent::GasTooHigh,
+            SendOutcome::Unknown(_) => Sent::Unknown,
+        };
+        self.answer(
+            p,
+            Event::Sent {
+                id,
+                hash: attempt.hash,
+                outcome,
+            },
+        );
+    }
+
+    fn send_to(&mut self, endpoint: usize, transaction: &Arc<Transaction>) -> SendOutcome {
+        let unknown = SendOutcome::Unknown(String::new());
+        if self.node_fails(endpoint) {
+            return match self.rng.below(4) {
+                0 => {
+                    self.check.fault("send delivered, answer lost");
+                    self.submit(endpoint, Arc::clone(transaction));
+                    unknown
+                }
+                1 => {
+                    self.check.fault("send delivered late");
+                    let late = self.rng.between(100, 8_000);
+                    self.schedule(late, Job::Arrive(endpoint, Arc::clone(transaction)));
+                    unknown
+                }
+                _ => {
+                    self.check.fault("send lost");
+                    unknown
+                }
+            };
+        }
+        self.submit(endpoint, Arc::clone(transaction))
+    }
+
+    pub fn submit(&mut self, endpoint: usize, transaction: Arc<Transaction>) -> SendOutcome {
+        let view = Arc::clone(self.view(endpoint));
+        let base_fee = self.chain.base_fee_after(&view);
+        self.endpoints[endpoint]
+            .pool
+            .submit(transaction, &view.state, base_fee)
+    }
+
+    pub fn find_receipts(
+        &mut self,
+        p: usize,
+        lookups: Vec<(SlotId, Vec<B256>)>,
+        place: Place,
+        tries: u32,
+    ) {
+        if place == Place::Flashblock {
+            let Some(flashblock) = self.flashblock.clone() else {
+                return;
+            };
+            for (id, hashes) in lookups {
+                let receipt = hashes.iter().find_map(|hash| flashblock.receipt(*hash));
+                if let Some(receipt) = receipt {
+                    let mined = mined(&flashblock, receipt);
+                    self.answer(p, Event::Found { id, mined });
+                }
+            }
+            return;
+        }
+        let mut missing = Vec::new();
+        let endpoint = self.some_endpoint();
+        for (id, hashes) in lookups {
+            let found = endpoint.and_then(|endpoint| {
+                let node = &self.endpoints[endpoint];
+                hashes
+                    .iter()
+                    .find_map(|hash| node.receipt(&self.chain, *hash, self.now_ms))
+            });
+            match found.map(|(sealed, receipt)| mined(sealed, receipt)) {
+                Some(mined) => self.answer(p, Event::Found { id, mined }),
+                None => missing.push((id, hashes)),
+            }
+        }
+        if !missing.is_empty() {
+            let effect = Effect::FindReceipts {
+                lookups: missing,
+                place,
+            };
+            self.retry(p, effect, tries, SEALED_TRIES, 300);
+        }
+    }
+
+    pub fn look_up(&mut self, p: usize, id: SlotId, hashes: &[B256]) {
+        let mut sightings = Vec::new();
+        for endpoint in 0..self.endpoints.len() {
+            if self.node_fails(endpoint) {
+                continue;
+            }
+            let node = &self.endpoints[endpoint];
+            let view = self.view(endpoint);
+            let found = |hash: &B256| node.receipt(&self.chain, *hash, self.now_ms);
+            sightings.push(Sighting {
+                sealed: view.block,
+                sealed_nonce: teller_domain::AccountNonce(view.state.account(id.signer).nonce),
+                mined: hashes.iter().find_map(found).map(|(s, r)| mined(s, r)),
+                known: hashes
+                    .iter()
+                    .any(|hash| node.knows(&self.chain, *hash, self.now_ms)),
+            });
+        }
+        let (asked, endpoints) = (hashes.len(), self.endpoints.len());
+        self.answer(
+            p,
+            Event::LookedUp {
+                id,
+                asked,
+                sightings,
+                endpoints,
+            },
+        );
+    }
+
+    pub fn check_blocks(&mut self, p: usize, fence: FencedLane, blocks: &[BlockRef]) {
+        let mut canonical = Vec::new();
+        let mut orphaned = Vec::new();
+        let answering: Vec<usize> = (0..self.endpoints.len())
+            .filter(|endpoint| !self.node_fails(*endpoint))
+            .collect();
+        for block in blocks {
+            let mut verdicts = answering.iter().filter_map(|endpoint| {
+                let view = self.endpoints[*endpoint].view;
+                let there = self.chain.ancestor(view, block.number)?;
+                Some(there.block.hash == block.hash)
+            });
+            let said: Vec<bool> = verdicts.by_ref().collect();
+            if said.len() < 2 {
+                continue;
+            }
+            if said.iter().all(|same| *same) {
+                canonical.push(*block);
+            } else if said.iter().all(|same| !same) {
+                orphaned.push(*block);
+            }
+        }
+        if !(canonical.is_empty() && orphaned.is_empty()) {
+            self.answer(
+                p,
+                Event::BlocksChecked {
+                    fence,
+                    canonical,
+                    orphaned,
+                },
+            );
+        }
+    }
+
+    pub fn investigate(
+        &mut self,
+        p: usize,
+        id: SlotId,
+        block: BlockRef,
+        payments: Vec<Queued>,
+        tries: u32,
+    ) {
+        let mut findings = Vec::new();
+        for queued in &payments {
+            let first = self
+                .some_endpoint()
+                .and_then(|e| self.explain(e, block, &queued.payment));
+            let Some(finding) = first else { break };
+            let negative = matches!(finding, Finding::Spent { .. } | Finding::WouldRevert(_));
+            if negative {
+                let second = self.some_endpoint();
+                let second = second.and_then(|e| self.explain(e, block, &queued.payment));
+                if second.as_ref() != Some(&finding) {
+                    break;
+                }
+            }
+            findings.push((queued.id, finding));
+        }
+        if findings.len() == payments.len() {
+            return self.answer(
+                p,
+                Event::Investigated {
+                    id,
+                    block,
+                    findings,
+                },
+            );
+        }
+        let effect = Effect::Investigate {
+            id,
+            block,
+            payments,
+        };
+        self.retry(p, effect, tries, PATIENT_TRIES, RETRY_MS);
+    }
+
+    fn explain(&self, endpoint: usize, block: BlockRef, payment: &Payment) -> Option<Finding> {
+        let node = &self.endpoints[endpoint];
+        let there = self.chain.ancestor(node.view, block.number)?;
+        if there.block.hash != block.hash || self.now_ms < node.forgets_until_ms {
+            return None;
+        }
+        let head = self.view(endpoint);
+        let (payer, nonce) = (payment.key.payer, payment.key.nonce.0);
+        if head.state.spent(payer, nonce).is_none() {
+            let failure = head
+                .state
+                .would_fail(&call_of(payment), &self.env(endpoint));
+            return Some(match failure {
+                None => Finding::WouldSettle,
+                Some(reason) => Finding::WouldRevert(reason.unwrap_or(Reason::TransactionFailed)),
+            });
+        }
+        let mut height = head.block.number;
+        loop {
+            let sealed = self.chain.ancestor(node.view, height)?;
+            for receipt in &sealed.receipts {
+                let Some(spent) = use_in(receipt, payer, nonce) else {
+                    continue;
+                };
+                let hash = receipt.transaction.hash;
+                let settles = (spent == Spent::Used)
+                    .then(|| settling_log(receipt, payment))
+                    .flatten();
+                return Some(match settles {
+                    Some(log_index) => Finding::SettledElsewhere {
+                        receipt: Receipt {
+                            transaction: hash,
+                            block: sealed.block,
+                            log_index,
+                            level: Level::Included,
+                            gas_used: 0,
+                            cost: Wei::ZERO,
+                        },
+                        ours: self.check.attempts.contains_key(&hash),
+                    },
+                    None => Finding::Spent {
+                        transaction: Some(hash),
+                    },
+                });
+            }
+            height = height.checked_sub(1)?;
+        }
+    }
+}
+
+fn rank(outcome: &SendOutcome) -> u8 {
+    match outcome {
+        SendOutcome::Accepted => 0,
+        SendOutcome::AlreadyKnown => 1,
+        SendOutcome::NonceTooLow => 2,
+        SendOutcome::Underpriced => 3,
+        SendOutcome::Unknown(_) => 4,
+        SendOutcome::InsufficientFunds => 5,
+        SendOutcome::GasTooHigh => 6,
+    }
+}
+
+pub fn call_of(payment: &Payment) -> TokenCall {
+    TokenCall::TransferWithAuthorization {
+        from: payment.key.payer,
+        to: payment.payee,
+        value: payment.value.0,
+        valid_after: payment.valid_after,
+        valid_before: payment.valid_before,
+        nonce: payment.key.nonce.0,
+    }
+}
+
+/// What a receipt's logs say of an authorization.
+pub fn use_in(receipt: &ChainReceipt, payer: Address, nonce: B256) -> Option<Spent> {
+    let logs = receipt.logs.iter().map(|log| teller_schemes::EventLog {
+        address: log.address,
+        topics: &log.topics,
+        data: &log.data,
+        index: 0,
+    });
+    let effects = teller_schemes::effects(logs);
+    let key = (TOKEN, payer, teller_domain::AuthorizationNonce(nonce));
+    effects.get(&key).map(|effect| match effect {
+        teller_schemes::Effect::Used(_) => Spent::Used,
+        teller_schemes::Effect::Cancelled => Spent::Cancelled,
+    })
+}
+
+/// The index of the transfer that a payment signed.
+pub fn settling_log(receipt: &ChainReceipt, payment: &Payment) -> Option<u64> {
+    let logs = receipt
+        .logs
+        .iter()
+        .zip(receipt.first_log..)
+        .map(|(log, index)| teller_schemes::EventLog {
+            address: log.address,
+            topics: &log.topics,
+            data: &log.data,
+            index,
+        });
+    let effects = teller_schemes::effects(logs);
+    let key = (TOKEN, payment.key.payer, payment.key.nonce);
+    effects.get(&key)?.settles(payment)
+}
+
+fn mined(sealed: &Sealed, receipt: &ChainReceipt) -> Mined {
+    let logs = receipt.logs.iter().zip(receipt.first_log..);
+    Mined {
+        transaction: receipt.transaction.hash,
+        block: sealed.block,
+        succeeded: receipt.succeeded,
+        gas_used: receipt.gas_used,
+        cost: receipt.cost,
+        logs: logs
+            .map(|(log, index)| Log {
+                address: log.address,
+                topics: log.topics.clone(),
+                data: log.data.clone(),
+                index,
+            })
+            .collect(),
+    }
+}
