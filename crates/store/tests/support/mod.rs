@@ -347,7 +347,7 @@ pub async fn accept(store: &TestLedger) -> Settlement {
 pub async fn lane(store: &TestLedger) -> FencedLane {
     let claimed = store
         .ledger
-        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 60_000)
+        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 1, 60_000)
         .await
         .unwrap()
         .unwrap();
@@ -393,7 +393,13 @@ pub fn closure(slot: &NewSlot, resolutions: Vec<(SettlementId, Resolution)>) -> 
 pub async fn claim(store: &TestLedger) -> LaneRecovery {
     store
         .ledger
-        .claim_lane(CHAIN, SIGNER, ProcessId(uuid::Uuid::from_u128(1)), 60_000)
+        .claim_lane(
+            CHAIN,
+            SIGNER,
+            ProcessId(uuid::Uuid::from_u128(1)),
+            1,
+            60_000,
+        )
         .await
         .unwrap()
         .unwrap()
@@ -440,7 +446,7 @@ pub async fn settle(store: &TestLedger) -> Settlement {
 pub async fn lane_of(store: &TestLedger, signer: Address, nonce: u64) -> FencedLane {
     let claimed = store
         .ledger
-        .claim_lane(CHAIN, signer, ProcessId::fresh(), 60_000)
+        .claim_lane(CHAIN, signer, ProcessId::fresh(), 1, 60_000)
         .await
         .unwrap()
         .unwrap();
