@@ -442,6 +442,8 @@ mod tests {
         (Address::repeat_byte(number), B256::repeat_byte(number))
     }
 
+    type Change = fn(&mut World);
+
     /// Ledger, chain and answers of two payments that were settled in one transaction.
     struct World {
         rows: Vec<Value>,
@@ -533,7 +535,7 @@ mod tests {
     fn every_kind_of_difference_is_found() {
         let failure = || json!({ "success": false, "errorReason": "some_reason" });
         let pending = || json!({ "success": false, "errorReason": "settlement_pending" });
-        let changes: [(&str, fn(&mut World)); 9] = [
+        let changes: [(&str, Change); 9] = [
             ("a settled row without a transfer", |world| {
                 world.chain.uses.remove(&key(10));
             }),

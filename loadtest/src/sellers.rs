@@ -12,11 +12,10 @@ use crate::sign::Signed;
 /// A facilitator answers within 25 s, or says pending.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 /// Reasons after which a seller asks again: nothing was decided, or a withdrawn payment may be accepted again.
-const OPEN_REASONS: [&str; 5] = [
+const OPEN_REASONS: [&str; 4] = [
     "settlement_pending",
     "settlement_withdrawn",
     "unexpected_settle_error",
-    "authorization_already_reserved",
     "rate_limited",
 ];
 

@@ -32,10 +32,22 @@ impl Shell {
             Effect::Sign {
                 fence,
                 id,
+                ticket,
                 what,
                 gas_limit,
                 fees,
-            } => self.sign(fence, id, what, gas_limit, fees).await,
+            } => {
+                let signed = self.sign(fence, id, what, gas_limit, fees).await;
+                if let Some(attempt) = signed {
+                    self.tell(Event::Signed {
+                        fence,
+                        id,
+                        ticket,
+                        attempt,
+                    })
+                    .await;
+                }
+            }
             Effect::OpenSlot {
                 fence,
                 id,
@@ -92,17 +104,26 @@ impl Shell {
     }
 
     /// Encoding and signing hundreds of payments takes a while, so it happens off the threads that do I/O.
-    async fn sign(&self, fence: FencedLane, id: SlotId, what: ToSign, gas_limit: u64, fees: Fees) {
+    async fn sign(
+        &self,
+        fence: FencedLane,
+        id: SlotId,
+        what: ToSign,
+        gas_limit: u64,
+        fees: Fees,
+    ) -> Option<Attempt> {
         let Some(signer) = self.signers.get(&fence.signer).cloned() else {
-            return self.lose_lane(fence, &SignerError::NotAKey).await;
+            self.lose_lane(fence, &SignerError::NotAKey).await;
+            return None;
         };
         let multicall3 = self.parts.multicall3;
         let signing = move || sign(&signer, multicall3, id, &what, gas_limit, fees);
         match tokio::task::spawn_blocking(signing).await {
-            Ok(Ok(attempt)) => self.tell(Event::Signed { fence, id, attempt }).await,
+            Ok(Ok(attempt)) => return Some(attempt),
             Ok(Err(error)) => self.lose_lane(fence, &error).await,
             Err(error) => self.lose_lane(fence, &error).await,
         }
+        None
     }
 
     async fn open_slot(

@@ -197,6 +197,8 @@ pub enum Event {
         fence: FencedLane,
         /// The slot.
         id: SlotId,
+        /// The [`Effect::Sign`] that this answers.
+        ticket: u64,
         /// The bytes.
         attempt: Attempt,
     },
@@ -334,6 +336,8 @@ pub enum Effect {
         fence: FencedLane,
         /// The slot whose nonce the bytes get.
         id: SlotId,
+        /// Names this order: bytes that were signed for an earlier one are not taken for it.
+        ticket: u64,
         /// What they carry.
         what: ToSign,
         /// Gas limit of the transaction; [`ToSign::Outbid`] and [`ToSign::NoOp`] have their own.

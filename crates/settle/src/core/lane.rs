@@ -43,8 +43,8 @@ pub(super) struct Forming {
 pub(super) enum Stage {
     /// Its payers are being looked at.
     Reading,
-    /// It is being signed.
-    Signing,
+    /// It is being signed, under this ticket.
+    Signing(u64),
     /// Its slot is being committed.
     Committing(Attempt),
 }
@@ -94,8 +94,8 @@ pub(super) struct Closed {
 pub(super) enum Adding {
     /// None is.
     No,
-    /// It is being signed.
-    Signing,
+    /// It is being signed, under this ticket.
+    Signing(u64),
     /// It is being committed.
     Committing(Attempt),
 }

@@ -79,6 +79,8 @@ pub struct Core {
     config: CoreConfig,
     queue: Queue,
     lanes: BTreeMap<Address, Lane>,
+    /// The highest epoch under which each lane was claimed: what was read under an older one is old.
+    epochs: BTreeMap<Address, u64>,
     /// Every payment in the queue, in a forming batch or in a slot: an announcement of one of these is an echo.
     known: HashSet<SettlementId>,
     /// Those whose outcome is being committed without a slot, and under which lane's fence.
@@ -92,6 +94,8 @@ pub struct Core {
     unusable_since_ms: Option<u64>,
     effects: Vec<Effect>,
     batches: u64,
+    /// Orders to sign so far.
+    tickets: u64,
     unsound_attempts: u64,
     rules: rules::Rules,
 }
@@ -103,6 +107,7 @@ impl Core {
             config,
             queue: Queue::default(),
             lanes: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             known: HashSet::new(),
             ending: HashMap::new(),
             head: None,
@@ -114,6 +119,7 @@ impl Core {
             unusable_since_ms: None,
             effects: Vec::new(),
             batches: 0,
+            tickets: 0,
             unsound_attempts: 0,
             rules: rules::Rules::default(),
         }
@@ -154,7 +160,12 @@ impl Core {
                 refused,
             } => self.on_code_read(signer, batch, &with_code, &refused, now_ms),
             Event::CodeUnread { signer, batch } => self.on_code_unread(signer, batch, now_ms),
-            Event::Signed { fence, id, attempt } => self.on_signed(fence, id, attempt, now_ms),
+            Event::Signed {
+                fence,
+                id,
+                ticket,
+                attempt,
+            } => self.on_signed(fence, id, ticket, attempt, now_ms),
             Event::SlotOpened { fence, id } => self.on_slot_opened(fence, id, now_ms),
             Event::PaymentsMoved { fence, id, moved } => {
                 self.on_payments_moved(fence, id, &moved, now_ms)
@@ -237,6 +248,11 @@ impl Core {
     /// Whether nothing waits for time to pass: without events a tick would change nothing.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.lanes.values().all(Lane::is_empty)
+    }
+
+    fn next_ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
     }
 
     fn emit(&mut self, effect: Effect) {

@@ -19,6 +19,12 @@ const UNREAD_PAUSE_MS: u64 = 250;
 impl Core {
     pub(super) fn on_lane_claimed(&mut self, recovered: RecoveredLane, now_ms: u64) {
         let fence = recovered.fence;
+        let newest = self.epochs.entry(fence.signer).or_default();
+        if fence.epoch < *newest {
+            // Two claims of this process overtook each other: what has happened since is not in this one.
+            return;
+        }
+        *newest = fence.epoch;
         self.drop_lane(fence.signer);
         let mut slots = BTreeMap::new();
         let mut lookups = Vec::new();
@@ -196,6 +202,7 @@ impl Core {
         self.end_late(fence, &late);
         let fees = self.initial_fees();
         let (draining, max_gas) = (self.draining, self.config.limits.max_gas);
+        let ticket = self.next_ticket();
         let Some(lane) = self.lane_mut(fence) else {
             return;
         };
@@ -206,11 +213,12 @@ impl Core {
         let (false, Some(fees), true) = (forming.payments.is_empty(), fees, usable) else {
             return self.dissolve(fence, now_ms);
         };
-        forming.stage = Stage::Signing;
+        forming.stage = Stage::Signing(ticket);
         let payments = forming.payments.clone();
         let effect = Effect::Sign {
             fence,
             id: lane.slot_id(lane.next_nonce),
+            ticket,
             gas_limit: gas_limit(payments.len()).min(max_gas),
             what: ToSign::Batch(payments),
             fees,
@@ -235,6 +243,7 @@ impl Core {
         &mut self,
         fence: FencedLane,
         id: SlotId,
+        ticket: u64,
         attempt: Attempt,
         now_ms: u64,
     ) {
@@ -249,7 +258,7 @@ impl Core {
         let Some(forming) = lane
             .forming
             .as_mut()
-            .filter(|forming| matches!(forming.stage, Stage::Signing))
+            .filter(|forming| matches!(forming.stage, Stage::Signing(asked) if asked == ticket))
         else {
             return;
         };

@@ -22,15 +22,16 @@ impl Core {
         &mut self,
         fence: FencedLane,
         id: SlotId,
+        ticket: u64,
         attempt: Attempt,
         now_ms: u64,
     ) {
         let adds = self.lane_mut(fence).and_then(|lane| {
             let slot = lane.slots.get_mut(&id.nonce)?;
-            matches!(slot.adding, Adding::Signing).then_some(slot)
+            matches!(slot.adding, Adding::Signing(asked) if asked == ticket).then_some(slot)
         });
         let Some(slot) = adds else {
-            return self.on_batch_signed(fence, id, attempt, now_ms);
+            return self.on_batch_signed(fence, id, ticket, attempt, now_ms);
         };
         slot.adding = Adding::Committing(attempt.clone());
         if !self.rules.hold(Rule::CommitBeforeSend) {
@@ -153,6 +154,7 @@ impl Core {
         let base_fee = self.head.map_or(0, |head| head.base_fee);
         let eighth = self.rules.hold(Rule::OutbidByAnEighth);
         let same = self.rules.hold(Rule::SameCalldata);
+        let ticket = self.next_ticket();
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
             return;
         };
@@ -192,7 +194,7 @@ impl Core {
         if !eighth {
             fees = raised_too_little(newest.fees);
         }
-        slot.adding = Adding::Signing;
+        slot.adding = Adding::Signing(ticket);
         slot.underpriced = false;
         let gas_limit = original.gas_limit;
         let what = match kind {
@@ -203,6 +205,7 @@ impl Core {
         self.emit(Effect::Sign {
             fence,
             id,
+            ticket,
             what,
             gas_limit,
             fees,

@@ -10,7 +10,7 @@ use teller_domain::{
 };
 use teller_store::{
     AcceptOutcome, ClaimOutcome, HoldPurpose, Ledger, NewSettlement, Reservations, ReserveOutcome,
-    ReserveRequest,
+    ReserveRequest, Success,
 };
 
 use super::model::state::Code;
@@ -292,7 +292,8 @@ impl World<'_> {
             | SettlementState::SettledExternally(_)
             | SettlementState::Preconfirmed { .. } => {
                 let process = self.processes[at].id;
-                let claim = ledger.claim_delivery(id, request, process);
+                let success = Success::of(&row.state).expect("it is settled");
+                let claim = ledger.claim_delivery(id, request, process, success);
                 match self.stage.runtime.block_on(claim) {
                     Ok(ClaimOutcome::Claimed) => {}
                     Ok(ClaimOutcome::Taken) => {

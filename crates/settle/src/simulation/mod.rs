@@ -20,5 +20,6 @@ mod reckoning;
 mod rng;
 mod shell;
 mod sight;
+mod stage;
 mod tests;
 mod world;

@@ -72,6 +72,7 @@ impl World<'_> {
             Effect::Sign {
                 fence,
                 id,
+                ticket,
                 what,
                 gas_limit,
                 fees,
@@ -86,7 +87,13 @@ impl World<'_> {
                     ToSign::NoOp => signer.sign_noop(id.chain, id.nonce, fees),
                 };
                 let attempt = attempt.unwrap();
-                self.answer(p, Event::Signed { fence, id, attempt });
+                let signed = Event::Signed {
+                    fence,
+                    id,
+                    ticket,
+                    attempt,
+                };
+                self.answer(p, signed);
             }
             Effect::OpenSlot {
                 fence,

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::world::{Stage, World};
+use super::stage::Stage;
+use super::world::World;
 use crate::core::Rule;
 
 /// Seeds of the plain test run.

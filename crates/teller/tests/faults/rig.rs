@@ -82,7 +82,9 @@ pub struct Rig {
     pub stores: Option<(String, String)>,
     sellers: JoinSet<Told>,
     told: Vec<Told>,
-    next: u64,
+    sold: u64,
+    /// Tests share a Redis, and the payers of all local chains are the same.
+    first_nonce: u64,
     pub compensated: HashSet<Key>,
 }
 
@@ -144,7 +146,8 @@ impl Rig {
             stores,
             sellers: JoinSet::new(),
             told: Vec::new(),
-            next: 0,
+            sold: 0,
+            first_nonce: u64::from_be_bytes(Address::random()[..8].try_into().unwrap()),
             compensated: HashSet::new(),
         }
     }
@@ -155,11 +158,12 @@ impl Rig {
     }
 
     pub fn payment_until(&mut self, valid_before: u64) -> Payment {
-        let number = self.next;
-        self.next += 1;
+        let number = self.sold;
+        self.sold += 1;
         let payers = self.chain.devnet.info().payers.len() as u64;
         let buyer = self.chain.payer((number % payers) as usize);
-        buyer.pay_until(&self.chain, PAYEE, 100 + number, number, valid_before)
+        let nonce = self.first_nonce.wrapping_add(number);
+        buyer.pay_until(&self.chain, PAYEE, 100 + number, nonce, valid_before)
     }
 
     pub fn buyer(&self, address: Address) -> Buyer {

@@ -135,9 +135,11 @@ fn a_withdrawn_payment_leaves_its_forming_batch() {
     };
     let withdrawn = batch[0].id;
     let attempt = bench.attempt(AttemptKind::Batch, *fees);
+    let ticket = bench.core.tickets;
     bench.tell(Event::Signed {
         fence: fence(),
         id: slot(7),
+        ticket,
         attempt,
     });
     let effects = bench.tell(Event::PaymentsMoved {

@@ -230,9 +230,11 @@ impl Bench {
         };
         let (fence, id) = (*fence, *id);
         let attempt = self.attempt(AttemptKind::Batch, *fees);
+        let ticket = self.core.tickets;
         let written = self.tell(Event::Signed {
             fence,
             id,
+            ticket,
             attempt: attempt.clone(),
         });
         assert!(
@@ -266,9 +268,11 @@ impl Bench {
         };
         let attempt = self.attempt(kind, *fees);
         let (fence, id) = (*fence, *id);
+        let ticket = self.core.tickets;
         let written = self.tell(Event::Signed {
             fence,
             id,
+            ticket,
             attempt: attempt.clone(),
         });
         assert!(

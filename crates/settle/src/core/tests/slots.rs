@@ -300,9 +300,11 @@ fn news_of_an_older_holding_opens_no_slot() {
         ..fence()
     };
     let attempt = bench.attempt(AttemptKind::Batch, fees(1, 1));
+    let ticket = bench.core.tickets;
     let signed = Event::Signed {
         fence: older,
         id: slot(7),
+        ticket,
         attempt,
     };
     assert!(bench.tell(signed).is_empty());
@@ -403,9 +405,11 @@ fn a_batch_that_expired_while_it_was_signed_and_committed_becomes_a_no_op() {
     let id = *id;
     bench.now += 120_000;
     let attempt = bench.attempt(AttemptKind::Batch, fees(20_000_000, 2));
+    let ticket = bench.core.tickets;
     bench.tell(Event::Signed {
         fence: fence(),
         id,
+        ticket,
         attempt,
     });
     let effects = bench.tell(Event::SlotOpened { fence: fence(), id });
@@ -419,4 +423,45 @@ fn a_batch_that_expired_while_it_was_signed_and_committed_becomes_a_no_op() {
         ),
         "{effects:?}"
     );
+}
+
+#[test]
+fn a_claim_that_a_newer_one_has_overtaken_changes_nothing() {
+    let mut bench = Bench::with_lane();
+    let mut newer = empty_lane();
+    newer.fence.epoch += 2;
+    bench.tell(Event::LaneClaimed(newer.clone()));
+    let mut older = empty_lane();
+    older.fence.epoch += 1;
+    older.next_nonce = AccountNonce(1);
+    bench.tell(Event::LaneClaimed(older));
+    assert_eq!(bench.lane().fence, newer.fence);
+    assert_eq!(bench.lane().next_nonce, newer.next_nonce);
+}
+
+#[test]
+fn bytes_that_were_signed_for_an_earlier_batch_open_no_slot() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(2)));
+    let effects = bench.read_code(&effects);
+    let Some(Effect::Sign { ticket, .. }) = effects.last() else {
+        panic!("{effects:?}")
+    };
+    let ticket = *ticket;
+    let attempt = bench.attempt(AttemptKind::Batch, fees(20_000_000, 2));
+    let signed = Event::Signed {
+        fence: fence(),
+        id: slot(7),
+        ticket,
+        attempt,
+    };
+    bench.tell(signed.clone());
+    let moved = vec![payments(1)[0].id];
+    bench.tell(Event::PaymentsMoved {
+        fence: fence(),
+        id: slot(7),
+        moved,
+    });
+    // The batch is being signed anew; the old bytes come a second time.
+    assert!(bench.tell(signed).is_empty());
 }

@@ -5,6 +5,8 @@
 //! order, the base fee, of each receipt the status and the logs (addresses, topics, data, order, indexes), and of every
 //! account its nonce, its dollars and its authorizations. Gas used agrees within [`GAS_TOLERANCE_PERCENT`] where no
 //! hostile payer is in the transaction; its wei are what the node's gas makes them. Timestamps are the node's.
+//!
+//! Longer than most files: what a script does and what is compared after it only make sense side by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
