@@ -310,7 +310,10 @@ impl OpenSlot {
         let since = |then: u64| now_ms.saturating_sub(then);
         let stopped = matches!(around.mode, LaneMode::Frozen | LaneMode::Thawing);
         let mut care = Vec::new();
-        if (heads_lane || stopped) && since(self.lookup_ms) >= Schedule::LOOK_UP * interval {
+        let recovered = matches!(self.phase, Phase::Recovered);
+        if (heads_lane || stopped || recovered)
+            && since(self.lookup_ms) >= Schedule::LOOK_UP * interval
+        {
             self.lookup_ms = now_ms;
             care.push(Care::LookUp);
         }
