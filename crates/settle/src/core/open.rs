@@ -226,8 +226,8 @@ impl Core {
         self.emit(effect);
     }
 
-    /// The lane was drained, stopped or is to be handed over meanwhile: what was to be its next batch goes elsewhere, and what was signed for
-    /// it is forgotten.
+    /// The lane was drained or stopped meanwhile, or is to be handed over: what was to be its next batch goes elsewhere,
+    /// and what was signed for it is forgotten.
     fn dissolve(&mut self, fence: FencedLane, now_ms: u64) {
         let forming = self
             .lane_mut(fence)

@@ -11,7 +11,7 @@ use super::world::{FOR_EVER_MS, Job, World};
 use crate::core::{Effect, Event, Queued, RecoveredLane, RecoveredSlot};
 
 /// How often of a thousand times a process that looks after its lanes is told to hand one over.
-const HAND_OVERS: u64 = 20;
+const HAND_OVERS: u64 = 5;
 
 impl World<'_> {
     /// Takes a lane, with what is open on it; tries again until this process has it.
