@@ -26,6 +26,9 @@ use crate::waiters::{Waiters, Waiting};
 /// How often an accept whose fate is unknown is looked up again while somebody waits for it.
 const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
 
+/// How often a claim is tried again while another request has it and has not delivered it.
+const CLAIM_POLL: Duration = Duration::from_millis(200);
+
 /// How often a settlement is read again, at most, because what was to be told of it has changed.
 const READINGS: usize = 3;
 
@@ -248,7 +251,7 @@ impl Settler {
                 }
             }
         }
-        Box::pin(self.answer(request, settlement, level)).await
+        Box::pin(self.answer(request, settlement, level, deadline)).await
     }
 
     fn existing(&self, request: &PaymentRequest, settlement: Settlement) -> Known {
@@ -354,6 +357,7 @@ impl Settler {
         request: &PaymentRequest,
         mut settlement: Settlement,
         level: Level,
+        deadline: Instant,
     ) -> SettleAnswer {
         for _ in 0..READINGS {
             if !settlement.state.answers(level) {
@@ -378,7 +382,12 @@ impl Settler {
                 },
             };
             return self
-                .claim_to_the_end(request, settlement, transaction, level)
+                .claim_to_the_end(
+                    request,
+                    settlement,
+                    Success { transaction, level },
+                    deadline,
+                )
                 .await;
         }
         pending(settlement)
@@ -419,16 +428,12 @@ impl Settler {
         &self,
         request: &PaymentRequest,
         settlement: Settlement,
-        transaction: B256,
-        level: Level,
+        success: Success,
+        deadline: Instant,
     ) -> SettleAnswer {
         let (settler, request) = (self.clone(), request.clone());
         let row = settlement.clone();
-        let claim = async move {
-            settler
-                .claim(&request, settlement, transaction, level)
-                .await
-        };
+        let claim = async move { settler.claim(&request, settlement, success, deadline).await };
         tokio::spawn(claim).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a claim did not end well");
             pending(row)
@@ -439,9 +444,10 @@ impl Settler {
         &self,
         request: &PaymentRequest,
         settlement: Settlement,
-        transaction: B256,
-        level: Level,
+        success: Success,
+        deadline: Instant,
     ) -> SettleAnswer {
+        let Success { transaction, level } = success;
         let request_id = match self.request_id(request).await {
             Ok(IdempotencyOutcome::Bound(request_id)) => request_id,
             Ok(IdempotencyOutcome::UsedForAnother(_)) => {
@@ -466,28 +472,43 @@ impl Settler {
             request: request_id,
             end: undelivered,
         };
-        let success = Success { transaction, level };
-        let claiming =
-            self.ledger()
-                .claim_delivery(settlement.id, request_id, self.shared.process, success);
-        match Boundary::ClaimDelivery.around(claiming).await {
-            Ok(ClaimOutcome::Claimed) => SettleAnswer::Settled {
-                settlement,
-                transaction,
-                level,
-                delivery,
-            },
-            Ok(ClaimOutcome::Taken) => {
-                delivery.end = DeliveryEnd::Leave;
-                SettleAnswer::Duplicate {
-                    settlement,
-                    transaction,
+        loop {
+            let claiming = self.ledger().claim_delivery(
+                settlement.id,
+                request_id,
+                self.shared.process,
+                success,
+            );
+            match Boundary::ClaimDelivery.around(claiming).await {
+                Ok(ClaimOutcome::Claimed) => {
+                    return SettleAnswer::Settled {
+                        settlement,
+                        transaction,
+                        level,
+                        delivery,
+                    };
                 }
-            }
-            // Also where a reorg has taken the settlement back meanwhile.
-            Err(error) => {
-                tracing::warn!(settlement = %settlement.id, %error, "a delivery could not be claimed");
-                pending(settlement)
+                Ok(ClaimOutcome::Delivered) => {
+                    delivery.end = DeliveryEnd::Leave;
+                    return SettleAnswer::Duplicate {
+                        settlement,
+                        transaction,
+                    };
+                }
+                // Whoever has it may be dead, and the success would then be told to nobody: it is this request's once that
+                // is certain.
+                Ok(ClaimOutcome::Taken) if Instant::now() < deadline => {
+                    tokio::time::sleep(CLAIM_POLL).await;
+                }
+                Ok(ClaimOutcome::Taken) => {
+                    delivery.end = DeliveryEnd::Leave;
+                    return pending(settlement);
+                }
+                // Also where a reorg has taken the settlement back meanwhile.
+                Err(error) => {
+                    tracing::warn!(settlement = %settlement.id, %error, "a delivery could not be claimed");
+                    return pending(settlement);
+                }
             }
         }
     }

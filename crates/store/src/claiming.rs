@@ -3,9 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sqlx::{ColumnIndex, Decode, Row, Type};
 use teller_domain::{ProcessId, RequestId, SettlementId};
 
-use crate::{ClaimOutcome, Success};
+use crate::rows::Columns;
+use crate::{ClaimOutcome, StoreError, StoreResult, Success};
 
 /// A settlement, the request that wants to deliver its success, that request's process, and what it would tell.
 pub(crate) type Claim = (SettlementId, RequestId, ProcessId, Success);
@@ -46,13 +48,16 @@ impl Rounds {
         (!round.is_empty()).then_some(round)
     }
 
-    pub(crate) fn answer(&mut self, round: &[Claim], claimed: &HashSet<SettlementId>) {
+    /// Notes who got what: `refused` says of each settlement that was not claimed whether its success was delivered.
+    pub(crate) fn answer(&mut self, round: &[Claim], refused: &HashMap<SettlementId, bool>) {
         for (id, request, ..) in round {
-            let outcome = if claimed.contains(id) {
-                self.owners.insert(*id, *request);
-                ClaimOutcome::Claimed
-            } else {
-                ClaimOutcome::Taken
+            let outcome = match refused.get(id) {
+                None => {
+                    self.owners.insert(*id, *request);
+                    ClaimOutcome::Claimed
+                }
+                Some(false) => ClaimOutcome::Taken,
+                Some(true) => ClaimOutcome::Delivered,
             };
             self.outcomes.insert((*id, *request), outcome);
         }
@@ -69,6 +74,36 @@ impl Rounds {
                     .unwrap_or(ClaimOutcome::Taken)
             })
             .collect()
+    }
+}
+
+/// Those of a round that were not claimed, from the rows (id, delivered) of all that could have been. One that is not
+/// among these was moved by a reorg since it was read.
+pub(crate) fn refused<'r, R: Row>(
+    round: &[Claim],
+    claimed: &HashSet<SettlementId>,
+    settled: &'r [R],
+) -> StoreResult<HashMap<SettlementId, bool>>
+where
+    usize: ColumnIndex<R>,
+    uuid::Uuid: Decode<'r, R::Database> + Type<R::Database>,
+    bool: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let mut delivered = HashMap::new();
+    for row in settled {
+        let mut columns = Columns::of(row);
+        delivered.insert(SettlementId(columns.take()?), columns.take()?);
+    }
+    delivered.retain(|id, _| !claimed.contains(id));
+    let moved = round
+        .iter()
+        .find(|(id, ..)| !claimed.contains(id) && !delivered.contains_key(id));
+    match moved {
+        Some((id, ..)) => Err(StoreError::Conflict {
+            row: format!("settlement {id}"),
+            expected: "settled as it was read, or surer",
+        }),
+        None => Ok(delivered),
     }
 }
 

@@ -221,8 +221,10 @@ impl Success {
 pub enum ClaimOutcome {
     /// The success is this request's to deliver.
     Claimed,
-    /// Another request has it.
+    /// Another request has it; whether its answer was written is not known yet.
     Taken,
+    /// Another request has delivered it.
+    Delivered,
 }
 
 /// What [`Ledger::bind_idempotency_key`] found.

@@ -551,7 +551,7 @@ async fn a_claim_is_released_until_it_is_confirmed(store: TestLedger) {
         .release_delivery(settled.id, two)
         .await
         .unwrap();
-    assert_eq!(claim(one).await.unwrap(), ClaimOutcome::Taken);
+    assert_eq!(claim(one).await.unwrap(), ClaimOutcome::Delivered);
     assert_eq!(claim(two).await.unwrap(), ClaimOutcome::Claimed);
 }
 
@@ -590,7 +590,7 @@ async fn a_dead_process_leaves_its_claim(store: TestLedger) {
     let late = store.claim(first.id, request(), lives).await.unwrap();
     assert_eq!(late, ClaimOutcome::Claimed);
     let delivered = store.claim(second.id, request(), lives).await.unwrap();
-    assert_eq!(delivered, ClaimOutcome::Taken);
+    assert_eq!(delivered, ClaimOutcome::Delivered);
 }
 
 async fn what_is_not_settled_cannot_be_claimed(store: TestLedger) {
@@ -978,7 +978,7 @@ async fn a_restart_keeps_everything(mut store: TestLedger) {
         .claim(settled.id, RequestId::fresh(), ProcessId::fresh())
         .await
         .unwrap();
-    assert_eq!(taken, ClaimOutcome::Taken);
+    assert_eq!(taken, ClaimOutcome::Delivered);
     store.ledger.ping().await.unwrap();
     assert!(store.ledger.now().await.unwrap() >= waiting.accepted_at);
 }

@@ -359,7 +359,10 @@ async fn a_failure_that_is_none_any_more_gives_way_to_what_is_true() {
     let hash = bench.settle(0, id).await;
     let mut stale = bench.ledger.settlement(id).await.unwrap().unwrap();
     stale.state = dead();
-    let answer = bench.settler.answer(&request, stale, Level::Included).await;
+    let answer = bench
+        .settler
+        .answer(&request, stale, Level::Included, Instant::now())
+        .await;
     assert!(
         matches!(&answer, SettleAnswer::Settled { transaction, .. } if *transaction == hash),
         "{answer:?}"

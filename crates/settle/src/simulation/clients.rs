@@ -296,10 +296,12 @@ impl World<'_> {
                 let claim = ledger.claim_delivery(id, request, process, success);
                 match self.stage.runtime.block_on(claim) {
                     Ok(ClaimOutcome::Claimed) => {}
-                    Ok(ClaimOutcome::Taken) => {
+                    Ok(ClaimOutcome::Delivered) => {
                         self.clients[client].stage = Stage::Done;
                         return;
                     }
+                    // Whoever has it may be dead.
+                    Ok(ClaimOutcome::Taken) => return self.schedule(500, Job::Client(client)),
                     // A reorg took it back between the look and the claim.
                     Err(_) => return self.schedule(500, Job::Client(client)),
                 }

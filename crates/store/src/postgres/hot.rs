@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementId, UnixMillis};
 use uuid::Uuid;
 
-use crate::claiming::{Claim, tells};
+use crate::claiming::{Claim, refused, tells};
 use crate::rows::{
     Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
 };
@@ -212,11 +212,11 @@ pub(super) async fn find_each(
     Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
 }
 
-/// One round: distinct settlements; answers those that were claimed.
+/// One round: distinct settlements; answers those that were not claimed, and whether their success was delivered.
 pub(super) async fn claim_round(
     pool: &PgPool,
     claims: &[Claim],
-) -> StoreResult<HashSet<SettlementId>> {
+) -> StoreResult<HashMap<SettlementId, bool>> {
     let mut sorted = claims.to_vec();
     sorted.sort();
     let ids: Vec<Uuid> = sorted.iter().map(|(id, ..)| id.0).collect();
@@ -249,27 +249,21 @@ pub(super) async fn claim_round(
     .await
     .map_err(StoreError::of_ledger)?;
     let claimed = ids_of(&claimed)?;
-    if claimed.len() < claims.len() {
-        let settled = sqlx::query(concat!(
-            "SELECT s.id FROM settlements AS s JOIN UNNEST($1::uuid[], $2::bytea[], $3::text[]) AS r (id, hash, level) ",
-            "ON s.id = r.id WHERE ",
-            tells!("s", "r.hash", "r.level"),
-        ))
-        .bind(&ids)
-        .bind(&hashes)
-        .bind(&levels)
-        .fetch_all(pool)
-        .await
-        .map_err(StoreError::of_ledger)?;
-        let settled = ids_of(&settled)?;
-        if let Some((id, ..)) = claims.iter().find(|(id, ..)| !settled.contains(id)) {
-            return Err(StoreError::Conflict {
-                row: format!("settlement {id}"),
-                expected: "settled as it was read, or surer",
-            });
-        }
+    if claimed.len() == claims.len() {
+        return Ok(HashMap::new());
     }
-    Ok(claimed)
+    let settled = sqlx::query(concat!(
+        "SELECT s.id, s.delivered_at IS NOT NULL FROM settlements AS s ",
+        "JOIN UNNEST($1::uuid[], $2::bytea[], $3::text[]) AS r (id, hash, level) ON s.id = r.id WHERE ",
+        tells!("s", "r.hash", "r.level"),
+    ))
+    .bind(&ids)
+    .bind(&hashes)
+    .bind(&levels)
+    .fetch_all(pool)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    refused(claims, &claimed, &settled)
 }
 
 fn ids_of(rows: &[sqlx::postgres::PgRow]) -> StoreResult<HashSet<SettlementId>> {
@@ -282,8 +276,8 @@ fn ids_of(rows: &[sqlx::postgres::PgRow]) -> StoreResult<HashSet<SettlementId>> 
 pub(super) async fn claim(pool: PgPool, claims: Vec<Claim>) -> StoreResult<Vec<ClaimOutcome>> {
     let mut rounds = crate::claiming::Rounds::of(claims);
     while let Some(round) = rounds.next_round() {
-        let claimed = claim_round(&pool, &round).await?;
-        rounds.answer(&round, &claimed);
+        let refused = claim_round(&pool, &round).await?;
+        rounds.answer(&round, &refused);
     }
     Ok(rounds.outcomes())
 }

@@ -9,7 +9,7 @@ use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementI
 use uuid::Uuid;
 
 use super::writer::Grouped;
-use crate::claiming::{Claim, Rounds, tells};
+use crate::claiming::{Claim, Rounds, refused, tells};
 use crate::rows::{
     Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
 };
@@ -193,18 +193,18 @@ impl Grouped for Claims {
     ) -> StoreResult<Vec<ClaimOutcome>> {
         let mut rounds = Rounds::of(requests.to_vec());
         while let Some(round) = rounds.next_round() {
-            let claimed = claim_round(connection, &round).await?;
-            rounds.answer(&round, &claimed);
+            let refused = claim_round(connection, &round).await?;
+            rounds.answer(&round, &refused);
         }
         Ok(rounds.outcomes())
     }
 }
 
-/// Distinct settlements; answers those that were claimed.
+/// Distinct settlements; answers those that were not claimed, and whether their success was delivered.
 async fn claim_round(
     connection: &mut SqliteConnection,
     claims: &[Claim],
-) -> StoreResult<HashSet<SettlementId>> {
+) -> StoreResult<HashMap<SettlementId, bool>> {
     let rows: Vec<Value> = claims
         .iter()
         .map(|(id, request, process, success)| {
@@ -217,6 +217,7 @@ async fn claim_round(
             ])
         })
         .collect();
+    let claimants = Value::from(rows).to_string();
     let claimed = sqlx::query(concat!(
         "UPDATE settlements SET delivery_request = unhex(j.value->>1), ",
         "delivery_process = CASE WHEN delivered_at IS NULL THEN unhex(j.value->>2) ELSE delivery_process END, ",
@@ -227,7 +228,7 @@ async fn claim_round(
         "delivery_process NOT IN (SELECT id FROM processes WHERE lease_until > ms))) ",
         "RETURNING settlements.id",
     ))
-    .bind(Value::from(rows.clone()).to_string())
+    .bind(&claimants)
     .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
@@ -235,38 +236,19 @@ async fn claim_round(
         .iter()
         .map(|row| Columns::of(row).take().map(SettlementId))
         .collect::<StoreResult<HashSet<_>>>()?;
-    if claimed.len() < claims.len() {
-        let ids: Vec<SettlementId> = claims
-            .iter()
-            .map(|(id, ..)| *id)
-            .filter(|id| !claimed.contains(id))
-            .collect();
-        expect_settled(connection, &ids, rows).await?;
+    if claimed.len() == claims.len() {
+        return Ok(HashMap::new());
     }
-    Ok(claimed)
-}
-
-async fn expect_settled(
-    connection: &mut SqliteConnection,
-    ids: &[SettlementId],
-    claims: Vec<Value>,
-) -> StoreResult<()> {
-    let rows = sqlx::query(concat!(
-        "SELECT s.id FROM settlements AS s JOIN json_each(?1) AS j ON s.id = unhex(j.value->>0) WHERE ",
+    let settled = sqlx::query(concat!(
+        "SELECT s.id, s.delivered_at IS NOT NULL FROM settlements AS s ",
+        "JOIN json_each(?1) AS j ON s.id = unhex(j.value->>0) WHERE ",
         tells!("s", "unhex(j.value->>3)", "j.value->>4"),
     ))
-    .bind(Value::from(claims).to_string())
+    .bind(claimants)
     .fetch_all(connection)
     .await
     .map_err(StoreError::of_ledger)?;
-    let settled: HashSet<Uuid> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
-    match ids.iter().find(|id| !settled.contains(&id.0)) {
-        Some(id) => Err(StoreError::Conflict {
-            row: format!("settlement {id}"),
-            expected: "settled as it was read, or surer",
-        }),
-        None => Ok(()),
-    }
+    refused(claims, &claimed, &settled)
 }
 
 pub(super) fn ids_json(ids: &[SettlementId]) -> String {
