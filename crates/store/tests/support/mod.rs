@@ -139,12 +139,13 @@ impl TestLedger {
         request: RequestId,
         process: ProcessId,
     ) -> StoreResult<ClaimOutcome> {
-        let row = self.ledger.settlement(id).await?.expect("a settlement");
+        let row = self.ledger.settlement(id).await?;
         let nothing = Success {
             transaction: B256::ZERO,
             level: Level::Included,
         };
-        let success = Success::of(&row.state).unwrap_or(nothing);
+        let success = row.and_then(|row| Success::of(&row.state));
+        let success = success.unwrap_or(nothing);
         self.ledger
             .claim_delivery(id, request, process, success)
             .await
