@@ -3,6 +3,9 @@
 ALTER TABLE lanes ADD COLUMN mode TEXT NOT NULL DEFAULT 'active'
     CHECK (mode IN ('active', 'draining', 'frozen', 'thawing', 'rescuing'));
 
+-- Lanes are shared out among the living processes that settle.
+ALTER TABLE processes ADD COLUMN settles BOOLEAN NOT NULL DEFAULT false;
+
 -- A closed slot's transaction is the attempt that was mined; NULL if a stranger's transaction was. Its level says how
 -- sure the chain is of its block: a reorg reopens the slot until that is finalized.
 ALTER TABLE slots ADD COLUMN level TEXT CHECK (level IN ('included', 'safe', 'finalized'));

@@ -3,6 +3,9 @@
 ALTER TABLE lanes ADD COLUMN mode TEXT NOT NULL DEFAULT 'active'
     CHECK (mode IN ('active', 'draining', 'frozen', 'thawing', 'rescuing'));
 
+-- Lanes are shared out among the living processes that settle.
+ALTER TABLE processes ADD COLUMN settles INTEGER NOT NULL DEFAULT 0;
+
 CREATE TABLE new_slots (
     chain_id         INTEGER NOT NULL,
     signer           BLOB NOT NULL,

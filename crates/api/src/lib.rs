@@ -8,6 +8,7 @@ mod api;
 mod auth;
 mod delivery;
 mod grpc;
+mod health;
 mod inflight;
 mod limits;
 mod meters;
@@ -21,6 +22,7 @@ mod wire;
 
 pub use api::{Api, ApiConfig, Supported, SupportedNetwork};
 pub use auth::{ApiKey, Auth};
+pub use health::Health;
 pub use limits::TenantLimits;
 pub use readiness::Readiness;
 pub use serve::{ServeLimits, serve_grpc, serve_rest};

@@ -8,13 +8,15 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use teller_api::{Auth, Readiness, ServeLimits, serve_rest};
+use teller_api::{Auth, Health, Readiness, ServeLimits, serve_rest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
@@ -302,6 +304,49 @@ async fn health_readiness_and_capabilities() {
         let described = ask(Auth::Open, request("GET", path, "")).await;
         assert_eq!(described.json["endpoint"], path);
     }
+}
+
+#[tokio::test]
+async fn a_process_without_doors_tells_how_it_is() {
+    let health = Health::new();
+    let router = health.router(|| "teller_queue_depth 3\n".to_owned());
+    let ask = |path: &'static str| answer(router.clone(), request("GET", path, ""));
+    assert_eq!(ask("/healthz").await.json, json!({"status": "ok"}));
+    let starting = ask("/readyz").await;
+    assert_eq!(starting.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(starting.json["status"], "starting");
+
+    let up = Arc::new(AtomicBool::new(true));
+    let ledger = up.clone();
+    let check = move || std::future::ready(ledger.load(Ordering::Relaxed));
+    health.started(Readiness::new().with("ledger", check));
+    let ready = ask("/readyz").await;
+    assert_eq!(ready.status, StatusCode::OK);
+    assert_eq!(
+        ready.json,
+        json!({"status": "ready", "dependencies": {"ledger": "ok"}})
+    );
+    up.store(false, Ordering::Relaxed);
+    // Longer than an answer is good for.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let out = ask("/readyz").await;
+    assert_eq!(out.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(out.json["dependencies"]["ledger"], "unavailable");
+    up.store(true, Ordering::Relaxed);
+    health.begin_drain();
+    let ending = ask("/readyz").await;
+    assert_eq!(ending.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(ending.json["status"], "shutting down");
+
+    assert_eq!(ask("/settle").await.status, StatusCode::NOT_FOUND);
+    let response = router
+        .oneshot(request("GET", "/metrics", ""))
+        .await
+        .unwrap();
+    let kind = response.headers()["content-type"].to_str().unwrap();
+    assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    let text = axum::body::to_bytes(response.into_body(), 1 << 16).await;
+    assert_eq!(text.unwrap(), "teller_queue_depth 3\n");
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ async fn bench() -> Bench {
     let api = support::api_over(Auth::Open, Readiness::new(), ledger.clone(), reservations);
     let process = ProcessId::fresh();
     let claimed = ledger
-        .claim_lane(CHAIN, SIGNER, process, 60_000)
+        .claim_lane(CHAIN, SIGNER, process, 1, 60_000)
         .await
         .unwrap()
         .unwrap();

@@ -94,6 +94,7 @@ impl Shell {
             }
             Effect::ReleaseQueued(ids) => self.release_queued(ids).await,
             Effect::SetMode { fence, mode, slot } => self.set_mode(fence, mode, slot).await,
+            Effect::ReleaseLane { fence } => self.release_lane(fence).await,
             Effect::ReclaimLane { signer } => {
                 // Whatever made the write fail gets a moment to pass.
                 tokio::time::sleep(RETRY).await;
@@ -351,7 +352,7 @@ impl Shell {
     }
 
     /// Repeats a write until it has a certain end.
-    async fn until_certain<T, F>(&self, write: impl Fn() -> F) -> StoreResult<T>
+    pub(crate) async fn until_certain<T, F>(&self, write: impl Fn() -> F) -> StoreResult<T>
     where
         F: Future<Output = StoreResult<T>>,
     {

@@ -8,7 +8,7 @@ use alloy_primitives::Address;
 use teller_chain::{HeadHandle, Inspector, LocalSigner, Nodes};
 use teller_domain::{ChainId, FencedLane, ProcessId, SlotId};
 use teller_store::{Ledger, Reservations, StoreError};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
@@ -16,6 +16,7 @@ use crate::core::{Core, CoreConfig, Effect, Event, Queued};
 use crate::feed::Feed;
 use crate::handle::Settler;
 use crate::report;
+use crate::share::{Holding, Holdings};
 use crate::waiters::Waiters;
 
 /// Events that may wait for the core. Beyond this, whoever accepts payments waits.
@@ -103,14 +104,6 @@ pub enum EngineStatus {
     Broken(EngineError),
 }
 
-/// A lane that this process holds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Holding {
-    pub(crate) fence: FencedLane,
-    /// When the lease was last asked for that the ledger granted.
-    pub(crate) renewed: Instant,
-}
-
 /// How much the core has to do, and how much more it could.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Appetite {
@@ -130,7 +123,9 @@ pub(crate) struct Shell {
     pub(crate) process: ProcessId,
     pub(crate) timings: Timings,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) holdings: Mutex<HashMap<Address, Holding>>,
+    pub(crate) holdings: Mutex<Holdings>,
+    /// Lanes are claimed one after the other, so that the ledger counts those that this process has.
+    pub(crate) claiming: Semaphore,
     /// When each open slot was opened, by the ledger's clock but as a moment of this process.
     pub(crate) opened: Mutex<HashMap<SlotId, Instant>>,
     pub(crate) appetite: watch::Sender<Appetite>,
@@ -155,38 +150,16 @@ impl Shell {
     }
 
     pub(crate) fn holdings(&self) -> Vec<Holding> {
-        lock(&self.holdings).values().copied().collect()
+        self.held().all()
+    }
+
+    /// The lanes that this process holds.
+    pub(crate) fn held(&self) -> MutexGuard<'_, Holdings> {
+        lock(&self.holdings)
     }
 
     pub(crate) fn fence(&self, signer: Address) -> Option<FencedLane> {
-        lock(&self.holdings)
-            .get(&signer)
-            .map(|holding| holding.fence)
-    }
-
-    pub(crate) fn hold(&self, holding: Holding) {
-        lock(&self.holdings).insert(holding.fence.signer, holding);
-    }
-
-    /// Notes a granted lease, if the lane is still held as it was.
-    pub(crate) fn note_renewed(&self, fence: FencedLane, asked: Instant) {
-        if let Some(holding) = lock(&self.holdings).get_mut(&fence.signer)
-            && holding.fence == fence
-        {
-            holding.renewed = asked;
-        }
-    }
-
-    /// Forgets a lane, if it is still held as it was. Whoever is told `true` tells the core.
-    pub(crate) fn let_go(&self, fence: FencedLane) -> bool {
-        let mut holdings = lock(&self.holdings);
-        let held = holdings
-            .get(&fence.signer)
-            .is_some_and(|holding| holding.fence == fence);
-        if held {
-            holdings.remove(&fence.signer);
-        }
-        held
+        self.held().fence(signer)
     }
 
     pub(crate) fn note_opened(&self, id: SlotId) {
@@ -242,6 +215,7 @@ impl Engine {
         for parts in networks {
             let (events, inbox) = mpsc::channel(EVENT_QUEUE);
             engines.insert(parts.core.chain, events.clone());
+            let signers = parts.signers.len();
             let shell = Arc::new(Shell {
                 signers: parts
                     .signers
@@ -255,7 +229,8 @@ impl Engine {
                 process,
                 timings,
                 events,
-                holdings: Mutex::default(),
+                holdings: Mutex::new(Holdings::new(signers, timings.lease)),
+                claiming: Semaphore::new(1),
                 opened: Mutex::default(),
                 appetite: watch::Sender::new(Appetite::default()),
                 claims: Notify::new(),
@@ -265,6 +240,7 @@ impl Engine {
             tasks.push(tokio::spawn(supervise(shell.clone(), inbox)));
             tasks.push(tokio::spawn(shell.clone().prepare()));
             tasks.push(tokio::spawn(shell.clone().keep_leases()));
+            tasks.push(tokio::spawn(shell.clone().spread_lanes()));
             tasks.push(tokio::spawn(shell.clone().poll_ledger()));
             tasks.push(tokio::spawn(shell.clone().watch_money()));
             tasks.push(tokio::spawn(shell.clone().watch_levels()));
@@ -418,6 +394,7 @@ fn writes(effect: &Effect) -> bool {
         | Effect::RaiseLevels { .. }
         | Effect::ResolveAccepted { .. }
         | Effect::ReleaseQueued(_)
+        | Effect::ReleaseLane { .. }
         | Effect::SetMode { .. } => true,
     }
 }

@@ -13,6 +13,7 @@ mod handle;
 mod investigate;
 mod recover;
 mod report;
+mod share;
 mod sight;
 #[cfg(test)]
 mod simulation;

@@ -6,15 +6,18 @@ use std::time::Duration;
 use alloy_primitives::Address;
 use futures::future::join_all;
 use teller_domain::{ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis};
-use teller_store::{LaneRecovery, StoreError};
+use teller_store::{Duty, LaneRecovery, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot};
 use crate::effects::RETRY;
-use crate::engine::{EngineError, EngineStatus, Holding, Shell, stopping};
+use crate::engine::{EngineError, EngineStatus, Shell, stopping};
+use crate::share::Holding;
 
 /// Settlements read in one look-up.
 const READ_CHUNK: usize = 500;
+/// A lane is handed over at most this often.
+const SPREAD_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why a step of starting did not work.
 enum Setback {
@@ -108,7 +111,7 @@ impl Shell {
                 Ok(Some(lane)) => break (lane, asked),
                 Ok(None) => {
                     if !std::mem::replace(&mut is_elsewhere, true) {
-                        tracing::info!(%signer, "the lane is held by another process; waiting for it");
+                        tracing::info!(%signer, "the lane is another process's, or for another to take; waiting for it");
                     }
                     self.runs();
                 }
@@ -124,10 +127,7 @@ impl Shell {
             sleep(RETRY).await;
         };
         let fence = lane.fence;
-        self.hold(Holding {
-            fence,
-            renewed: asked,
-        });
+        self.held().take(fence, asked);
         tracing::info!(
             %signer,
             epoch = fence.epoch,
@@ -157,10 +157,13 @@ impl Shell {
 
     async fn try_reclaim(&self, signer: Address) -> Result<Option<RecoveredLane>, Setback> {
         let lease_ms = millis(self.timings.lease);
+        let signers = u64::try_from(self.signers.len()).unwrap_or(u64::MAX);
+        let one_at_a_time = self.claiming.acquire().await;
         let claimed = self
             .ledger
-            .claim_lane(self.chain(), signer, self.process, lease_ms)
+            .claim_lane(self.chain(), signer, self.process, signers, lease_ms)
             .await?;
+        drop(one_at_a_time);
         let Some(LaneRecovery {
             lane,
             open_slots,
@@ -253,19 +256,9 @@ impl Shell {
     pub(crate) async fn keep_leases(self: std::sync::Arc<Self>) {
         let renew = self.timings.renew;
         loop {
-            let registering = self
-                .ledger
-                .heartbeat(self.process, millis(self.timings.lease));
             let held = self.holdings();
             let renewing = join_all(held.into_iter().map(|holding| self.keep_lease(holding)));
-            let (registered, _) = futures::join!(timeout(renew, registering), renewing);
-            match registered {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "this process could not be registered; trying again")
-                }
-                Err(_) => tracing::warn!("the ledger does not answer; trying again"),
-            }
+            futures::join!(self.register(), renewing);
             tokio::select! {
                 () = stopping(self.stopped.clone()) => return,
                 () = sleep(renew) => {}
@@ -273,8 +266,55 @@ impl Shell {
         }
     }
 
+    /// Says that this process lives, and hears who else does.
+    async fn register(&self) {
+        let registering =
+            self.ledger
+                .heartbeat(self.process, Duty::Settles, millis(self.timings.lease));
+        match timeout(self.timings.renew, registering).await {
+            Ok(Ok(settlers)) => self.held().note_settlers(settlers, Instant::now()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "this process could not be registered; trying again")
+            }
+            Err(_) => tracing::warn!("the ledger does not answer; trying again"),
+        }
+    }
+
+    /// Hands lanes over, one after the other, while this process holds more than its share.
+    pub(crate) async fn spread_lanes(self: std::sync::Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = stopping(self.stopped.clone()) => return,
+                () = sleep(SPREAD_PERIOD) => {}
+            }
+            if self.held().surplus(Instant::now()).is_empty() {
+                continue;
+            }
+            // Whoever was to have it may have died since.
+            self.register().await;
+            let among = self.held().surplus(Instant::now());
+            if !among.is_empty() {
+                self.tell(Event::HandOver { among }).await;
+            }
+        }
+    }
+
+    /// Gives a lane up that another process is to have, and waits for it like for any other that is not ours.
+    pub(crate) async fn release_lane(&self, fence: FencedLane) {
+        let signer = fence.signer;
+        self.held().hand_over(fence);
+        self.note_recovered(signer, &[]);
+        match self.until_certain(|| self.ledger.release_lane(fence)).await {
+            Ok(()) => tracing::info!(%signer, epoch = fence.epoch, "lane handed over"),
+            Err(error) => {
+                tracing::warn!(%signer, epoch = fence.epoch, %error, "a lane was not handed over; its lease will run out")
+            }
+        }
+        self.tell(Event::LaneReleased { signer }).await;
+    }
+
     async fn keep_lease(&self, holding: Holding) {
-        let Holding { fence, renewed } = holding;
+        let Holding { fence, renewed, .. } = holding;
         let lease = self.timings.lease;
         if renewed.elapsed() >= lease {
             // Stopped, or asleep: somebody else may have it.
@@ -284,7 +324,7 @@ impl Shell {
         let renewing = self.ledger.renew_lane(fence, millis(lease));
         match timeout(self.timings.renew, renewing).await {
             Ok(Ok(mode)) => {
-                self.note_renewed(fence, asked);
+                self.held().note_renewed(fence, asked);
                 self.tell(Event::ModeRead { fence, mode }).await;
             }
             Ok(Err(StoreError::StaleLane)) => {
@@ -306,7 +346,7 @@ impl Shell {
 
     async fn give_up(&self, fence: FencedLane, why: &'static str) {
         // A lane that was read again meanwhile is held under another epoch.
-        if self.let_go(fence) {
+        if self.held().let_go(fence) {
             tracing::warn!(signer = %fence.signer, epoch = fence.epoch, why, "lane lost");
             self.tell(Event::LaneLost { fence }).await;
         }

@@ -35,6 +35,47 @@ pub enum AcceptOutcome {
     Exists(Settlement),
 }
 
+/// What a process is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// It settles, and may answer requests as well: lanes are shared out among those that do.
+    Settles,
+    /// It answers requests only.
+    Answers,
+}
+
+impl Duty {
+    pub(crate) fn settles(self) -> bool {
+        self == Self::Settles
+    }
+}
+
+/// The living processes that settle, as one of them sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settlers {
+    others: u64,
+    before: u64,
+}
+
+impl Settlers {
+    /// So many others, of which so many are before this process in the order of their ids.
+    pub fn new(others: u64, before: u64) -> Self {
+        Self { others, before }
+    }
+
+    /// How many there are, this process among them.
+    pub fn living(self) -> u64 {
+        self.others.saturating_add(1)
+    }
+
+    /// How many of a network's lanes are this process's part: all parts together are the lanes, and no two differ by
+    /// more than one.
+    pub fn share(self, lanes: u64) -> u64 {
+        let living = self.living();
+        lanes / living + u64::from(self.before < lanes % living)
+    }
+}
+
 /// A lane as the ledger has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lane {
@@ -249,11 +290,16 @@ pub trait Ledger: Send + Sync + 'static {
     /// Notes the genesis hash of a network, or refuses another one than is noted ([`crate::StoreError::GenesisMismatch`]).
     async fn bind_network(&self, chain: ChainId, genesis: B256) -> StoreResult<()>;
 
-    /// Registers or renews this process for `lease_ms`. Deliveries claimed by a process that is not registered, or
+    /// Registers or renews this process for `lease_ms` and answers how many living processes settle. Deliveries claimed by a process that is not registered, or
     /// whose lease has run out, may be claimed by others. The embedded ledger forgets all others at its start.
     /// Beside it, about once a minute, rows are pruned that nobody needs any more: outbox rows and idempotency keys
     /// after seven days, dead processes after one.
-    async fn heartbeat(&self, process: ProcessId, lease_ms: u64) -> StoreResult<()>;
+    async fn heartbeat(
+        &self,
+        process: ProcessId,
+        duty: Duty,
+        lease_ms: u64,
+    ) -> StoreResult<Settlers>;
 
     /// Inserts the payment as accepted unless its authorization is in the ledger. Grouped.
     async fn accept(&self, new: NewSettlement) -> StoreResult<AcceptOutcome>;
@@ -306,13 +352,15 @@ pub trait Ledger: Send + Sync + 'static {
     /// Ends this process's registration: its queue and its unconfirmed deliveries are free for others at once.
     async fn deregister(&self, process: ProcessId) -> StoreResult<()>;
 
-    /// Takes a lane if it is free, this process's own, or its lease has run out; raises its epoch. `None` if another
-    /// process holds it. A new lane is active.
+    /// Takes a lane if it is this process's own or its lease has run out, or if it is free and this process, with
+    /// `signers` signers on the network, has less than its [`Settlers::share`] of their lanes, or nobody has taken it for
+    /// `lease_ms`; raises its epoch. `None` if another process holds it or may have it. A new lane is active.
     async fn claim_lane(
         &self,
         chain: ChainId,
         signer: Address,
         owner: ProcessId,
+        signers: u64,
         lease_ms: u64,
     ) -> StoreResult<Option<LaneRecovery>>;
 

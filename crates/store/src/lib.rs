@@ -30,9 +30,9 @@ mod stores;
 pub use boundary::Boundary;
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
-    AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
+    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
     Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, SlotClosure, Spending, Success, UnfinalSlot,
+    SettlementQuery, Settlers, SlotClosure, Spending, Success, UnfinalSlot,
 };
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;

@@ -481,7 +481,11 @@ async fn accepted_payments_are_resolved_without_a_slot(store: TestLedger) {
 async fn of_fifty_claims_one_delivers(store: TestLedger) {
     let settled = settle(&store).await;
     let process = ProcessId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     let requests: Vec<RequestId> = (0..50).map(|_| RequestId::fresh()).collect();
     let outcomes = join_all(
         requests
@@ -507,7 +511,11 @@ async fn of_fifty_claims_one_delivers(store: TestLedger) {
 async fn a_claim_is_released_until_it_is_confirmed(store: TestLedger) {
     let settled = settle(&store).await;
     let process = ProcessId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     let (one, two) = (RequestId::fresh(), RequestId::fresh());
     let claim = |request| store.claim(settled.id, request, process);
     assert_eq!(claim(one).await.unwrap(), ClaimOutcome::Claimed);
@@ -549,10 +557,18 @@ async fn a_claim_is_released_until_it_is_confirmed(store: TestLedger) {
 
 async fn a_dead_process_leaves_its_claim(store: TestLedger) {
     let (dies, lives) = (ProcessId::fresh(), ProcessId::fresh());
-    store.ledger.heartbeat(lives, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(lives, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     let (first, second) = (settle(&store).await, settle(&store).await);
     let request = RequestId::fresh;
-    store.ledger.heartbeat(dies, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(dies, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     let confirmed = request();
     for (settled, request) in [(&first, request()), (&second, confirmed)] {
         let claimed = store.claim(settled.id, request, dies).await.unwrap();
@@ -565,7 +581,11 @@ async fn a_dead_process_leaves_its_claim(store: TestLedger) {
         .unwrap();
     let early = store.claim(first.id, request(), lives).await.unwrap();
     assert_eq!(early, ClaimOutcome::Taken);
-    store.ledger.heartbeat(dies, 1).await.unwrap();
+    store
+        .ledger
+        .heartbeat(dies, Duty::Answers, 1)
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     let late = store.claim(first.id, request(), lives).await.unwrap();
     assert_eq!(late, ClaimOutcome::Claimed);
@@ -623,7 +643,7 @@ async fn another_genesis_is_refused(store: TestLedger) {
 
 async fn a_lane_is_taken_over_after_its_lease_and_not_before(store: TestLedger) {
     let (one, two) = (ProcessId::fresh(), ProcessId::fresh());
-    let claim = |process, lease| store.ledger.claim_lane(CHAIN, SIGNER, process, lease);
+    let claim = |process, lease| store.ledger.claim_lane(CHAIN, SIGNER, process, 1, lease);
     let first = claim(one, 60_000).await.unwrap().unwrap().lane;
     assert_eq!(first.next_nonce, None);
     assert!(claim(two, 60_000).await.unwrap().is_none());
@@ -888,12 +908,15 @@ async fn what_is_long_over_is_pruned(store: TestLedger) {
     let six_days = "UPDATE idempotency_keys SET bound_at = bound_at - 518400000";
     assert_eq!(store.execute(six_days).await, 2);
     // Any id will do for a process that died long ago.
-    let dead =
-        "INSERT INTO processes SELECT settlement_id, 1 FROM outbox ORDER BY sequence DESC LIMIT 1";
+    let dead = "INSERT INTO processes (id, lease_until) SELECT settlement_id, 1 FROM outbox ORDER BY sequence DESC LIMIT 1";
     assert_eq!(store.execute(dead).await, 1);
 
     let process = ProcessId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     let events = left(&store, 2).await;
     assert_eq!(events[0].settlement.id, young.id);
     assert_eq!(events[1].settlement.id, behind.id);
@@ -913,7 +936,11 @@ async fn pruning_leaves_the_newest_event(store: TestLedger) {
     let last = store.ledger.last_event().await.unwrap();
     store.execute(AGE).await;
     let process = ProcessId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     left(&store, 1).await;
     assert_eq!(store.ledger.last_event().await.unwrap(), last);
     accept(&store).await;
@@ -926,7 +953,11 @@ async fn a_restart_keeps_everything(mut store: TestLedger) {
     let waiting = accept(&store).await;
     let process = ProcessId::fresh();
     let request = RequestId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     store.claim(settled.id, request, process).await.unwrap();
     store
         .ledger
@@ -988,7 +1019,11 @@ mod embedded {
         let mut store = TestLedger::open(Backend::Embedded).await;
         let settled = settle(&store).await;
         let process = ProcessId::fresh();
-        store.ledger.heartbeat(process, 60_000).await.unwrap();
+        store
+            .ledger
+            .heartbeat(process, Duty::Answers, 60_000)
+            .await
+            .unwrap();
         store
             .claim(settled.id, RequestId::fresh(), process)
             .await
@@ -998,7 +1033,7 @@ mod embedded {
         assert!(
             store
                 .ledger
-                .claim_lane(CHAIN, SIGNER, next, 60_000)
+                .claim_lane(CHAIN, SIGNER, next, 1, 60_000)
                 .await
                 .unwrap()
                 .is_some()

@@ -11,6 +11,7 @@
 mod support;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use alloy_primitives::{Address, U256, hex};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -21,6 +22,11 @@ use teller_store::*;
 
 contract! {
     a_lane_keeps_its_mode,
+    a_heartbeat_tells_how_many_settle,
+    free_lanes_are_shared_out_among_those_who_settle,
+    a_lane_that_nobody_takes_is_anybodys_after_a_lease,
+    a_lane_whose_lease_ran_out_is_anybodys,
+    all_parts_together_are_the_lanes,
     an_order_names_the_mode_that_it_changes,
     readers_see_every_lane,
     the_audit_sees_every_payment_of_a_slot,
@@ -29,7 +35,7 @@ contract! {
 
 async fn a_lane_keeps_its_mode(store: TestLedger) {
     let (one, two) = (ProcessId::fresh(), ProcessId::fresh());
-    let claim = |owner| store.ledger.claim_lane(CHAIN, SIGNER, owner, 60_000);
+    let claim = |owner| store.ledger.claim_lane(CHAIN, SIGNER, owner, 1, 60_000);
     let lane = claim(one).await.unwrap().unwrap().lane;
     assert_eq!(lane.mode, LaneMode::Active);
     for mode in LaneMode::ALL {
@@ -50,6 +56,126 @@ async fn a_lane_keeps_its_mode(store: TestLedger) {
         .set_lane_mode(lane.fence, LaneMode::Active)
         .await;
     assert!(matches!(late, Err(StoreError::StaleLane)), "{late:?}");
+}
+
+const SIGNERS: [Address; 3] = [
+    Address::repeat_byte(0x61),
+    Address::repeat_byte(0x62),
+    Address::repeat_byte(0x63),
+];
+
+/// Two settlers that live, in the order of their ids.
+async fn two_settlers(store: &TestLedger) -> [ProcessId; 2] {
+    let mut settlers = [ProcessId::fresh(), ProcessId::fresh()];
+    settlers.sort_by_key(|process| process.0);
+    for process in settlers {
+        let beat = store.ledger.heartbeat(process, Duty::Settles, 60_000);
+        beat.await.unwrap();
+    }
+    settlers
+}
+
+async fn a_heartbeat_tells_how_many_settle(store: TestLedger) {
+    let [first, second] = two_settlers(&store).await;
+    let beat = |process, duty, lease_ms| store.ledger.heartbeat(process, duty, lease_ms);
+    let answers = ProcessId::fresh();
+    beat(answers, Duty::Answers, 60_000).await.unwrap();
+    let seen = beat(first, Duty::Settles, 60_000).await.unwrap();
+    assert_eq!((seen.living(), seen.share(5)), (2, 3));
+    let seen = beat(second, Duty::Settles, 60_000).await.unwrap();
+    assert_eq!((seen.living(), seen.share(5)), (2, 2));
+    // One ends, the other goes on; then that one dies.
+    store.ledger.deregister(first).await.unwrap();
+    let seen = beat(second, Duty::Settles, 1).await.unwrap();
+    assert_eq!((seen.living(), seen.share(5)), (1, 5));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let seen = beat(first, Duty::Settles, 60_000).await.unwrap();
+    assert_eq!(seen.living(), 1);
+    let seen = beat(first, Duty::Answers, 60_000).await.unwrap();
+    assert_eq!(seen.living(), 1, "as if it settled");
+    let seen = beat(second, Duty::Settles, 60_000).await.unwrap();
+    assert_eq!(seen.living(), 1);
+}
+
+async fn free_lanes_are_shared_out_among_those_who_settle(store: TestLedger) {
+    let [first, second] = two_settlers(&store).await;
+    let claim = |process, signer| store.ledger.claim_lane(CHAIN, signer, process, 3, 60_000);
+    let [a, b, c] = SIGNERS;
+    let held = claim(first, a).await.unwrap().unwrap().lane.fence;
+    assert!(claim(first, b).await.unwrap().is_some());
+    assert!(claim(first, c).await.unwrap().is_none(), "two of three");
+    assert!(claim(second, c).await.unwrap().is_some());
+    store.ledger.release_lane(held).await.unwrap();
+    assert!(claim(second, a).await.unwrap().is_none(), "one of three");
+    assert!(claim(second, c).await.unwrap().is_some(), "its own");
+    assert!(claim(first, a).await.unwrap().is_some());
+    // Without the other one all are its own to take.
+    store.ledger.deregister(first).await.unwrap();
+    for lane in store.ledger.lanes().await.unwrap() {
+        if lane.owner == Some(first) {
+            store.ledger.release_lane(lane.fence).await.unwrap();
+        }
+    }
+    assert!(claim(second, a).await.unwrap().is_some());
+    assert!(claim(second, b).await.unwrap().is_some());
+}
+
+async fn a_lane_that_nobody_takes_is_anybodys_after_a_lease(store: TestLedger) {
+    let [first, second] = two_settlers(&store).await;
+    let [a, b, c] = SIGNERS;
+    let lease_ms = 400;
+    let claim = |process, signer| store.ledger.claim_lane(CHAIN, signer, process, 2, lease_ms);
+    assert!(claim(first, a).await.unwrap().is_some());
+    let held = claim(second, b).await.unwrap().unwrap().lane.fence;
+    store.ledger.release_lane(held).await.unwrap();
+    // One was held before, the other never.
+    for signer in [b, c] {
+        assert!(claim(first, signer).await.unwrap().is_none());
+    }
+    let free = store.ledger.lanes().await.unwrap();
+    let free: Vec<_> = free
+        .iter()
+        .map(|lane| (lane.owner, lane.next_nonce))
+        .collect();
+    assert_eq!(free, [(Some(first), None), (None, None), (None, None)]);
+    tokio::time::sleep(Duration::from_millis(lease_ms + 100)).await;
+    let taken = claim(first, b).await.unwrap().unwrap().lane.fence;
+    assert_eq!(taken.epoch, held.epoch + 2, "nobody had it in between");
+    let taken = claim(first, c).await.unwrap().unwrap().lane.fence;
+    assert_eq!(taken.epoch, 1);
+}
+
+async fn a_lane_whose_lease_ran_out_is_anybodys(store: TestLedger) {
+    let [first, second] = two_settlers(&store).await;
+    let [a, b, _] = SIGNERS;
+    let claim = |process, signer, lease_ms| {
+        let ledger = &store.ledger;
+        ledger.claim_lane(CHAIN, signer, process, 2, lease_ms)
+    };
+    assert!(claim(first, a, 60_000).await.unwrap().is_some());
+    assert!(claim(second, b, 1).await.unwrap().is_some());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(claim(first, b, 60_000).await.unwrap().is_some());
+}
+
+async fn all_parts_together_are_the_lanes(store: TestLedger) {
+    let settlers: Vec<_> = (0..4).map(|_| ProcessId::fresh()).collect();
+    for living in 1..=settlers.len() {
+        for process in &settlers[..living] {
+            let beat = store.ledger.heartbeat(*process, Duty::Settles, 60_000);
+            beat.await.unwrap();
+        }
+        for lanes in 0..10 {
+            let mut shares = Vec::new();
+            for process in &settlers[..living] {
+                let beat = store.ledger.heartbeat(*process, Duty::Settles, 60_000);
+                shares.push(beat.await.unwrap().share(lanes));
+            }
+            assert_eq!(shares.iter().sum::<u64>(), lanes);
+            let (least, most) = (shares.iter().min(), shares.iter().max());
+            assert!(most.unwrap() - least.unwrap() <= 1, "{shares:?}");
+        }
+    }
 }
 
 async fn an_order_names_the_mode_that_it_changes(store: TestLedger) {
@@ -229,7 +355,7 @@ async fn an_order_is_left_in_a_file_that_a_process_has() {
     assert!(ordered.unwrap());
     let renewed = store.ledger.renew_lane(fence, 60_000).await.unwrap();
     assert_eq!(renewed, LaneMode::Draining);
-    let refused = orders.heartbeat(ProcessId::fresh(), 1).await;
+    let refused = orders.heartbeat(ProcessId::fresh(), Duty::Answers, 1).await;
     assert!(matches!(refused, Err(StoreError::Configuration(_))));
     assert_eq!(orders.lanes().await.unwrap()[0].mode, LaneMode::Draining);
 }
@@ -407,7 +533,7 @@ async fn an_older_ledger_keeps_its_rows(url: LedgerUrl) {
         "no row is news again"
     );
     let recovery = ledger
-        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 60_000)
+        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 1, 60_000)
         .await
         .unwrap()
         .unwrap();

@@ -54,7 +54,11 @@ async fn claimed(store: &TestLedger, process: ProcessId, limit: u32) -> Vec<Sett
 
 async fn alive(store: &TestLedger) -> ProcessId {
     let process = ProcessId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     process
 }
 
@@ -87,7 +91,7 @@ async fn the_queue_of_a_dead_process_is_free(store: TestLedger) {
     assert!(claimed(&store, three, 10).await.is_empty());
     store.ledger.deregister(one).await.unwrap();
     assert_eq!(claimed(&store, three, 10).await, [of_one]);
-    store.ledger.heartbeat(two, 1).await.unwrap();
+    store.ledger.heartbeat(two, Duty::Answers, 1).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     let all: HashSet<_> = claimed(&store, three, 10).await.into_iter().collect();
     assert_eq!(all, HashSet::from([of_one, of_two]));

@@ -78,7 +78,7 @@ async fn unfinal(store: &TestLedger) -> (FencedLane, Vec<UnfinalSlot>) {
     store.execute("UPDATE lanes SET owner = NULL").await;
     let recovery = store
         .ledger
-        .claim_lane(CHAIN, SIGNER, owner, 60_000)
+        .claim_lane(CHAIN, SIGNER, owner, 1, 60_000)
         .await
         .unwrap()
         .unwrap();
@@ -182,7 +182,11 @@ async fn what_is_preconfirmed_is_delivered_and_resolved(store: TestLedger) {
         .await
         .unwrap();
     let process = ProcessId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     let claim = store.claim(ids[0], RequestId::fresh(), process).await;
     assert_eq!(claim.unwrap(), ClaimOutcome::Claimed);
     let last = told(&store, ids[0]).await;
@@ -503,7 +507,11 @@ async fn a_sibling_s_receipt_closes_a_slot(store: TestLedger) {
 async fn what_others_settled_is_taken_back(store: TestLedger) {
     let fence = lane(&store).await;
     let process = ProcessId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     let ids = payments(&store, 4).await;
     store
         .ledger

@@ -35,10 +35,14 @@ fn report(what: &str, count: usize, since: Instant, cpu: u64) {
 /// Every settle as the engine does it, `concurrency` at once, in slots of 200.
 async fn settles(store: &TestLedger, what: &str, count: usize, concurrency: usize) {
     let process = ProcessId::fresh();
-    store.ledger.heartbeat(process, 60_000).await.unwrap();
+    store
+        .ledger
+        .heartbeat(process, Duty::Answers, 60_000)
+        .await
+        .unwrap();
     let claimed = store
         .ledger
-        .claim_lane(CHAIN, SIGNER, process, 60_000)
+        .claim_lane(CHAIN, SIGNER, process, 1, 60_000)
         .await
         .unwrap()
         .unwrap();

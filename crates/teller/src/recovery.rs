@@ -6,7 +6,7 @@ use std::time::Duration;
 use alloy_primitives::U256;
 use teller_domain::{AssetAmount, ProcessId, Settlement, UnixMillis};
 use teller_store::{
-    HoldPurpose, Ledger, ReserveRequest, SettlementQuery, StoreError, StoreResult, Stores,
+    Duty, HoldPurpose, Ledger, ReserveRequest, SettlementQuery, StoreError, StoreResult, Stores,
 };
 
 /// A nonce hold lasts at most this long (DESIGN section 3.1).
@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub async fn heartbeat(ledger: Arc<dyn Ledger>, process: ProcessId, lease: Duration) {
     let lease_ms = millis(lease);
     loop {
-        if let Err(error) = ledger.heartbeat(process, lease_ms).await {
+        if let Err(error) = ledger.heartbeat(process, Duty::Answers, lease_ms).await {
             tracing::warn!(%error, "the ledger does not know that this process lives");
         }
         tokio::time::sleep(lease / 3).await;

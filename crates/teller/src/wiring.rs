@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teller_api::{
-    Api, ApiConfig, Readiness, ServeLimits, Supported, SupportedNetwork, TenantLimits, serve_grpc,
-    serve_rest,
+    Api, ApiConfig, Health, Readiness, ServeLimits, Supported, SupportedNetwork, TenantLimits,
+    serve_grpc, serve_rest,
 };
 use teller_domain::ProcessId;
 use teller_settle::core::Budgets;
@@ -42,6 +42,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Teller {
     rest: Option<SocketAddr>,
     api: Option<Api>,
+    health: Health,
     doors: JoinSet<()>,
     stop_doors: watch::Sender<bool>,
     engine: Engine,
@@ -65,6 +66,7 @@ impl Teller {
 
     /// Stops taking requests, lets those in flight end within `deadline`, hands lanes over.
     pub async fn drain(mut self, deadline: Duration) {
+        self.health.begin_drain();
         if let Some(api) = &self.api {
             api.begin_drain();
         }
@@ -86,7 +88,7 @@ impl Teller {
 }
 
 /// Starts everything that this role needs. Requests are taken when this answers.
-pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
+pub async fn start(config: &Config, role: Role, health: Health) -> Result<Teller, Failure> {
     let takes_requests = role != Role::Settler;
     telemetry::register_metrics(config);
     // First of all, because a taken port is the commonest mistake.
@@ -151,9 +153,12 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
         config.reservations.recovery,
     ));
 
+    let readiness = readiness(&chains, &stores);
+    health.started(readiness.clone());
     let mut teller = Teller {
         rest: None,
         api: None,
+        health,
         doors: JoinSet::new(),
         stop_doors: watch::Sender::new(false),
         engine,
@@ -163,7 +168,7 @@ pub async fn start(config: &Config, role: Role) -> Result<Teller, Failure> {
     if let Some((rest, grpc)) = listeners {
         teller.rest = rest.local_addr().ok();
         let verifier = verifier(config, &chains, &stores);
-        let api = api(config, &chains, &stores, verifier, settler);
+        let api = api(config, &stores, verifier, settler, readiness);
         teller.open_doors(config, &api, rest, grpc);
         teller.api = Some(api);
     }
@@ -255,10 +260,10 @@ fn policy(config: &Config) -> Policy {
 
 fn api(
     config: &Config,
-    chains: &[Chain],
     stores: &Stores,
     verifier: Verifier,
     settler: Settler,
+    readiness: Readiness,
 ) -> Api {
     let supported = Supported {
         networks: config
@@ -292,7 +297,7 @@ fn api(
         Arc::clone(&stores.ledger),
         supported,
         auth(&config.server.auth),
-        readiness(chains, stores),
+        readiness,
     )
 }
 

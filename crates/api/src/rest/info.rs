@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::respond;
 use crate::api::Api;
+use crate::readiness::Readiness;
 
 /// Kept by hand; a test compares its paths with the routes.
 pub(super) const OPENAPI: &str = include_str!("../../openapi.json");
@@ -16,14 +17,18 @@ pub(super) async fn supported(State(api): State<Api>) -> Response {
     respond::bytes(StatusCode::OK, api.inner.supported_json.clone())
 }
 
-pub(super) async fn health() -> Response {
+pub(crate) async fn health() -> Response {
     respond::bytes(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#))
 }
 
 /// Whether every dependency answers, and which one does not.
 pub(super) async fn ready(State(api): State<Api>) -> Response {
-    let is_draining = api.inner.service.is_draining();
-    let dependencies = api.inner.readiness.check().await;
+    readiness(&api.inner.readiness, api.inner.service.is_draining()).await
+}
+
+/// The same of any process.
+pub(crate) async fn readiness(readiness: &Readiness, is_draining: bool) -> Response {
+    let dependencies = readiness.check().await;
     let is_ready = !is_draining && dependencies.iter().all(|dependency| dependency.ready);
     let word = |ready: bool| if ready { "ok" } else { "unavailable" };
     let states: Map<String, Value> = dependencies

@@ -2,7 +2,7 @@
 
 mod info;
 mod payments;
-mod respond;
+pub(crate) mod respond;
 mod settlements;
 
 use axum::Router;
@@ -11,6 +11,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::answer::ApiError;
 use crate::api::Api;
+
+pub(crate) use info::{health, readiness};
 
 /// Bodies beyond this are refused with 413.
 pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -34,6 +36,6 @@ pub(crate) fn router(api: Api) -> Router {
 }
 
 /// The panic itself is reported by the panic hook.
-fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+pub(crate) fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     respond::error(&ApiError::Internal)
 }

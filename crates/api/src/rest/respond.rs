@@ -20,7 +20,7 @@ struct ErrorBody {
 }
 
 /// Any value in JSON.
-pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
+pub(crate) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
     match serde_json::to_vec(body) {
         Ok(body) => bytes(status, body.into()),
         Err(error) => {
@@ -34,14 +34,14 @@ pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
 }
 
 /// Bytes that are JSON already.
-pub(super) fn bytes(status: StatusCode, body: Bytes) -> Response {
+pub(crate) fn bytes(status: StatusCode, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }
 
-pub(super) fn error(error: &ApiError) -> Response {
+pub(crate) fn error(error: &ApiError) -> Response {
     let row = error.row();
     let body = ErrorBody {
         error: error.to_string(),

@@ -156,6 +156,16 @@ pub enum Event {
         /// The lane as it was held; news of an older holding changes nothing.
         fence: FencedLane,
     },
+    /// This process holds more than its share of the lanes: one of these is to be given up.
+    HandOver {
+        /// Those that may be, as they are held.
+        among: Vec<FencedLane>,
+    },
+    /// A lane was given up, for whoever takes it.
+    LaneReleased {
+        /// The signer.
+        signer: Address,
+    },
     /// The lane's mode in the ledger.
     ModeRead {
         /// The lane as it was held.
@@ -460,7 +470,13 @@ pub enum Effect {
         /// The slot that gave rise to it, if one did.
         slot: Option<SlotId>,
     },
-    /// Read the lane from the ledger and take it. Answer: [`Event::LaneClaimed`].
+    /// Give the lane up, for another process to take. What is open on it is that one's. Answer:
+    /// [`Event::LaneReleased`].
+    ReleaseLane {
+        /// The lane.
+        fence: FencedLane,
+    },
+    /// Read the lane from the ledger and take it, once nobody else has it or may have it. Answer: [`Event::LaneClaimed`].
     ReclaimLane {
         /// The signer.
         signer: Address,
@@ -502,6 +518,7 @@ impl Effect {
             | Self::TakeBackExternal { fence, .. }
             | Self::RaiseLevels { fence, .. }
             | Self::ResolveAccepted { fence, .. }
+            | Self::ReleaseLane { fence }
             | Self::SetMode { fence, .. } => Some(fence.signer),
             Self::Broadcast { .. }
             | Self::FindReceipts { .. }

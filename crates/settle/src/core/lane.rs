@@ -200,6 +200,8 @@ pub struct Lane {
     pub(super) unfinal: BTreeMap<AccountNonce, Unfinal>,
     pub(super) forming: Option<Forming>,
     pub(super) resting_until_ms: u64,
+    /// Since when it is about to be another process's, if it is.
+    pub(super) leaving_since: Option<u64>,
     /// Slots that must be looked up before a thawing lane is active again.
     pub(super) thawing: BTreeSet<AccountNonce>,
 }
@@ -222,7 +224,7 @@ impl Lane {
 
     /// Whether it takes batches.
     pub fn is_usable(&self) -> bool {
-        takes_batches(self.mode) && !self.out_of_funds
+        takes_batches(self.mode) && !self.out_of_funds && self.leaving_since.is_none()
     }
 
     /// How many slots are open.
@@ -308,7 +310,10 @@ impl OpenSlot {
         let since = |then: u64| now_ms.saturating_sub(then);
         let stopped = matches!(around.mode, LaneMode::Frozen | LaneMode::Thawing);
         let mut care = Vec::new();
-        if (heads_lane || stopped) && since(self.lookup_ms) >= Schedule::LOOK_UP * interval {
+        let recovered = matches!(self.phase, Phase::Recovered);
+        if (heads_lane || stopped || recovered)
+            && since(self.lookup_ms) >= Schedule::LOOK_UP * interval
+        {
             self.lookup_ms = now_ms;
             care.push(Care::LookUp);
         }

@@ -9,6 +9,7 @@ mod batch;
 mod budget;
 mod chain;
 mod event;
+mod hand_over;
 mod lane;
 mod mined;
 mod open;
@@ -137,6 +138,7 @@ impl Core {
         }
         self.take_back_orphans();
         self.expire(now_ms);
+        self.hand_over(now_ms);
         self.release_queue(now_ms);
         self.form_batches(now_ms);
         self.attend_slots(now_ms);
@@ -148,6 +150,8 @@ impl Core {
             Event::Accepted(payments) => self.on_accepted(payments, now_ms),
             Event::LaneClaimed(lane) => self.on_lane_claimed(lane, now_ms),
             Event::LaneLost { fence } => self.on_lane_lost(fence),
+            Event::HandOver { among } => self.on_hand_over(&among, now_ms),
+            Event::LaneReleased { signer } => self.emit(Effect::ReclaimLane { signer }),
             Event::ModeRead { fence, mode } => self.on_mode_read(fence, mode, now_ms),
             Event::CodeRead {
                 signer,

@@ -57,6 +57,7 @@ impl Core {
             unfinal: unfinal.collect(),
             forming: None,
             resting_until_ms: 0,
+            leaving_since: None,
             thawing: BTreeSet::new(),
         };
         self.lanes.insert(lane.signer(), lane);
@@ -225,8 +226,8 @@ impl Core {
         self.emit(effect);
     }
 
-    /// The lane was drained or stopped meanwhile: what was to be its next batch goes elsewhere, and what was signed for
-    /// it is forgotten.
+    /// The lane was drained or stopped meanwhile, or is to be handed over: what was to be its next batch goes elsewhere,
+    /// and what was signed for it is forgotten.
     fn dissolve(&mut self, fence: FencedLane, now_ms: u64) {
         let forming = self
             .lane_mut(fence)

@@ -289,25 +289,31 @@ impl Core {
             return;
         };
         slot.foreign_uses = 0;
-        let recovered = matches!(slot.phase, Phase::Recovered);
-        if recovered {
-            slot.phase = Phase::Sent {
-                acknowledged: false,
-            };
-            slot.broadcast_ms = now_ms;
-        }
+        self.thawed(id);
+        let Some(lane) = self.lanes.get_mut(&id.signer) else {
+            return;
+        };
+        let stopped = matches!(lane.mode, LaneMode::Frozen | LaneMode::Thawing);
+        let recovered = |slot: &&mut OpenSlot| matches!(slot.phase, Phase::Recovered);
+        // Until its lane goes on, nobody knows whether what may never have been sent is still in time by then.
+        let Some(slot) = lane
+            .slots
+            .get_mut(&id.nonce)
+            .filter(recovered)
+            .filter(|_| !stopped)
+        else {
+            return;
+        };
+        slot.phase = Phase::Sent {
+            acknowledged: false,
+        };
+        slot.broadcast_ms = now_ms;
         let expired = slot
             .payments
             .iter()
             .all(|queued| queued.payment.valid_before <= cutoff);
         let (parked, newest) = (slot.is_parked(), slot.attempts.last().cloned());
-        self.thawed(id);
-        let may_send = self
-            .lanes
-            .get(&id.signer)
-            .is_some_and(|lane| !matches!(lane.mode, LaneMode::Frozen | LaneMode::Thawing));
         match newest {
-            _ if !recovered || !may_send => {}
             _ if expired && !parked && parks => self.add_attempt(id, AttemptKind::NoOp),
             Some(attempt) => self.emit(Effect::Broadcast {
                 id,

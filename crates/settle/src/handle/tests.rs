@@ -8,7 +8,7 @@ use teller_domain::{
     AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, IdempotencyKey, Payment,
     Receipt, Resolution, Scheme, SlotEnd, SlotId, TenantId, Told, UnixSeconds, Wei, X402Version,
 };
-use teller_store::{MemoryReservations, NewSlot, SlotClosure, SqliteLedger};
+use teller_store::{Duty, MemoryReservations, NewSlot, SlotClosure, SqliteLedger};
 
 const CHAIN: ChainId = ChainId(84532);
 const SHORT: Duration = Duration::from_millis(50);
@@ -75,10 +75,13 @@ impl Bench {
         let reservations = Arc::new(MemoryReservations::open(&sqlite).await.unwrap());
         let ledger: Arc<dyn Ledger> = Arc::new(sqlite);
         let process = ProcessId::fresh();
-        ledger.heartbeat(process, 60_000).await.unwrap();
+        ledger
+            .heartbeat(process, Duty::Answers, 60_000)
+            .await
+            .unwrap();
         let signer = Address::repeat_byte(9);
         let claimed = ledger
-            .claim_lane(CHAIN, signer, process, 60_000)
+            .claim_lane(CHAIN, signer, process, 1, 60_000)
             .await
             .unwrap()
             .unwrap();

@@ -6,7 +6,7 @@ use alloy_primitives::{B256, U256};
 use alloy_sol_types::SolCall;
 use teller_domain::{AccountNonce, Fees, Payment};
 use teller_schemes::eip3009;
-use teller_store::Ledger;
+use teller_store::{Duty, Ledger};
 
 use super::clients::{PAYERS, STRANGER, payer};
 use super::model::state::{Code, Spent};
@@ -94,7 +94,7 @@ impl World<'_> {
         let (ledger, id) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
         self.stage
             .runtime
-            .block_on(ledger.heartbeat(id, 0))
+            .block_on(ledger.heartbeat(id, Duty::Answers, 0))
             .unwrap();
         let owned = self.check.owners.values().filter(|(owner, _)| *owner == id);
         for fence in owned.map(|(_, fence)| *fence).collect::<Vec<_>>() {

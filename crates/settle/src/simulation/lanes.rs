@@ -6,9 +6,14 @@ use alloy_primitives::Address;
 use teller_domain::{AccountNonce, FencedLane, LaneMode, ProcessId, SettlementId, SettlementState};
 use teller_store::{Ledger, StoreError};
 
-use super::shell::RETRY_MS;
+use super::shell::{PATIENT_TRIES, RETRY_MS};
 use super::world::{FOR_EVER_MS, Job, World};
-use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot};
+use crate::core::{Effect, Event, Queued, RecoveredLane, RecoveredSlot};
+
+/// Lanes are handed over in one of so many seeds: the others show what becomes of them where they stay.
+const HAND_OVER_SEEDS: u64 = 4;
+/// How often of a thousand times a process that looks after its lanes is told to hand one over.
+const HAND_OVERS: u64 = 20;
 
 impl World<'_> {
     /// Takes a lane, with what is open on it; tries again until this process has it.
@@ -22,7 +27,9 @@ impl World<'_> {
         };
         let sealed = self.view(endpoint).state.account(signer).nonce;
         let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
-        let written = self.write(ledger.claim_lane(self.chain_id, signer, owner, FOR_EVER_MS));
+        let signers = self.signers.len() as u64;
+        let written =
+            self.write(ledger.claim_lane(self.chain_id, signer, owner, signers, FOR_EVER_MS));
         let Some(Ok(claimed)) = written.done else {
             return again(self);
         };
@@ -118,6 +125,10 @@ impl World<'_> {
                 _ => {}
             }
         }
+        if self.seed % HAND_OVER_SEEDS == 3 && self.rng.chance(HAND_OVERS) {
+            let among = self.processes[p].fences.values().copied().collect();
+            self.answer(p, Event::HandOver { among });
+        }
         let free: Vec<Address> = self
             .signers
             .iter()
@@ -128,6 +139,33 @@ impl World<'_> {
             self.claim(p, *signer);
         }
         self.claim_accepted(p, owner);
+    }
+
+    /// A lane goes to whoever takes it first.
+    pub fn release_lane(&mut self, p: usize, fence: FencedLane, tries: u32) {
+        let held = &mut self.processes[p].fences;
+        if held.get(&fence.signer) == Some(&fence) {
+            held.remove(&fence.signer);
+        }
+        let ledger = Arc::clone(&self.stage.ledger);
+        let written = self.write(ledger.release_lane(fence));
+        if matches!(written.done, Some(Ok(()))) {
+            self.fenced(fence, "release_lane");
+            self.check.fault("lane handed over");
+            // Nothing is written under the epoch that was given up.
+            self.check.epochs.insert(fence.signer, fence.epoch + 1);
+            self.check.owners.remove(&fence.signer);
+        }
+        let signer = fence.signer;
+        match (written.done, written.answered) {
+            (Some(Ok(())), true) | (Some(Err(StoreError::StaleLane)), _) => {
+                self.answer(p, Event::LaneReleased { signer });
+            }
+            _ => {
+                let effect = Effect::ReleaseLane { fence };
+                self.retry(p, effect, tries, PATIENT_TRIES, RETRY_MS);
+            }
+        }
     }
 
     /// Whether a claim can succeed, so that the ledger need not be asked all the time.

@@ -134,6 +134,7 @@ impl World<'_> {
                 self.investigate(p, id, block, payments, tries);
             }
             Effect::CheckBlocks { fence, blocks } => self.check_blocks(p, fence, &blocks),
+            Effect::ReleaseLane { fence } => self.release_lane(p, fence, tries),
             Effect::ReclaimLane { signer } => self.schedule(RETRY_MS, Job::Claim(p, signer)),
             Effect::ReleaseQueued(ids) => {
                 let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256, U256, keccak256};
 use teller_chain::{FeePolicy, LocalSigner};
 use teller_domain::{BlockRef, ChainId, FencedLane, ProcessId, SlotId};
-use teller_store::Ledger;
+use teller_store::{Duty, Ledger};
 use uuid::Uuid;
 
 use super::checker::Checker;
@@ -235,7 +235,7 @@ impl<'a> World<'a> {
     /// A process begins: it registers, and its loops run.
     fn start(&mut self, index: usize) {
         let id = self.processes[index].id;
-        let beat = self.stage.ledger.heartbeat(id, FOR_EVER_MS);
+        let beat = self.stage.ledger.heartbeat(id, Duty::Answers, FOR_EVER_MS);
         self.stage.runtime.block_on(beat).unwrap();
         let jitter = self.rng.below(400);
         self.schedule(10 + jitter, Job::Watch(index));

@@ -37,9 +37,9 @@ use crate::pruning::Pruning;
 use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
-    AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, LaneRecovery, LaneView, Ledger,
-    NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery,
-    SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
+    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
+    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
 };
 
 /// How many connections a process has at most.
@@ -267,13 +267,19 @@ impl Ledger for PostgresLedger {
             .await
     }
 
-    async fn heartbeat(&self, process: ProcessId, lease_ms: u64) -> StoreResult<()> {
-        self.run(move |c| Box::pin(lanes::heartbeat(c, process, lease_ms)))
+    async fn heartbeat(
+        &self,
+        process: ProcessId,
+        duty: Duty,
+        lease_ms: u64,
+    ) -> StoreResult<Settlers> {
+        let settlers = self
+            .run(move |c| Box::pin(lanes::heartbeat(c, process, duty, lease_ms)))
             .await?;
         let pool = self.pool.clone();
         self.pruning
             .run_if_due(move || bounded(prune(pool.clone())));
-        Ok(())
+        Ok(settlers)
     }
 
     async fn accept(&self, new: NewSettlement) -> StoreResult<AcceptOutcome> {
@@ -345,9 +351,10 @@ impl Ledger for PostgresLedger {
         chain: ChainId,
         signer: Address,
         owner: ProcessId,
+        signers: u64,
         lease_ms: u64,
     ) -> StoreResult<Option<LaneRecovery>> {
-        self.run(move |c| Box::pin(lanes::claim(c, chain, signer, owner, lease_ms)))
+        self.run(move |c| Box::pin(lanes::claim(c, chain, signer, owner, signers, lease_ms)))
             .await
     }
 

@@ -14,7 +14,9 @@ use crate::pruning::{
     prune_processes,
 };
 use crate::rows::{Columns, address, read, signed, unsigned, word};
-use crate::{IdempotencyOutcome, Lane, LaneRecovery, LaneView, StoreError, StoreResult};
+use crate::{
+    Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView, Settlers, StoreError, StoreResult,
+};
 
 pub(super) async fn bind_network(
     connection: &mut Connection,
@@ -45,20 +47,38 @@ pub(super) async fn bind_network(
 pub(super) async fn heartbeat(
     connection: &mut Connection,
     process: ProcessId,
+    duty: Duty,
     lease_ms: u64,
-) -> StoreResult<()> {
+) -> StoreResult<Settlers> {
     sqlx::query(concat!(
-        "INSERT INTO processes (id, lease_until) SELECT $1, ms + $2 FROM ",
+        "INSERT INTO processes (id, settles, lease_until) SELECT $1, $2, ms + $3 FROM ",
         clock!(),
         " WHERE true ",
-        "ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until",
+        "ON CONFLICT (id) DO UPDATE SET settles = excluded.settles, lease_until = excluded.lease_until",
     ))
     .bind(process.0)
+    .bind(duty.settles())
     .bind(signed(lease_ms, "a lease")?)
-    .execute(connection)
+    .execute(&mut *connection)
     .await
-    .map(|_| ())
-    .map_err(StoreError::of_ledger)
+    .map_err(StoreError::of_ledger)?;
+    settlers(connection, process).await
+}
+
+/// The living processes that settle, as this one sees them, registered or not.
+async fn settlers(connection: &mut Connection, process: ProcessId) -> StoreResult<Settlers> {
+    let row = sqlx::query(concat!(
+        "SELECT count(*), count(*) FILTER (WHERE id < $1) FROM processes, ",
+        clock!(),
+        " WHERE settles AND lease_until > ms AND id <> $1",
+    ))
+    .bind(process.0)
+    .fetch_one(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let mut columns = Columns::of(&row);
+    let others = unsigned(columns.take()?)?;
+    Ok(Settlers::new(others, unsigned(columns.take()?)?))
 }
 
 /// What it has queued and what it has claimed names a process that is not there any more.
@@ -102,19 +122,38 @@ pub(super) async fn claim(
     chain: ChainId,
     signer: Address,
     owner: ProcessId,
+    signers: u64,
     lease_ms: u64,
 ) -> StoreResult<Option<LaneRecovery>> {
+    let share = settlers(connection, owner).await?.share(signers);
+    let has_share = held(connection, chain, owner, signer).await? >= share;
+    if has_share {
+        // From when on nobody has taken a lane that nobody has ever held.
+        sqlx::query(concat!(
+            "INSERT INTO lanes (chain_id, signer, epoch, owner, lease_until) SELECT $1, $2, 0, NULL, ms FROM ",
+            clock!(),
+            " WHERE true ON CONFLICT (chain_id, signer) DO NOTHING",
+        ))
+        .bind(signed(chain.0, "a chain id")?)
+        .bind(signer.to_vec())
+        .execute(&mut *connection)
+        .await
+        .map_err(StoreError::of_ledger)?;
+    }
     let row = sqlx::query(concat!(
         "INSERT INTO lanes AS l (chain_id, signer, epoch, owner, lease_until) SELECT $1, $2, 1, $3, ms + $4 FROM ", clock!(),
         " WHERE true ON CONFLICT (chain_id, signer) DO UPDATE SET epoch = l.epoch + 1, owner = excluded.owner, ",
         "lease_until = excluded.lease_until ",
-        "WHERE l.owner IS NULL OR l.owner = excluded.owner OR l.lease_until <= excluded.lease_until - $4 ",
+        "WHERE l.owner = excluded.owner OR (l.owner IS NULL AND NOT $5) ",
+        // A free lane's is the moment from which on it was free.
+        "OR l.lease_until <= excluded.lease_until - CASE WHEN l.owner IS NULL THEN 2 * $4 ELSE $4 END ",
         "RETURNING epoch, next_nonce, mode",
     ))
     .bind(signed(chain.0, "a chain id")?)
     .bind(signer.to_vec())
     .bind(owner.0)
     .bind(signed(lease_ms, "a lease")?)
+    .bind(has_share)
     .fetch_optional(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
@@ -138,6 +177,25 @@ pub(super) async fn claim(
         open_slots: slots::open_slots(connection, chain, signer, slots::Raw::Read).await?,
         unfinal: reorgs::unfinal(connection, chain, signer).await?,
     }))
+}
+
+/// How many other lanes of the network the process holds.
+async fn held(
+    connection: &mut Connection,
+    chain: ChainId,
+    owner: ProcessId,
+    beside: Address,
+) -> StoreResult<u64> {
+    let row = sqlx::query(
+        "SELECT count(*) FROM lanes WHERE chain_id = $1 AND owner = $2 AND signer <> $3",
+    )
+    .bind(signed(chain.0, "a chain id")?)
+    .bind(owner.0)
+    .bind(beside.to_vec())
+    .fetch_one(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    unsigned(Columns::of(&row).take()?)
 }
 
 async fn fenced(
@@ -224,8 +282,11 @@ pub(super) async fn order_mode(
 pub(super) async fn release(connection: &mut Connection, fence: FencedLane) -> StoreResult<()> {
     fenced(
         connection,
-        "UPDATE lanes SET owner = NULL, lease_until = $4, epoch = epoch + 1 \
-         WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
+        concat!(
+            "UPDATE lanes SET owner = NULL, lease_until = ms + $4, epoch = epoch + 1 FROM ",
+            clock!(),
+            " WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
+        ),
         fence,
         0,
     )

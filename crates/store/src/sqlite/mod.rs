@@ -39,9 +39,9 @@ use crate::pruning::Pruning;
 use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
-    AcceptOutcome, AuditSlot, ClaimOutcome, IdempotencyOutcome, LaneRecovery, LaneView, Ledger,
-    NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage, SettlementQuery,
-    SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
+    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
+    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
 };
 
 /// How many connections read at once.
@@ -254,17 +254,22 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn heartbeat(&self, process: ProcessId, lease_ms: u64) -> StoreResult<()> {
+    async fn heartbeat(
+        &self,
+        process: ProcessId,
+        duty: Duty,
+        lease_ms: u64,
+    ) -> StoreResult<Settlers> {
         let writer = self.writer()?;
-        writer
-            .job(move |c| Box::pin(lanes::heartbeat(c, process, lease_ms)))
+        let settlers = writer
+            .job(move |c| Box::pin(lanes::heartbeat(c, process, duty, lease_ms)))
             .await?;
         let writer = writer.clone();
         self.pruning.run_if_due(move || {
             let writer = writer.clone();
             async move { writer.job(|c| Box::pin(lanes::prune(c))).await }
         });
-        Ok(())
+        Ok(settlers)
     }
 
     async fn accept(&self, new: NewSettlement) -> StoreResult<AcceptOutcome> {
@@ -342,10 +347,11 @@ impl Ledger for SqliteLedger {
         chain: ChainId,
         signer: Address,
         owner: ProcessId,
+        signers: u64,
         lease_ms: u64,
     ) -> StoreResult<Option<LaneRecovery>> {
         self.writer()?
-            .job(move |c| Box::pin(lanes::claim(c, chain, signer, owner, lease_ms)))
+            .job(move |c| Box::pin(lanes::claim(c, chain, signer, owner, signers, lease_ms)))
             .await
     }
 

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use teller_api::Health;
+
 use super::{Failure, drain_or_second_signal, stop_requested};
 use crate::config::{Config, Role};
 use crate::{telemetry, wiring};
@@ -12,9 +14,11 @@ pub async fn run(config: &Config, role: Role) -> Result<ExitCode, Failure> {
         return Err(Failure::text(why_not));
     }
     telemetry::start_logs(&config.log);
-    telemetry::start_metrics(config.server.metrics, role.name())
+    let health = Health::new();
+    telemetry::start_metrics(config.server.metrics, role.name(), &health)
+        .await
         .map_err(|error| Failure::new("metrics did not start", error))?;
-    let mut teller = wiring::start(config, role).await?;
+    let mut teller = wiring::start(config, role, health).await?;
     println!("{}", ready_line(&teller));
     let signal = tokio::select! {
         signal = stop_requested() => signal?,

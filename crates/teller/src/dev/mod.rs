@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use alloy_primitives::U256;
+use teller_api::Health;
 use teller_devnet::{Devnet, DevnetConfig, DevnetInfo, Mining};
 
 use crate::cli::DevArgs;
@@ -55,12 +56,14 @@ async fn with_chain(args: &DevArgs, devnet: &Devnet) -> Result<ExitCode, Failure
         return Err(Failure::text(why_not));
     }
     let _ledger_lock = fresh_ledger(&config)?;
-    telemetry::start_metrics(config.server.metrics, "dev")
+    let health = Health::new();
+    telemetry::start_metrics(config.server.metrics, "dev", &health)
+        .await
         .map_err(|error| Failure::new("metrics did not start", error))?;
     if !config.has_embedded_ledger() {
         wiring::migrate(&config).await?;
     }
-    let mut teller = wiring::start(&config, Role::All).await?;
+    let mut teller = wiring::start(&config, Role::All, health).await?;
     let line = serde_json::to_string(info)
         .map_err(|error| Failure::new("the devnet line cannot be written", error))?;
     println!("devnet: {line}");

@@ -1,10 +1,13 @@
 //! `/metrics`: every metric's unit, description and buckets, in one place. The code that measures names a metric only.
 
+use std::io;
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use teller_api::{Health, ServeLimits, serve_rest};
+use tokio::net::TcpListener;
 
 /// From a verify out of warm caches to a settle at its longest wait.
 const REQUEST_SECONDS: &[f64] = &[
@@ -36,24 +39,36 @@ const WEI: &[f64] = &[
     1e9, 1e10, 5e10, 1e11, 2e11, 5e11, 1e12, 2e12, 5e12, 1e13, 1e14, 1e15, 1e16,
 ];
 
+/// Scrapers and probes at once; more wait.
+const MAX_CONNECTIONS: usize = 256;
+/// How often what was measured is put into the histograms, so that it does not pile up between scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Why metrics could not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The address is taken, or a recorder is there already.
-    #[error("metrics cannot be served at {address}: {source}")]
-    Start {
+    /// The address is taken.
+    #[error("{address} cannot be listened on: {source}")]
+    Listen {
         /// `server.metrics`.
         address: SocketAddr,
         /// Why.
-        source: BuildError,
+        source: io::Error,
     },
+    /// A recorder is there already, or a bucket makes no sense.
+    #[error(transparent)]
+    Recorder(#[from] BuildError),
 }
 
-/// Serves `/metrics` at this address from now on.
+/// Serves `/metrics`, and beside them how the process is, at this address from now on.
 ///
 /// # Errors
 /// When the address is taken.
-pub fn start_metrics(address: SocketAddr, role: &'static str) -> Result<(), TelemetryError> {
+pub async fn start_metrics(
+    address: SocketAddr,
+    role: &'static str,
+    health: &Health,
+) -> Result<(), TelemetryError> {
     let full = |name: &str| Matcher::Full(name.to_owned());
     let buckets = [
         (
@@ -66,13 +81,29 @@ pub fn start_metrics(address: SocketAddr, role: &'static str) -> Result<(), Tele
         (full("teller_gas_per_payment"), GAS),
         (full("teller_cost_per_payment_wei"), WEI),
     ];
-    let builder = buckets.into_iter().try_fold(
-        PrometheusBuilder::new().with_http_listener(address),
-        |builder, (matcher, values)| builder.set_buckets_for_metric(matcher, values),
-    );
-    builder
-        .and_then(PrometheusBuilder::install)
-        .map_err(|source| TelemetryError::Start { address, source })?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| TelemetryError::Listen { address, source })?;
+    let builder = buckets
+        .into_iter()
+        .try_fold(PrometheusBuilder::new(), |builder, (matcher, values)| {
+            builder.set_buckets_for_metric(matcher, values)
+        })?;
+    let recorder = builder.install_recorder()?;
+    let rendering = recorder.clone();
+    let router = health.router(move || rendering.render());
+    let limits = ServeLimits {
+        max_connections: MAX_CONNECTIONS,
+        ..ServeLimits::default()
+    };
+    // Until the process ends: the last scrape of a process that drains is worth having.
+    tokio::spawn(serve_rest(listener, router, limits, std::future::pending()));
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            recorder.run_upkeep();
+        }
+    });
     describe_requests();
     describe_nodes_and_stores();
     describe_settlement();

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use crate::rig::{Rig, Wish};
 
 /// Far more than any lease: what takes longer does not happen at all.
@@ -18,7 +20,35 @@ async fn lanes(rig: &mut Rig, settler: usize) -> f64 {
     rig.metric(settler, "teller_lane_usable", "").await
 }
 
-/// The settler with the most lanes goes away under load; answers it and how long until the other has all lanes.
+/// Waits until each of these settlers has so many lanes.
+async fn until_lanes(rig: &mut Rig, wanted: &[(usize, f64)]) {
+    let start = Instant::now();
+    loop {
+        let mut have = Vec::new();
+        for (settler, _) in wanted {
+            have.push((*settler, lanes(rig, *settler).await));
+        }
+        if have == wanted {
+            return;
+        }
+        assert!(
+            start.elapsed() < TAKEN_WITHIN,
+            "{have:?} instead of {wanted:?}\n{}",
+            rig.fleet.logs()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What `/readyz` of a settler says.
+async fn readiness(rig: &mut Rig, settler: usize) -> Value {
+    let metrics = rig.fleet.metrics_url(settler).unwrap();
+    let url = metrics.replace("/metrics", "/readyz");
+    let (_, said) = rig.http.get(&url, Duration::from_secs(5)).await.unwrap();
+    said
+}
+
+/// One of two settlers goes away under load; answers it and how long until the other has all lanes.
 async fn take_over(departure: Departure) {
     let mut rig = Rig::start(Wish {
         signers: 2,
@@ -27,10 +57,8 @@ async fn take_over(departure: Departure) {
     .await;
     rig.sell(10);
     rig.all_told().await;
-    let (first, second) = (lanes(&mut rig, 1).await, lanes(&mut rig, 2).await);
-    println!("{departure:?}: lanes before: {first} and {second}");
-    assert_eq!(first + second, 2.0, "{}", rig.fleet.logs());
-    let (victim, survivor) = if first >= second { (1, 2) } else { (2, 1) };
+    until_lanes(&mut rig, &[(1, 1.0), (2, 1.0)]).await;
+    let (victim, survivor) = (1, 2);
     rig.sell(10);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let gone = Instant::now();
@@ -50,13 +78,17 @@ async fn take_over(departure: Departure) {
     let took = gone.elapsed().as_secs_f64();
     println!("{departure:?}: all lanes are the other's after {took:.1} s");
     if departure == Departure::Stopped {
-        let epochs = rig.epochs().await;
+        let before = rig.epochs().await;
         rig.fleet.signal(victim, "CONT").await.unwrap();
         rig.sell(10);
+        until_lanes(&mut rig, &[(victim, 1.0), (survivor, 1.0)]).await;
         rig.all_told().await;
-        // Whoever slept through its lease notices, and takes nothing back from an owner that lives.
-        assert_eq!(rig.epochs().await, epochs);
-        assert_eq!(lanes(&mut rig, victim).await, 0.0);
+        // Whoever slept through its lease notices, and takes nothing back from an owner that lives: it is handed its share.
+        let after = rig.epochs().await;
+        let risen = before.iter().zip(&after).map(|(old, new)| new.2 - old.2);
+        let mut risen: Vec<_> = risen.collect();
+        risen.sort_unstable();
+        assert_eq!(risen, [0, 2], "given up once and taken once: {after:?}");
     }
     let compared = rig.compare().await;
     let stopped = u64::from(departure == Departure::Stopped);
@@ -76,4 +108,39 @@ async fn a_stopped_settler_is_taken_over_and_writes_nothing_when_it_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminated_settler_hands_its_lanes_over() {
     take_over(Departure::Terminated).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settlers_that_come_and_go_share_the_lanes_out() {
+    let mut rig = Rig::start(Wish {
+        signers: 4,
+        ..Wish::cluster()
+    })
+    .await;
+    rig.sell(10);
+    until_lanes(&mut rig, &[(1, 2.0), (2, 2.0)]).await;
+    let ready = json!({"ledger": "ok", "reservations": "ok", "eip155:84532": "ok"});
+    for settler in [1, 2] {
+        let said = readiness(&mut rig, settler).await;
+        assert_eq!(said, json!({"status": "ready", "dependencies": ready}));
+    }
+
+    rig.sell(10);
+    let status = rig.fleet.terminate(2, TAKEN_WITHIN).await.unwrap();
+    assert!(status.success(), "{status}");
+    rig.sell(10);
+    until_lanes(&mut rig, &[(1, 4.0)]).await;
+
+    rig.sell(10);
+    rig.fleet.start_member(2).await.unwrap();
+    rig.sell(10);
+    until_lanes(&mut rig, &[(1, 2.0), (2, 2.0)]).await;
+    rig.all_told().await;
+    let shared = rig.epochs().await;
+    rig.sell(10);
+    rig.all_told().await;
+    // Longer than a lease: nothing goes to and fro.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(rig.epochs().await, shared);
+    assert_eq!(rig.compare().await.transfers, 60);
 }

@@ -179,3 +179,32 @@ fn a_draining_lane_brings_its_slots_to_their_end_and_opens_no_more() {
     assert!(bench.closed(id).is_empty());
     assert_eq!(bench.lane().open_slots(), 0);
 }
+
+#[test]
+fn a_recovered_slot_of_a_frozen_lane_is_not_sent_when_it_thaws_too_late() {
+    let mut bench = Bench::new();
+    bench.seal(Vec::new());
+    let attempt = bench.attempt(AttemptKind::Batch, fees(20, 2));
+    bench.tell(Event::LaneClaimed(RecoveredLane {
+        mode: LaneMode::Frozen,
+        ..recovered_slot(&attempt, vec![payment(0, 60)])
+    }));
+    assert!(
+        bench.looked_up(slot(7), 7, false).is_empty(),
+        "it is frozen"
+    );
+    bench.now += 100_000;
+    let fence = bench.lane().fence;
+    let mode = LaneMode::Thawing;
+    bench.tell(Event::ModeRead { fence, mode });
+    let effects = bench.looked_up(slot(7), 7, false);
+    let parks = |effect: &Effect| {
+        let Effect::Sign { what, .. } = effect else {
+            return false;
+        };
+        matches!(what, ToSign::NoOp)
+    };
+    assert!(effects.iter().any(parks), "{effects:?}");
+    let sends = |effect: &Effect| matches!(effect, Effect::Broadcast { .. });
+    assert!(!effects.iter().any(sends), "{effects:?}");
+}
