@@ -8,7 +8,7 @@ use teller_domain::{
     SlotId,
 };
 
-use super::lane::{Forming, Lane, OpenSlot, Phase, Stage};
+use super::lane::{Forming, Gap, Lane, OpenSlot, Phase, Stage};
 use super::rules::Rule;
 use super::unfinal::Unfinal;
 use super::{Again, Core, Effect, Queued, RecoveredLane, RecoveredSlot, ToSign, gas_limit};
@@ -58,6 +58,7 @@ impl Core {
             forming: None,
             resting_until_ms: 0,
             thawing: BTreeSet::new(),
+            gap: Gap::No,
         };
         self.lanes.insert(lane.signer(), lane);
         if recovered.mode == LaneMode::Thawing {
@@ -276,6 +277,9 @@ impl Core {
     }
 
     pub(super) fn on_slot_opened(&mut self, fence: FencedLane, id: SlotId, now_ms: u64) {
+        if self.on_gap_opened(fence, id, now_ms) {
+            return;
+        }
         let cutoff = self.cutoff(now_ms).unwrap_or_default();
         let parks = self.rules.hold(Rule::ExpiredBecomesNoOp);
         let Some(lane) = self.lane_mut(fence).filter(|lane| lane.awaits(id)) else {

@@ -15,7 +15,7 @@ use super::{Again, Core, Effect, Place, Sent, Sighting, ToSign};
 const FOREIGN_USE_LOOKS: u32 = 2;
 
 /// Endpoints that must agree on a foreign use, where so many are configured.
-const WITNESSES: usize = 2;
+pub(super) const WITNESSES: usize = 2;
 
 impl Core {
     pub(super) fn on_signed(
@@ -25,6 +25,9 @@ impl Core {
         attempt: Attempt,
         now_ms: u64,
     ) {
+        if self.on_gap_signed(fence, id, &attempt) {
+            return;
+        }
         let adds = self.lane_mut(fence).and_then(|lane| {
             let slot = lane.slots.get_mut(&id.nonce)?;
             matches!(slot.adding, Adding::Signing).then_some(slot)
@@ -247,6 +250,7 @@ impl Core {
         if self.slot_mut(id).is_none_or(|slot| !slot.is_unmined()) {
             return;
         }
+        self.notice_gap(id, &sightings, endpoints, now_ms);
         let mut passed = sightings
             .iter()
             .filter(|sighting| sighting.sealed_nonce > id.nonce)
@@ -347,6 +351,7 @@ impl Core {
     /// Sends again, outbids, looks up and parks, as each slot's time comes. A frozen lane is only looked up.
     pub(super) fn attend_slots(&mut self, now_ms: u64) {
         let (interval, flashblocks) = (self.config.block_interval_ms, self.config.flashblocks);
+        let parks = self.rules.hold(Rule::ParkStalled);
         let mut care = Vec::new();
         for lane in self.lanes.values_mut() {
             let (chain, signer, mode) = (lane.fence.chain, lane.fence.signer, lane.mode);
@@ -364,8 +369,11 @@ impl Core {
                     interval,
                     now_ms,
                 };
-                let needed = slot.attend(around);
-                care.extend(needed.into_iter().map(|needed| (id, needed)));
+                let parked = slot.is_parked();
+                let needed = slot.attend(around).into_iter().filter(|needed| {
+                    parks || parked || !matches!(needed, Care::Add(AttemptKind::NoOp))
+                });
+                care.extend(needed.map(|needed| (id, needed)));
             }
         }
         let mut glances = Vec::new();
