@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::Address;
 use teller_domain::{
-    Attempt, AttemptKind, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState,
-    SlotId,
+    Attempt, AttemptKind, Fees, FencedLane, LaneMode, Reason, Refusal, SettlementId,
+    SettlementState, SlotId,
 };
 
 use super::lane::{Forming, Gap, Lane, OpenSlot, Phase, Stage};
@@ -66,6 +66,7 @@ impl Core {
         } else {
             lookups.into_iter().for_each(|id| self.look_up(id, now_ms));
         }
+        self.end_rescue(fence);
         self.check_unfinal(fence.signer);
     }
 
@@ -200,8 +201,16 @@ impl Core {
                 .collect();
         }
         self.end_late(fence, &late);
+        // Fees may have risen since the batch was formed: what is too dear now is formed anew.
+        let budget = self.config.budgets.per_transaction;
+        let limits = self.config.limits;
+        let too_dear = self.is_too_dear();
+        let affords = |fees: &Fees, payments: usize| {
+            let within = limits.within(budget, fees.max_fee_per_gas);
+            !too_dear && within.is_some_and(|within| payments <= within.items())
+        };
         let fees = self.initial_fees();
-        let (draining, max_gas) = (self.draining, self.config.limits.max_gas);
+        let (draining, max_gas) = (self.draining, limits.max_gas);
         let Some(lane) = self.lane_mut(fence) else {
             return;
         };
@@ -209,6 +218,8 @@ impl Core {
         let Some(forming) = lane.forming.as_mut() else {
             return;
         };
+        let payments = forming.payments.len();
+        let fees = fees.filter(|fees| affords(fees, payments));
         let (false, Some(fees), true) = (forming.payments.is_empty(), fees, usable) else {
             return self.dissolve(fence, now_ms);
         };

@@ -13,6 +13,9 @@ use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot};
 impl World<'_> {
     /// Takes a lane, with what is open on it; tries again until this process has it.
     pub fn claim(&mut self, p: usize, signer: Address) {
+        if self.processes[p].draining {
+            return;
+        }
         let again = |world: &mut Self| {
             let jitter = world.rng.below(300);
             world.schedule(RETRY_MS + jitter, Job::Claim(p, signer));
@@ -37,14 +40,8 @@ impl World<'_> {
         let sealed = AccountNonce(sealed);
         let next_nonce = match recovery.lane.next_nonce {
             Some(next) if !recovery.open_slots.is_empty() => next,
-            Some(next) if next == sealed => next,
-            // A node that is behind, or a reorg that took closed slots' transactions.
-            Some(next) if next > sealed => {
-                if recovery.unfinal.is_empty() {
-                    return again(self);
-                }
-                next
-            }
+            // A node that is behind, a reorg that took closed slots' transactions, or one that left a gap.
+            Some(next) if next >= sealed => next,
             _ => {
                 let adopted = self.write(ledger.adopt_nonce(fence, sealed));
                 match adopted.done {
@@ -105,7 +102,7 @@ impl World<'_> {
             if !self.rng.chance(500) {
                 continue;
             }
-            let written = self.write(ledger.renew_lane(fence, FOR_EVER_MS));
+            let written = self.write(ledger.renew_lane(self.fence(fence), FOR_EVER_MS));
             match written.done {
                 Some(Ok(mode)) if written.answered => {
                     self.fenced(fence, "renew_lane");
@@ -117,6 +114,13 @@ impl World<'_> {
                 }
                 _ => {}
             }
+        }
+        if self.processes[p].budgets.by_day() {
+            let spending = self.spending();
+            self.answer(p, Event::Spent(spending));
+        }
+        if self.processes[p].draining {
+            return;
         }
         let free: Vec<Address> = self
             .signers
@@ -144,7 +148,7 @@ impl World<'_> {
 
     fn claim_accepted(&mut self, p: usize, owner: ProcessId) {
         let appetite = self.processes[p].core.appetite();
-        let expiring = match self.processes[p].core.cutoff(self.now_ms) {
+        let expiring = match self.processes[p].core.cutoff(self.clock(p)) {
             Some(cutoff) if appetite == 0 => Some(cutoff),
             None if appetite == 0 => return,
             _ => None,

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use alloy_primitives::U256;
-use teller_domain::{
-    AuthorizationKey, CompensationKind, Level, Settlement, SettlementId, SettlementState, Told, Wei,
-};
+use teller_domain::{AuthorizationKey, Level, Settlement, SettlementId, SettlementState, Wei};
 use teller_store::Ledger;
 
 use super::sight::settling_log;
@@ -122,11 +120,6 @@ impl World<'_> {
                 .find(|receipt| settling_log(receipt, &payment).is_some())
                 .map(|receipt| (sealed.block, receipt.transaction.hash))
         });
-        let told = row.told;
-        let success = matches!(
-            row.state,
-            SettlementState::Settled(_) | SettlementState::SettledExternally(_)
-        );
         match &row.state {
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                 let same = on_chain == Some((receipt.block, receipt.transaction));
@@ -164,29 +157,6 @@ impl World<'_> {
                 });
             }
         }
-        let entries = self.stage.ledger.compensations(0, Some(row.id), 100);
-        let entries = self.stage.runtime.block_on(entries).unwrap();
-        let last = entries.last().map(|entry| entry.kind);
-        match told {
-            Some(Told::Success { .. }) if !success => {
-                self.demand(last == Some(CompensationKind::SuccessTakenBack), || {
-                    format!(
-                        "success was told of {}, which is {}, without an entry: {last:?}",
-                        row.id,
-                        row.state.kind()
-                    )
-                });
-            }
-            Some(Told::Failure { .. }) if success => {
-                self.demand(last == Some(CompensationKind::FailureSettled), || {
-                    format!(
-                        "failure was told of {}, which is {}, without an entry: {last:?}",
-                        row.id,
-                        row.state.kind()
-                    )
-                });
-            }
-            _ => {}
-        }
+        self.check_entry(row);
     }
 }

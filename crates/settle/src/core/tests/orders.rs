@@ -179,3 +179,23 @@ fn a_draining_lane_brings_its_slots_to_their_end_and_opens_no_more() {
     assert!(bench.closed(id).is_empty());
     assert_eq!(bench.lane().open_slots(), 0);
 }
+
+#[test]
+fn a_rescued_lane_that_is_taken_without_open_slots_is_active_again() {
+    let mut bench = Bench::new();
+    bench.seal(Vec::new());
+    let effects = bench.tell(Event::LaneClaimed(RecoveredLane {
+        mode: LaneMode::Rescuing,
+        ..empty_lane()
+    }));
+    let active = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::SetMode {
+                mode: LaneMode::Active,
+                ..
+            }
+        )
+    };
+    assert!(effects.iter().any(active), "{effects:?}");
+}
