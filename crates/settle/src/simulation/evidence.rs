@@ -91,7 +91,7 @@ impl World<'_> {
         let sure = receipt.level >= Level::Safe || receipt.block.number <= self.check.finalized;
         let holds =
             log == Some(receipt.log_index) && (!sure || self.chain.is_canonical(receipt.block));
-        let (id, receipt) = (row.id, receipt.clone());
+        let (id, receipt) = (row.id, *receipt);
         self.demand(holds, || {
             format!("success of {id} is told by {receipt:?}, which the chain does not show")
         });
