@@ -456,11 +456,7 @@ impl World<'_> {
     }
 
     fn ended(&self, key: AuthorizationKey) -> bool {
-        let found = self
-            .stage
-            .runtime
-            .block_on(self.stage.ledger.find(key))
-            .unwrap();
+        let found = self.stage.read(|| self.stage.ledger.find(key));
         found.is_some_and(|row| row.state.is_resolved())
     }
 

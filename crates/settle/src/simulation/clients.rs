@@ -250,7 +250,7 @@ impl World<'_> {
 
     fn wait(&mut self, client: usize, at: usize, id: SettlementId) {
         let ledger = Arc::clone(&self.stage.ledger);
-        let read = self.stage.runtime.block_on(ledger.settlement(id)).unwrap();
+        let read = self.stage.read(|| ledger.settlement(id));
         let Some(row) = read else {
             // A withdrawn row that was accepted again has another name.
             self.clients[client].stage = Stage::Done;

@@ -116,8 +116,8 @@ impl World<'_> {
         if told.is_empty() {
             return;
         }
-        let rows = self.stage.ledger.settlements(&told);
-        for row in self.stage.runtime.block_on(rows).unwrap() {
+        let rows = self.stage.read(|| self.stage.ledger.settlements(&told));
+        for row in rows {
             self.check_entry(&row);
         }
     }
@@ -134,8 +134,10 @@ impl World<'_> {
             Some(Told::Failure { .. }) if settled => CompensationKind::FailureSettled,
             _ => return,
         };
-        let entries = self.stage.ledger.compensations(0, Some(row.id), 100);
-        let entries = self.stage.runtime.block_on(entries).unwrap();
+        let ledger = &self.stage.ledger;
+        let entries = self
+            .stage
+            .read(|| ledger.compensations(0, Some(row.id), 100));
         let last = entries.last().map(|entry| entry.kind);
         self.demand(last == Some(due), || {
             format!(

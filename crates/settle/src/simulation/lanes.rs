@@ -51,20 +51,12 @@ impl World<'_> {
             }
         };
         let queued = |ids: &[SettlementId]| -> Vec<Queued> {
-            let rows = self
-                .stage
-                .runtime
-                .block_on(ledger.settlements(ids))
-                .unwrap();
+            let rows = self.stage.read(|| ledger.settlements(ids));
             let row = |id: &SettlementId| rows.iter().find(|row| row.id == *id).map(Queued::new);
             ids.iter().filter_map(row).collect()
         };
         let preconfirmed = |ids: &[SettlementId]| {
-            let rows = self
-                .stage
-                .runtime
-                .block_on(ledger.settlements(ids))
-                .unwrap();
+            let rows = self.stage.read(|| ledger.settlements(ids));
             rows.iter().find_map(|row| match row.state {
                 SettlementState::Preconfirmed { transaction, .. } => Some(transaction),
                 _ => None,

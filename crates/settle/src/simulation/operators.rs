@@ -44,8 +44,9 @@ impl World<'_> {
         if self.quiet {
             return Spending::default();
         }
-        let spending = self.stage.ledger.spending(self.chain_id, UnixMillis(0));
-        self.stage.runtime.block_on(spending).unwrap()
+        let ledger = &self.stage.ledger;
+        self.stage
+            .read(|| ledger.spending(self.chain_id, UnixMillis(0)))
     }
 
     /// Whether these budgets leave anything, as far as the process has been told what was spent.

@@ -12,10 +12,7 @@ use super::world::World;
 impl World<'_> {
     fn rows(&self) -> Vec<Settlement> {
         let ids: Vec<SettlementId> = self.check.accepted.keys().copied().collect();
-        self.stage
-            .runtime
-            .block_on(self.stage.ledger.settlements(&ids))
-            .unwrap()
+        self.stage.read(|| self.stage.ledger.settlements(&ids))
     }
 
     pub fn unresolved(&self) -> String {
@@ -24,11 +21,7 @@ impl World<'_> {
         let open: Vec<String> = open
             .map(|row| format!("{} {} tries {}", row.id, row.state.kind(), row.tries))
             .collect();
-        let lanes = self
-            .stage
-            .runtime
-            .block_on(self.stage.ledger.lanes())
-            .unwrap();
+        let lanes = self.stage.read(|| self.stage.ledger.lanes());
         let lanes: Vec<String> = lanes
             .iter()
             .filter(|lane| lane.fence.chain == self.chain_id)
