@@ -163,6 +163,10 @@ impl Headers {
         headers.back().map(|block| (block.number, block.hash))
     }
 
+    fn oldest(&self) -> Option<u64> {
+        self.read().front().map(|block| block.number)
+    }
+
     fn at(&self, number: u64) -> Option<Arc<Block>> {
         let headers = self.read();
         let oldest = headers.front()?.number;
@@ -247,6 +251,14 @@ impl Watcher {
             if latest.number == tip + 1 && latest.parent == hash {
                 self.deliver(latest);
                 return Ok(());
+            }
+            if self
+                .headers
+                .oldest()
+                .is_some_and(|oldest| latest.number < oldest)
+            {
+                // No chain goes back that far: the node is stuck, or still syncing.
+                return Err(NodeError::BadAnswer("a head far behind the one before"));
             }
             if latest.number <= tip + 1 {
                 return self.reorganise(latest).await;

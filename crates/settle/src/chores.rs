@@ -60,7 +60,11 @@ impl Shell {
     async fn claim_accepted(&self) -> StoreResult<u32> {
         let Appetite { more, queued } = *self.appetite.borrow();
         let (limit, expiring_by) = match (more, self.holdings().is_empty()) {
-            (0, true) => return Ok(0),
+            (0, true) => {
+                // What a lane of this process left behind is for those who have one.
+                let releasing = self.ledger.release_queue(self.chain(), self.process);
+                return releasing.await.map(|()| 0);
+            }
             (0, false) => {
                 let Some(time) = self.parts.heads.chain_time() else {
                     return Ok(0);

@@ -339,31 +339,46 @@ struct UnderWay {
     owners: HashMap<tokio::task::Id, Address>,
     /// Those that write or send: shutdown waits for their end.
     writing: HashSet<tokio::task::Id>,
+    /// Those that bring a lane back which the core has let go of.
+    reading: HashSet<tokio::task::Id>,
 }
 
 impl UnderWay {
     fn start(&mut self, shell: &Arc<Shell>, effect: Effect) {
         let (signer, writes) = (effect.signer(), writes(&effect));
+        let reads = matches!(
+            effect,
+            Effect::ReclaimLane { .. } | Effect::ReopenSlots { .. }
+        );
         let task = self.tasks.spawn(shell.clone().carry_out(effect)).id();
         self.owners.extend(signer.map(|signer| (task, signer)));
         if writes {
             self.writing.insert(task);
         }
+        if reads {
+            self.reading.insert(task);
+        }
     }
 
     /// Waits for the next end; what broke costs its lane.
-    async fn ended(&mut self, shell: &Shell) -> Vec<Event> {
+    async fn ended(&mut self, shell: &Arc<Shell>) -> Vec<Event> {
         match self.tasks.join_next_with_id().await {
             None => Vec::new(),
             Some(Ok((task, ()))) => {
                 self.owners.remove(&task);
                 self.writing.remove(&task);
+                self.reading.remove(&task);
                 Vec::new()
             }
             Some(Err(error)) => {
                 tracing::error!(%error, "an effect of the engine broke; its lane is read again");
                 self.writing.remove(&error.id());
                 let signer = self.owners.remove(&error.id());
+                if let (true, Some(signer)) = (self.reading.remove(&error.id()), signer) {
+                    // The core has let go of the lane and waits for it: nobody else would ask again.
+                    self.start(shell, Effect::ReclaimLane { signer });
+                    return Vec::new();
+                }
                 let fence = signer.and_then(|signer| shell.fence(signer));
                 fence
                     .map(|fence| Event::LaneLost { fence })

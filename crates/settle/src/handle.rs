@@ -29,6 +29,10 @@ const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
 /// How often a claim is tried again while another request has it and has not delivered it.
 const CLAIM_POLL: Duration = Duration::from_millis(200);
 
+/// How long a claim may be neither delivered nor free before it is another request's for good: its process lives, or it
+/// would have been free before.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(15);
+
 /// How often a settlement is read again, at most, because what was to be told of it has changed.
 const READINGS: usize = 3;
 
@@ -472,6 +476,7 @@ impl Settler {
             request: request_id,
             end: undelivered,
         };
+        let claimed_since = Instant::now();
         loop {
             let claiming = self.ledger().claim_delivery(
                 settlement.id,
@@ -488,7 +493,10 @@ impl Settler {
                         delivery,
                     };
                 }
-                Ok(ClaimOutcome::Delivered) => {
+                Ok(outcome)
+                    if outcome == ClaimOutcome::Delivered
+                        || claimed_since.elapsed() >= CLAIM_PATIENCE =>
+                {
                     delivery.end = DeliveryEnd::Leave;
                     return SettleAnswer::Duplicate {
                         settlement,
@@ -500,7 +508,7 @@ impl Settler {
                 Ok(ClaimOutcome::Taken) if Instant::now() < deadline => {
                     tokio::time::sleep(CLAIM_POLL).await;
                 }
-                Ok(ClaimOutcome::Taken) => {
+                Ok(ClaimOutcome::Taken | ClaimOutcome::Delivered) => {
                     delivery.end = DeliveryEnd::Leave;
                     return pending(settlement);
                 }

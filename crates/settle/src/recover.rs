@@ -178,21 +178,10 @@ impl Shell {
                 let head = self.parts.nodes.head().await?;
                 let sealed = self.parts.nodes.account_nonce(signer, head.number).await?;
                 match known {
-                    // A reorg has taken slots back that are closed in the ledger, or the node is behind: the core asks
-                    // about their blocks, and reopens what is to be reopened.
-                    Some(known)
-                        if known > sealed && unfinal.iter().any(|slot| slot.nonce >= sealed) =>
-                    {
-                        known
-                    }
-                    Some(known) if known > sealed => {
-                        let cause = format!(
-                            "the node has nonce {sealed} for {signer}, the ledger's slots below {known} are final: the node \
-                             is behind"
-                        );
-                        return Err(Setback::Passing(cause));
-                    }
-                    Some(known) if known == sealed => known,
+                    // The node is behind; or a reorg has taken slots back that are closed in the ledger, and the core
+                    // reopens them; or it has taken a stranger's transaction behind which the lane had adopted its
+                    // nonce, and the core fills the gap once something waits behind it.
+                    Some(known) if known >= sealed => known,
                     _ => {
                         self.ledger.adopt_nonce(lane.fence, sealed).await?;
                         sealed

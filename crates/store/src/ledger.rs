@@ -156,7 +156,7 @@ pub struct Spending {
 /// A slot to be opened: one database transaction writes all of it.
 #[derive(Debug, Clone)]
 pub struct NewSlot {
-    /// Its name; the nonce must be the lane's next one.
+    /// Its name; the nonce must be the lane's next one, unless it fills a gap.
     pub id: SlotId,
     /// The signed first attempt.
     pub attempt: Attempt,
@@ -339,6 +339,9 @@ pub trait Ledger: Send + Sync + 'static {
         expiring_by: Option<UnixSeconds>,
     ) -> StoreResult<Vec<Settlement>>;
 
+    /// Gives back everything that this process has queued on a network: it has no lane there.
+    async fn release_queue(&self, chain: ChainId, owner: ProcessId) -> StoreResult<()>;
+
     /// Gives queued payments of this process back, for others to claim. Those that are no longer accepted are left alone.
     async fn release_accepted(&self, owner: ProcessId, ids: &[SettlementId]) -> StoreResult<()>;
 
@@ -389,7 +392,8 @@ pub trait Ledger: Send + Sync + 'static {
     async fn adopt_nonce(&self, fence: FencedLane, nonce: AccountNonce) -> StoreResult<()>;
 
     /// Opens a slot. [`crate::StoreError::StaleLane`] if the epoch or the next nonce is not the expected one. Each
-    /// payment goes accepted -> assigned, its tries rise by one.
+    /// payment goes accepted -> assigned, its tries rise by one. A slot without payments may also have a nonce below the
+    /// lane's next one at which there is none, open or closed: it fills a gap.
     async fn open_slot(&self, fence: FencedLane, slot: NewSlot) -> StoreResult<OpenSlotOutcome>;
 
     /// Adds a signed attempt to an open slot; the payments' newest transaction is its hash from now on (not for a no-op).

@@ -27,6 +27,7 @@ contract! {
     a_lane_that_nobody_takes_is_anybodys_after_a_lease,
     a_lane_whose_lease_ran_out_is_anybodys,
     all_parts_together_are_the_lanes,
+    a_gap_is_filled_once_and_only_without_payments,
     an_order_names_the_mode_that_it_changes,
     readers_see_every_lane,
     the_audit_sees_every_payment_of_a_slot,
@@ -176,6 +177,32 @@ async fn all_parts_together_are_the_lanes(store: TestLedger) {
             assert!(most.unwrap() - least.unwrap() <= 1, "{shares:?}");
         }
     }
+}
+
+async fn a_gap_is_filled_once_and_only_without_payments(store: TestLedger) {
+    let fence = lane(&store).await;
+    let open = |slot| store.ledger.open_slot(fence, slot);
+    open(new_slot(5, &[])).await.unwrap();
+    let stale = |outcome: &StoreResult<OpenSlotOutcome>| {
+        assert!(matches!(outcome, Err(StoreError::StaleLane)), "{outcome:?}");
+    };
+    let id = accept(&store).await.id;
+    stale(&open(new_slot(3, &[id])).await);
+    stale(&open(new_slot(5, &[])).await);
+    stale(&open(new_slot(7, &[])).await);
+    let filled = open(new_slot(3, &[])).await.unwrap();
+    assert_eq!(filled, OpenSlotOutcome::Opened);
+    stale(&open(new_slot(3, &[])).await);
+    let recovery = store.ledger.open_slots(CHAIN, SIGNER).await.unwrap();
+    let nonces: Vec<u64> = recovery.iter().map(|slot| slot.id.nonce.0).collect();
+    assert_eq!(nonces, [3, 5]);
+    let views = store.ledger.lanes().await.unwrap();
+    assert_eq!(views[0].next_nonce, Some(AccountNonce(6)));
+    let late = FencedLane {
+        epoch: fence.epoch + 1,
+        ..fence
+    };
+    stale(&store.ledger.open_slot(late, new_slot(4, &[])).await);
 }
 
 async fn an_order_names_the_mode_that_it_changes(store: TestLedger) {

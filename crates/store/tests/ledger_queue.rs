@@ -18,6 +18,7 @@ use teller_domain::*;
 use teller_store::*;
 
 contract! {
+    a_process_without_a_lane_gives_its_whole_queue_back,
     a_queued_payment_is_its_process_s_alone,
     the_queue_of_a_dead_process_is_free,
     claims_at_once_share_nothing,
@@ -323,4 +324,20 @@ async fn another_process_hears_of_an_accepted_payment() {
         }
     }
     panic!("no notification was heard");
+}
+
+async fn a_process_without_a_lane_gives_its_whole_queue_back(store: TestLedger) {
+    let (idle, busy) = (alive(&store).await, alive(&store).await);
+    let claim = |process| store.ledger.claim_accepted(CHAIN, process, 10, None);
+    let waiting = accept(&store).await;
+    assert_eq!(claim(idle).await.unwrap().len(), 1);
+    assert!(claim(busy).await.unwrap().is_empty());
+    store.ledger.release_queue(CHAIN, busy).await.unwrap();
+    assert!(claim(busy).await.unwrap().is_empty(), "not its own");
+    store.ledger.release_queue(CHAIN, idle).await.unwrap();
+    let claimed = claim(busy).await.unwrap();
+    assert_eq!(
+        claimed.iter().map(|row| row.id).collect::<Vec<_>>(),
+        [waiting.id]
+    );
 }

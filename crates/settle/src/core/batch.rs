@@ -73,7 +73,7 @@ impl BatchLimits {
         (max_gas >= gas_limit(1)).then_some(Self { max_gas, ..self })
     }
 
-    fn items(&self) -> usize {
+    pub(super) fn items(&self) -> usize {
         let gas = self
             .max_gas
             .min(TRANSACTION_GAS_CAP)

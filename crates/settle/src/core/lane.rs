@@ -176,6 +176,21 @@ impl OpenSlot {
     }
 }
 
+/// Nonces below a lane's lowest open slot that nothing of the lane can use: it adopted its nonce behind a stranger's
+/// transaction, and a reorg dropped that for good. The chain waits for them, and the lane with it.
+#[derive(Debug, Default)]
+pub(super) enum Gap {
+    /// None is known.
+    #[default]
+    No,
+    /// Enough endpoints have shown one, without contradiction since.
+    Seen { since_ms: u64 },
+    /// A no-op for its lowest nonce is being signed.
+    Signing(AccountNonce),
+    /// The slot of that no-op is being committed.
+    Committing(AccountNonce, Attempt),
+}
+
 /// A mode on its way into the ledger.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ordered {
@@ -204,12 +219,23 @@ pub struct Lane {
     pub(super) leaving_since: Option<u64>,
     /// Slots that must be looked up before a thawing lane is active again.
     pub(super) thawing: BTreeSet<AccountNonce>,
+    pub(super) gap: Gap,
 }
 
 impl Lane {
     /// The signer.
     pub fn signer(&self) -> Address {
         self.fence.signer
+    }
+
+    /// The epoch under which it is held.
+    pub fn epoch(&self) -> u64 {
+        self.fence.epoch
+    }
+
+    /// The lowest open slot: what is behind it waits for it.
+    pub fn head(&self) -> Option<SlotId> {
+        self.slots.keys().next().map(|nonce| self.slot_id(*nonce))
     }
 
     /// What was decided about it.

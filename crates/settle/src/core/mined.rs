@@ -197,6 +197,11 @@ impl Core {
             .lanes
             .get(&id.signer)
             .filter(|lane| lane.mode == LaneMode::Frozen)
+            // Another slot that strangers took keeps the lane frozen.
+            .filter(|lane| {
+                let mut others = lane.slots.iter().filter(|(nonce, _)| **nonce != id.nonce);
+                others.all(|(_, slot)| slot.foreign_uses == 0)
+            })
             .map(|lane| lane.fence);
         if let Some(fence) = frozen {
             tracing::warn!(signer = %id.signer, "a lane thaws: the transaction that took its slot is ours");

@@ -9,6 +9,7 @@ mod batch;
 mod budget;
 mod chain;
 mod event;
+mod gaps;
 mod hand_over;
 mod lane;
 mod mined;

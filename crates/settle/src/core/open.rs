@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::Address;
 use teller_domain::{
-    Attempt, AttemptKind, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState,
-    SlotId,
+    Attempt, AttemptKind, Fees, FencedLane, LaneMode, Reason, Refusal, SettlementId,
+    SettlementState, SlotId,
 };
 
-use super::lane::{Forming, Lane, OpenSlot, Phase, Stage};
+use super::lane::{Forming, Gap, Lane, OpenSlot, Phase, Stage};
 use super::rules::Rule;
 use super::unfinal::Unfinal;
 use super::{Again, Core, Effect, Queued, RecoveredLane, RecoveredSlot, ToSign, gas_limit};
@@ -59,6 +59,7 @@ impl Core {
             resting_until_ms: 0,
             leaving_since: None,
             thawing: BTreeSet::new(),
+            gap: Gap::No,
         };
         self.lanes.insert(lane.signer(), lane);
         if recovered.mode == LaneMode::Thawing {
@@ -66,6 +67,7 @@ impl Core {
         } else {
             lookups.into_iter().for_each(|id| self.look_up(id, now_ms));
         }
+        self.end_rescue(fence);
         self.check_unfinal(fence.signer);
     }
 
@@ -200,8 +202,16 @@ impl Core {
                 .collect();
         }
         self.end_late(fence, &late);
+        // Fees may have risen since the batch was formed: what is too dear now is formed anew.
+        let budget = self.config.budgets.per_transaction;
+        let limits = self.config.limits;
+        let too_dear = self.is_too_dear();
+        let affords = |fees: &Fees, payments: usize| {
+            let within = limits.within(budget, fees.max_fee_per_gas);
+            !too_dear && within.is_some_and(|within| payments <= within.items())
+        };
         let fees = self.initial_fees();
-        let (draining, max_gas) = (self.draining, self.config.limits.max_gas);
+        let (draining, max_gas) = (self.draining, limits.max_gas);
         let ticket = self.next_ticket();
         let Some(lane) = self.lane_mut(fence) else {
             return;
@@ -210,6 +220,8 @@ impl Core {
         let Some(forming) = lane.forming.as_mut() else {
             return;
         };
+        let payments = forming.payments.len();
+        let fees = fees.filter(|fees| affords(fees, payments));
         let (false, Some(fees), true) = (forming.payments.is_empty(), fees, usable) else {
             return self.dissolve(fence, now_ms);
         };
@@ -280,6 +292,9 @@ impl Core {
     }
 
     pub(super) fn on_slot_opened(&mut self, fence: FencedLane, id: SlotId, now_ms: u64) {
+        if self.on_gap_opened(fence, id, now_ms) {
+            return;
+        }
         let cutoff = self.cutoff(now_ms).unwrap_or_default();
         let parks = self.rules.hold(Rule::ExpiredBecomesNoOp);
         let Some(lane) = self.lane_mut(fence).filter(|lane| lane.awaits(id)) else {

@@ -37,12 +37,16 @@ pub enum Rule {
     CheckBeforeRaising,
     /// Whole-batch reverts are sent again in halves, not as they were.
     Bisect,
+    /// A slot that nothing is mined in for long is given up for a no-op.
+    ParkStalled,
+    /// Nonces that a dropped transaction of a stranger leaves unused below a lane are used up by no-ops.
+    FillGaps,
 }
 
 impl Rule {
     /// Every rule.
     #[cfg(test)]
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::CommitBeforeSend,
         Self::AllHashes,
         Self::SealedBlocksOnly,
@@ -60,6 +64,8 @@ impl Rule {
         Self::NoteRevived,
         Self::CheckBeforeRaising,
         Self::Bisect,
+        Self::ParkStalled,
+        Self::FillGaps,
     ];
 }
 

@@ -15,7 +15,7 @@ use super::{Again, Core, Effect, Place, Sent, Sighting, ToSign};
 const FOREIGN_USE_LOOKS: u32 = 2;
 
 /// Endpoints that must agree on a foreign use, where so many are configured.
-const WITNESSES: usize = 2;
+pub(super) const WITNESSES: usize = 2;
 
 impl Core {
     pub(super) fn on_signed(
@@ -26,6 +26,9 @@ impl Core {
         attempt: Attempt,
         now_ms: u64,
     ) {
+        if self.on_gap_signed(fence, id, &attempt) {
+            return;
+        }
         let adds = self.lane_mut(fence).and_then(|lane| {
             let slot = lane.slots.get_mut(&id.nonce)?;
             matches!(slot.adding, Adding::Signing(asked) if asked == ticket).then_some(slot)
@@ -183,6 +186,11 @@ impl Core {
         let Some(mut fees) = policy.replacement(newest.fees, base_fee, tip) else {
             return;
         };
+        let enough = fees_in_plenty(&policy, newest.fees, base_fee, tip);
+        if slot.is_parked() && (enough || lane.out_of_funds) {
+            // It outbids the market by far already: what keeps it back is not its price.
+            return;
+        }
         let dear = budget.is_some_and(|budget| {
             let cost = alloy_primitives::U256::from(fees.max_fee_per_gas)
                 .saturating_mul(alloy_primitives::U256::from(original.gas_limit));
@@ -250,6 +258,7 @@ impl Core {
         if self.slot_mut(id).is_none_or(|slot| !slot.is_unmined()) {
             return;
         }
+        self.notice_gap(id, &sightings, endpoints, now_ms);
         let mut passed = sightings
             .iter()
             .filter(|sighting| sighting.sealed_nonce > id.nonce)
@@ -356,6 +365,7 @@ impl Core {
     /// Sends again, outbids, looks up and parks, as each slot's time comes. A frozen lane is only looked up.
     pub(super) fn attend_slots(&mut self, now_ms: u64) {
         let (interval, flashblocks) = (self.config.block_interval_ms, self.config.flashblocks);
+        let parks = self.rules.hold(Rule::ParkStalled);
         let mut care = Vec::new();
         for lane in self.lanes.values_mut() {
             let (chain, signer, mode) = (lane.fence.chain, lane.fence.signer, lane.mode);
@@ -373,8 +383,11 @@ impl Core {
                     interval,
                     now_ms,
                 };
-                let needed = slot.attend(around);
-                care.extend(needed.into_iter().map(|needed| (id, needed)));
+                let parked = slot.is_parked();
+                let needed = slot.attend(around).into_iter().filter(|needed| {
+                    parks || parked || !matches!(needed, Care::Add(AttemptKind::NoOp))
+                });
+                care.extend(needed.map(|needed| (id, needed)));
             }
         }
         let mut glances = Vec::new();
@@ -401,6 +414,20 @@ impl Core {
     pub(super) fn slot_mut(&mut self, id: SlotId) -> Option<&mut OpenSlot> {
         self.lanes.get_mut(&id.signer)?.slots.get_mut(&id.nonce)
     }
+}
+
+/// A no-op that offers so many times what a first attempt would is not outbid any more.
+const PLENTY: u128 = 8;
+
+fn fees_in_plenty(
+    policy: &teller_chain::FeePolicy,
+    newest: Fees,
+    base_fee: u128,
+    tip: u128,
+) -> bool {
+    let fresh = policy.initial(base_fee, tip);
+    newest.max_fee_per_gas >= fresh.max_fee_per_gas.saturating_mul(PLENTY)
+        && newest.max_priority_fee_per_gas >= fresh.max_priority_fee_per_gas
 }
 
 /// What a replacement must not pay: nodes refuse it.

@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy_primitives::{Address, B256, U256};
 use teller_domain::invariants::{TRANSACTION_GAS_CAP, attempts_are_sound};
 use teller_domain::{
-    AccountNonce, Attempt, AttemptKind, AuthorizationKey, FencedLane, LaneMode, Level, Payment,
-    ProcessId, Resolution, Settlement, SettlementId, SettlementState, SlotEnd, SlotId,
+    AccountNonce, Attempt, AttemptKind, AuthorizationKey, BlockRef, Fees, FencedLane, LaneMode,
+    Level, Payment, ProcessId, Resolution, Settlement, SettlementId, SettlementState, SlotEnd,
+    SlotId,
 };
 use teller_store::{Ledger, SlotClosure};
 
 use super::model::state::State;
 use super::model::transaction::Transaction;
 use super::sight::settling_log;
+use super::stalls::{Care, Stall};
 use super::world::{CUTOFF_SECONDS, Job, World};
 use crate::core::{Again, Effect, ToSign};
 
@@ -22,7 +24,7 @@ pub struct Slot {
     attempts: Vec<Attempt>,
     payments: Vec<SettlementId>,
     pub open: bool,
-    block: Option<teller_domain::BlockRef>,
+    block: Option<BlockRef>,
 }
 
 /// What has happened, as the checker keeps it.
@@ -46,6 +48,15 @@ pub struct Checker {
     asked: BTreeSet<(usize, u64, SlotId)>,
     /// Who has had a transaction in a nonce, in any block that ever was.
     used: BTreeMap<(Address, u64), BTreeSet<B256>>,
+    /// The blocks that have ever held a transaction of a nonce, and the last of each of our own.
+    pub used_in: BTreeMap<(Address, u64), Vec<BlockRef>>,
+    pub mined_in: BTreeMap<B256, B256>,
+    /// Payments that a node has truly said cannot be settled.
+    pub refuted: BTreeSet<SettlementId>,
+    /// Payments of which anything was told.
+    pub told: BTreeSet<SettlementId>,
+    pub cares: BTreeMap<(usize, SlotId), Care>,
+    pub stalls: BTreeMap<(usize, Address), Stall>,
     pub verified: BTreeSet<B256>,
     pub finalized: u64,
     pub holds: BTreeMap<AuthorizationKey, (Address, U256, u64)>,
@@ -58,8 +69,10 @@ impl Checker {
         *self.faults.entry(kind).or_default() += 1;
     }
 
-    pub fn mined(&mut self, transaction: &Transaction) {
+    pub fn mined(&mut self, transaction: &Transaction, block: BlockRef) {
         let place = (transaction.from, transaction.nonce);
+        self.used_in.entry(place).or_default().push(block);
+        self.mined_in.insert(transaction.hash, block.hash);
         self.used.entry(place).or_default().insert(transaction.hash);
     }
 
@@ -77,6 +90,10 @@ impl Checker {
             }
         }
         keys
+    }
+
+    pub fn newest_kind(&self, id: SlotId) -> Option<AttemptKind> {
+        Some(self.slots.get(&id)?.attempts.last()?.kind)
     }
 
     pub fn forget_company(&mut self, process: usize) {
@@ -114,16 +131,25 @@ impl World<'_> {
 
     /// What a core asks for, before anything is done about it.
     pub fn check_asked(&mut self, p: usize, effect: &Effect) {
-        let now = self.now_ms;
+        let now = self.clock(p);
         match effect {
+            Effect::ReadCode { .. } => {
+                let affordable = self.is_affordable(p);
+                self.demand(affordable, || {
+                    "a batch is formed though the budget is spent".to_owned()
+                });
+            }
             Effect::Sign {
                 id,
                 what: ToSign::Batch(payments),
+                gas_limit,
+                fees,
                 ..
             } => {
                 if self.check.slots.contains_key(id) {
                     return;
                 }
+                self.check_allowed(p, *id, *gas_limit, *fees);
                 let cutoff = self.processes[p].core.cutoff(now).unwrap_or_default();
                 let late = payments.iter().any(|q| q.payment.valid_before <= cutoff);
                 self.demand(!late, || {
@@ -180,6 +206,26 @@ impl World<'_> {
         }
     }
 
+    /// What operators forbid: a new slot in a lane that is not active, by a process that ends, or above a budget.
+    fn check_allowed(&mut self, p: usize, id: SlotId, gas_limit: u64, fees: Fees) {
+        let process = &self.processes[p];
+        let lane = process.core.lanes().find(|lane| lane.signer() == id.signer);
+        let active = lane.is_some_and(|lane| lane.mode() == LaneMode::Active) && !process.draining;
+        let most = U256::from(fees.max_fee_per_gas) * U256::from(gas_limit);
+        let bound = process.budgets.per_transaction;
+        let ceiling = process.ceiling;
+        self.demand(active, || {
+            format!("{id} is opened in a lane that takes no batches")
+        });
+        self.demand(bound.is_none_or(|bound| most <= bound.0), || {
+            format!("{id} may cost {most}, the operator allows {bound:?}")
+        });
+        self.demand(
+            ceiling.is_none_or(|ceiling| fees.max_fee_per_gas <= ceiling),
+            || format!("{id} pays {fees:?} above the operator's ceiling {ceiling:?}"),
+        );
+    }
+
     fn note_company(&mut self, p: usize, closure: &SlotClosure) {
         let SlotEnd::Mined { transaction, .. } = closure.end else {
             return;
@@ -234,6 +280,10 @@ impl World<'_> {
             format!("invariant 2: {id} is signed for {told:?}, to whom failure was told")
         });
         // Invariant 4.
+        if payments.is_empty() {
+            self.check.fault("gap filled");
+        }
+        self.check_contiguous(id.signer, id.nonce.0);
         let taken = self.check.slots.contains_key(&id);
         self.demand(!taken, || format!("invariant 4: {id} is opened twice"));
         self.demand(
@@ -320,6 +370,7 @@ impl World<'_> {
             let Resolution::Resolved(state) = resolution else {
                 continue;
             };
+            self.check_ended(None, *payment_id, state);
             if let SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) =
                 state
             {
@@ -405,17 +456,15 @@ impl World<'_> {
     }
 
     fn ended(&self, key: AuthorizationKey) -> bool {
-        let found = self
-            .stage
-            .runtime
-            .block_on(self.stage.ledger.find(key))
-            .unwrap();
+        let found = self.stage.read(|| self.stage.ledger.find(key));
         found.is_some_and(|row| row.state.is_resolved())
     }
 
     /// Invariant 2: one success is told for an authorization.
     pub fn check_told_success(&mut self, row: &Settlement) {
         self.note(|| format!("told success {}", row.id));
+        self.check.told.insert(row.id);
+        self.check_success_is_true(row);
         let told = self.check.told_success.entry(row.payment.key).or_default();
         *told += 1;
         let times = *told;

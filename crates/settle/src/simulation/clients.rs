@@ -14,6 +14,8 @@ use teller_store::{
 };
 
 use super::model::state::Code;
+use super::operators::TENANT;
+use super::switches::Switch;
 use super::world::{CHAOS_MS, EPOCH, Job, TOKEN, World};
 use crate::core::{Event, Queued};
 
@@ -153,7 +155,7 @@ impl World<'_> {
             key: payment.key,
             asset: payment.asset,
             value: payment.value,
-            tenant: TenantId::new("seller"),
+            tenant: TenantId::new(TENANT),
             digest: payment.digest(),
             idempotency_key: None,
             purpose,
@@ -177,7 +179,7 @@ impl World<'_> {
 
     fn verify(&mut self, client: usize) {
         let payment = self.clients[client].payment;
-        let seconds = EPOCH + self.now_ms / 1_000;
+        let seconds = self.chain_seconds();
         if payment.valid_before.0 <= seconds + 6 {
             self.clients[client].stage = Stage::Done;
             return;
@@ -195,7 +197,7 @@ impl World<'_> {
     fn settle(&mut self, index: usize, at: usize) {
         let client = index;
         let payment = self.clients[client].payment;
-        if payment.valid_before.0 <= EPOCH + self.now_ms / 1_000 + 6 {
+        if payment.valid_before.0 <= self.chain_seconds() + 6 {
             self.clients[client].stage = Stage::Done;
             return;
         }
@@ -209,7 +211,7 @@ impl World<'_> {
         }
         let new = NewSettlement {
             id: SettlementId(self.fresh_uuid()),
-            tenant: TenantId::new("seller"),
+            tenant: TenantId::new(TENANT),
             version: X402Version::V2,
             payment,
             queued_by: self.rng.chance(700).then_some(self.processes[at].id),
@@ -248,7 +250,7 @@ impl World<'_> {
 
     fn wait(&mut self, client: usize, at: usize, id: SettlementId) {
         let ledger = Arc::clone(&self.stage.ledger);
-        let read = self.stage.runtime.block_on(ledger.settlement(id)).unwrap();
+        let read = self.stage.read(|| ledger.settlement(id));
         let Some(row) = read else {
             // A withdrawn row that was accepted again has another name.
             self.clients[client].stage = Stage::Done;
@@ -291,6 +293,11 @@ impl World<'_> {
             SettlementState::Settled(_)
             | SettlementState::SettledExternally(_)
             | SettlementState::Preconfirmed { .. } => {
+                if self.off == Some(Switch::ClaimBeforeTelling) {
+                    self.check_told_success(row);
+                    self.clients[client].stage = Stage::Done;
+                    return;
+                }
                 let process = self.processes[at].id;
                 let success = Success::of(&row.state).expect("it is settled");
                 let claim = ledger.claim_delivery(id, request, process, success);
@@ -323,6 +330,8 @@ impl World<'_> {
                     Ok(true) => {
                         self.note(|| format!("told failure {id}"));
                         self.check.told_failure.insert(id);
+                        self.check.told.insert(id);
+                        self.check_failure_is_true(row);
                         self.clients[client].stage = Stage::Done;
                     }
                     Ok(false) | Err(_) => self.schedule(500, Job::Client(client)),

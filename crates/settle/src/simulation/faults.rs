@@ -32,7 +32,7 @@ impl World<'_> {
         let p = self.rng.index(self.processes.len());
         let endpoint = self.rng.index(self.endpoints.len());
         let while_ms = self.now_ms + self.rng.between(500, 9_000);
-        match self.rng.below(17) {
+        match self.rng.below(20) {
             0 | 1 => self.reorg(),
             2 if self.processes[p].alive => {
                 self.check.fault("crash");
@@ -42,7 +42,15 @@ impl World<'_> {
             }
             3 if self.processes[p].alive => {
                 self.check.fault("pause");
+                let goes_on = self.processes[p].paused_until_ms <= self.now_ms;
                 self.processes[p].paused_until_ms = while_ms + 4_000;
+                if goes_on && self.rng.chance(300) {
+                    // The machine sleeps, and its monotonic clock with it.
+                    self.check.fault("clock stands");
+                    let behind = while_ms + 4_000 - self.now_ms;
+                    let process = &mut self.processes[p];
+                    process.clock_ahead_ms = process.clock_ahead_ms.saturating_sub(behind);
+                }
                 self.note(|| format!("p{p} pauses"));
                 if self.rng.chance(800) {
                     self.expire_leases(p);
@@ -78,6 +86,8 @@ impl World<'_> {
             11 | 12 => self.interfere(),
             13 => self.change_payer(),
             14 => self.drain_signer(),
+            17 | 18 => self.order(),
+            19 if self.may_drain(p) => self.drain_process(p),
             15 if self.rng.chance(300) => self.use_key(),
             _ => {
                 if let Some(waiting) = self.builder.transactions().next() {
@@ -90,7 +100,7 @@ impl World<'_> {
     }
 
     /// As time would: the leases of a process have run out.
-    fn expire_leases(&mut self, p: usize) {
+    pub fn expire_leases(&mut self, p: usize) {
         let (ledger, id) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
         self.stage
             .runtime
@@ -218,7 +228,7 @@ impl World<'_> {
         let transaction = Arc::new(Transaction::decode(&signed.raw, address));
         let head = Arc::clone(self.chain.head());
         self.note(|| format!("a stranger uses the key of {address} at {nonce}"));
-        self.stolen.push(Arc::clone(&transaction));
+        self.stolen.insert(transaction.hash);
         let _the_strangers_own_affair =
             self.builder.submit(transaction, &head.state, head.base_fee);
     }

@@ -18,6 +18,9 @@ const HAND_OVERS: u64 = 20;
 impl World<'_> {
     /// Takes a lane, with what is open on it; tries again until this process has it.
     pub fn claim(&mut self, p: usize, signer: Address) {
+        if self.processes[p].draining {
+            return;
+        }
         let again = |world: &mut Self| {
             let jitter = world.rng.below(300);
             world.schedule(RETRY_MS + jitter, Job::Claim(p, signer));
@@ -44,14 +47,8 @@ impl World<'_> {
         let sealed = AccountNonce(sealed);
         let next_nonce = match recovery.lane.next_nonce {
             Some(next) if !recovery.open_slots.is_empty() => next,
-            Some(next) if next == sealed => next,
-            // A node that is behind, or a reorg that took closed slots' transactions.
-            Some(next) if next > sealed => {
-                if recovery.unfinal.is_empty() {
-                    return again(self);
-                }
-                next
-            }
+            // A node that is behind, a reorg that took closed slots' transactions, or one that left a gap.
+            Some(next) if next >= sealed => next,
             _ => {
                 let adopted = self.write(ledger.adopt_nonce(fence, sealed));
                 match adopted.done {
@@ -61,20 +58,12 @@ impl World<'_> {
             }
         };
         let queued = |ids: &[SettlementId]| -> Vec<Queued> {
-            let rows = self
-                .stage
-                .runtime
-                .block_on(ledger.settlements(ids))
-                .unwrap();
+            let rows = self.stage.read(|| ledger.settlements(ids));
             let row = |id: &SettlementId| rows.iter().find(|row| row.id == *id).map(Queued::new);
             ids.iter().filter_map(row).collect()
         };
         let preconfirmed = |ids: &[SettlementId]| {
-            let rows = self
-                .stage
-                .runtime
-                .block_on(ledger.settlements(ids))
-                .unwrap();
+            let rows = self.stage.read(|| ledger.settlements(ids));
             rows.iter().find_map(|row| match row.state {
                 SettlementState::Preconfirmed { transaction, .. } => Some(transaction),
                 _ => None,
@@ -112,7 +101,7 @@ impl World<'_> {
             if !self.rng.chance(500) {
                 continue;
             }
-            let written = self.write(ledger.renew_lane(fence, FOR_EVER_MS));
+            let written = self.write(ledger.renew_lane(self.fence(fence), FOR_EVER_MS));
             match written.done {
                 Some(Ok(mode)) if written.answered => {
                     self.fenced(fence, "renew_lane");
@@ -128,6 +117,13 @@ impl World<'_> {
         if self.seed % HAND_OVER_SEEDS == 3 && self.rng.chance(HAND_OVERS) {
             let among = self.processes[p].fences.values().copied().collect();
             self.answer(p, Event::HandOver { among });
+        }
+        if self.processes[p].budgets.by_day() {
+            let spending = self.spending();
+            self.answer(p, Event::Spent(spending));
+        }
+        if self.processes[p].draining {
+            return;
         }
         let free: Vec<Address> = self
             .signers
@@ -182,7 +178,7 @@ impl World<'_> {
 
     fn claim_accepted(&mut self, p: usize, owner: ProcessId) {
         let appetite = self.processes[p].core.appetite();
-        let expiring = match self.processes[p].core.cutoff(self.now_ms) {
+        let expiring = match self.processes[p].core.cutoff(self.clock(p)) {
             Some(cutoff) if appetite == 0 => Some(cutoff),
             None if appetite == 0 => return,
             _ => None,

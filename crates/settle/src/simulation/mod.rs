@@ -2,7 +2,7 @@
 //! draws, with the invariants of DESIGN section 8 checked at every step.
 //!
 //! A seed is a world: [`world`] schedules, [`shell`], [`sight`] and [`lanes`] carry effects out boundary by boundary,
-//! [`clients`] ask, [`faults`] strike, [`checker`] and [`reckoning`] judge, and [`network`] drives the [`model`] chain. Everything that happens follows from the seed.
+//! [`clients`] ask, [`faults`] strike, [`operators`] order, [`checker`], [`evidence`], [`stalls`] and [`reckoning`] judge, and [`network`] drives the [`model`] chain. Everything that happens follows from the seed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,14 +12,18 @@
 
 mod checker;
 mod clients;
+mod evidence;
 mod faults;
 mod lanes;
 mod model;
 mod network;
+mod operators;
 mod reckoning;
 mod rng;
 mod shell;
 mod sight;
 mod stage;
+mod stalls;
+mod switches;
 mod tests;
 mod world;

@@ -9,14 +9,14 @@ use teller_domain::{BlockRef, UnixSeconds};
 use super::model::chain::{SealPlan, Sealed};
 use super::model::pool::{Pool, PoolRules};
 use super::model::transaction::Transaction;
-use super::world::{BLOCK_MS, EPOCH, FINAL_DEPTH, Job, SAFE_DEPTH, World};
+use super::world::{BLOCK_MS, FINAL_DEPTH, Job, SAFE_DEPTH, World};
 use crate::core::Event;
 
 impl World<'_> {
     pub fn seal(&mut self) {
         let flashblock = self.flashblock.take();
         let mut plan = SealPlan {
-            timestamp: EPOCH + self.now_ms / 1_000,
+            timestamp: self.chain_seconds(),
             other_gas: 80_000_000 + self.rng.below(40_000_000) - 20_000_000,
             ..SealPlan::default()
         };
@@ -44,7 +44,7 @@ impl World<'_> {
             )
         });
         for receipt in &sealed.receipts {
-            self.check.mined(receipt.transaction.as_ref());
+            self.check.mined(receipt.transaction.as_ref(), sealed.block);
         }
         self.schedule(BLOCK_MS, Job::Seal);
         self.gossip();
@@ -82,7 +82,7 @@ impl World<'_> {
         if endpoint == 0 && building && self.seed.is_multiple_of(2) {
             self.gossip();
             let plan = SealPlan {
-                timestamp: EPOCH + now / 1_000,
+                timestamp: self.chain_seconds(),
                 withheld: self.withheld.keys().copied().collect(),
                 room: (self.stuck_until_ms > now).then_some(0),
                 ..SealPlan::default()
@@ -119,7 +119,12 @@ impl World<'_> {
         let base_fee = self.chain.head().base_fee;
         let mut pool = Pool::new(PoolRules::GETH);
         for orphan in orphans {
-            if self.rng.chance(100) {
+            let odds = if self.stolen.contains(&orphan.hash) {
+                700
+            } else {
+                100
+            };
+            if self.rng.chance(odds) {
                 self.check.fault("orphan dropped");
                 continue;
             }
@@ -141,7 +146,7 @@ impl World<'_> {
         self.note(|| format!("reorg of {depth}, {again} in their place"));
         for index in 0..again {
             let plan = SealPlan {
-                timestamp: EPOCH + self.now_ms / 1_000 + index,
+                timestamp: self.chain_seconds() + index,
                 other_gas: 80_000_000,
                 room: self.rng.chance(400).then_some(0),
                 withheld: self.withheld.keys().copied().collect(),
@@ -149,7 +154,7 @@ impl World<'_> {
             };
             let sealed = self.chain.seal(&mut self.builder, &plan);
             for receipt in &sealed.receipts {
-                self.check.mined(receipt.transaction.as_ref());
+                self.check.mined(receipt.transaction.as_ref(), sealed.block);
             }
         }
     }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use alloy_primitives::U256;
-use teller_domain::{
-    AuthorizationKey, CompensationKind, Level, Settlement, SettlementId, SettlementState, Told, Wei,
-};
+use teller_domain::{AuthorizationKey, Level, Settlement, SettlementId, SettlementState, Wei};
 use teller_store::Ledger;
 
 use super::sight::settling_log;
@@ -14,10 +12,7 @@ use super::world::World;
 impl World<'_> {
     fn rows(&self) -> Vec<Settlement> {
         let ids: Vec<SettlementId> = self.check.accepted.keys().copied().collect();
-        self.stage
-            .runtime
-            .block_on(self.stage.ledger.settlements(&ids))
-            .unwrap()
+        self.stage.read(|| self.stage.ledger.settlements(&ids))
     }
 
     pub fn unresolved(&self) -> String {
@@ -26,11 +21,7 @@ impl World<'_> {
         let open: Vec<String> = open
             .map(|row| format!("{} {} tries {}", row.id, row.state.kind(), row.tries))
             .collect();
-        let lanes = self
-            .stage
-            .runtime
-            .block_on(self.stage.ledger.lanes())
-            .unwrap();
+        let lanes = self.stage.read(|| self.stage.ledger.lanes());
         let lanes: Vec<String> = lanes
             .iter()
             .filter(|lane| lane.fence.chain == self.chain_id)
@@ -122,11 +113,6 @@ impl World<'_> {
                 .find(|receipt| settling_log(receipt, &payment).is_some())
                 .map(|receipt| (sealed.block, receipt.transaction.hash))
         });
-        let told = row.told;
-        let success = matches!(
-            row.state,
-            SettlementState::Settled(_) | SettlementState::SettledExternally(_)
-        );
         match &row.state {
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                 let same = on_chain == Some((receipt.block, receipt.transaction));
@@ -164,29 +150,6 @@ impl World<'_> {
                 });
             }
         }
-        let entries = self.stage.ledger.compensations(0, Some(row.id), 100);
-        let entries = self.stage.runtime.block_on(entries).unwrap();
-        let last = entries.last().map(|entry| entry.kind);
-        match told {
-            Some(Told::Success { .. }) if !success => {
-                self.demand(last == Some(CompensationKind::SuccessTakenBack), || {
-                    format!(
-                        "success was told of {}, which is {}, without an entry: {last:?}",
-                        row.id,
-                        row.state.kind()
-                    )
-                });
-            }
-            Some(Told::Failure { .. }) if success => {
-                self.demand(last == Some(CompensationKind::FailureSettled), || {
-                    format!(
-                        "failure was told of {}, which is {}, without an entry: {last:?}",
-                        row.id,
-                        row.state.kind()
-                    )
-                });
-            }
-            _ => {}
-        }
+        self.check_entry(row);
     }
 }

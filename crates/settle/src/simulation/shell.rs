@@ -11,6 +11,7 @@ use teller_domain::{
 use teller_schemes::{eip3009, multicall};
 use teller_store::{Ledger, NewSlot, OpenSlotOutcome, Reservations, StoreError, StoreResult};
 
+use super::switches::Switch;
 use super::world::{Job, TOKEN, World, short};
 use crate::core::{Effect, Event, Queued, ToSign};
 
@@ -46,6 +47,18 @@ impl World<'_> {
         Written {
             done: Some(done),
             answered,
+        }
+    }
+
+    /// The fence as the ledger gets it: without the rule, one that no write fails under.
+    pub fn fence(&self, fence: FencedLane) -> FencedLane {
+        let newest = self.check.epochs.get(&fence.signer).copied();
+        match self.off {
+            Some(Switch::EpochFence) => FencedLane {
+                epoch: newest.unwrap_or(fence.epoch),
+                ..fence
+            },
+            _ => fence,
         }
     }
 
@@ -105,7 +118,8 @@ impl World<'_> {
             }
             Effect::AddAttempt { fence, id, attempt } => {
                 let ledger = Arc::clone(&self.stage.ledger);
-                let written = self.write(ledger.add_attempt(fence, id, attempt.clone()));
+                let written =
+                    self.write(ledger.add_attempt(self.fence(fence), id, attempt.clone()));
                 if matches!(written.done, Some(Ok(()))) {
                     self.fenced(fence, "add_attempt");
                     self.attempt_committed(id, &attempt);
@@ -154,7 +168,8 @@ impl World<'_> {
                 transaction,
                 payments,
             } => {
-                let written = self.write(ledger.preconfirm(fence, id, transaction, &payments));
+                let written =
+                    self.write(ledger.preconfirm(self.fence(fence), id, transaction, &payments));
                 match written.done {
                     Some(Ok(())) => self.fenced(fence, "preconfirm"),
                     _ => self.lost(p, fence),
@@ -165,11 +180,12 @@ impl World<'_> {
                 closure,
                 payments,
             } => {
-                let written = self.write(ledger.close_slot(fence, closure.clone()));
+                let written = self.write(ledger.close_slot(self.fence(fence), closure.clone()));
                 if matches!(written.done, Some(Ok(()))) {
                     self.fenced(fence, "close_slot");
                     self.slot_closed(&closure);
                     self.settle_holds(&closure.resolutions, &payments);
+                    self.check_entries(payments.iter().map(|queued| queued.id));
                 }
                 match written.done {
                     Some(Ok(())) if written.answered => {
@@ -185,10 +201,12 @@ impl World<'_> {
                 }
             }
             Effect::ReopenSlots { fence, nonces } => {
-                let written = self.write(ledger.reopen_slots(fence, &nonces));
+                let written = self.write(ledger.reopen_slots(self.fence(fence), &nonces));
                 if matches!(written.done, Some(Ok(()))) {
                     self.fenced(fence, "reopen_slots");
                     let keys = self.check.reopened(fence, &nonces);
+                    let told = self.check.told.clone();
+                    self.check_entries(told);
                     let reservations = Arc::clone(&self.stage.reservations);
                     self.stage
                         .runtime
@@ -209,9 +227,13 @@ impl World<'_> {
                 }
             }
             Effect::TakeBackExternal { fence, blocks } => {
-                let written = self.write(ledger.take_back_external(fence, &blocks));
+                let written = self.write(ledger.take_back_external(self.fence(fence), &blocks));
+                if let Some(Ok(changed)) = &written.done {
+                    self.fenced(fence, "take_back_external");
+                    self.check_entries(changed.clone());
+                }
                 match written.done {
-                    Some(Ok(_)) if written.answered => self.fenced(fence, "take_back_external"),
+                    Some(Ok(_)) if written.answered => {}
                     _ => self.lost(p, fence),
                 }
             }
@@ -220,7 +242,7 @@ impl World<'_> {
                 nonces,
                 level,
             } => {
-                let written = self.write(ledger.raise_levels(fence, &nonces, level));
+                let written = self.write(ledger.raise_levels(self.fence(fence), &nonces, level));
                 if matches!(written.done, Some(Ok(()))) {
                     self.fenced(fence, "raise_levels");
                     self.levels_raised(fence, &nonces, level);
@@ -240,10 +262,17 @@ impl World<'_> {
                 }
             }
             Effect::ResolveAccepted { fence, resolutions } => {
-                let written = self.write(ledger.resolve_accepted(fence, &resolutions));
+                let written = self.write(ledger.resolve_accepted(self.fence(fence), &resolutions));
+                if let Some(Ok(changed)) = &written.done {
+                    self.fenced(fence, "resolve_accepted");
+                    let ended = resolutions.iter().filter(|(id, _)| changed.contains(id));
+                    for (id, state) in ended {
+                        self.check_ended(Some(p), *id, state);
+                    }
+                    self.check_entries(changed.clone());
+                }
                 match (written.done, written.answered) {
                     (Some(Ok(_)), true) => {
-                        self.fenced(fence, "resolve_accepted");
                         let ids = resolutions.iter().map(|(id, _)| *id).collect();
                         self.answer(p, Event::AcceptedResolved { ids });
                     }
@@ -255,7 +284,7 @@ impl World<'_> {
                 }
             }
             Effect::SetMode { fence, mode, slot } => {
-                let written = self.write(ledger.set_lane_mode(fence, mode));
+                let written = self.write(ledger.set_lane_mode(self.fence(fence), mode));
                 match written.done {
                     Some(Ok(())) => {
                         self.fenced(fence, "set_lane_mode");
@@ -285,7 +314,7 @@ impl World<'_> {
             payments: payments.clone(),
         };
         let ledger = Arc::clone(&self.stage.ledger);
-        let written = self.write(ledger.open_slot(fence, slot));
+        let written = self.write(ledger.open_slot(self.fence(fence), slot));
         if matches!(written.done, Some(Ok(OpenSlotOutcome::Opened))) {
             self.fenced(fence, "open_slot");
             self.slot_opened(id, &attempt, &payments);

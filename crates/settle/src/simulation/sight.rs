@@ -51,6 +51,9 @@ impl World<'_> {
                 );
             }
         }
+        for (id, _) in &refused {
+            self.is_refuted(*id);
+        }
         self.answer(
             p,
             Event::CodeRead {
@@ -268,6 +271,9 @@ impl World<'_> {
                 if second.as_ref() != Some(&finding) {
                     break;
                 }
+            }
+            if negative {
+                self.is_refuted(queued.id);
             }
             findings.push((queued.id, finding));
         }

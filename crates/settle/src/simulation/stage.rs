@@ -1,10 +1,14 @@
 //! What the worlds of one thread share, and how hard each of them is.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use alloy_primitives::keccak256;
 use teller_chain::LocalSigner;
-use teller_store::{MemoryReservations, SqliteLedger};
+use teller_store::{MemoryReservations, SqliteLedger, StoreError, StoreResult};
+
+/// How often a read is tried.
+const READS: u32 = 20;
 
 /// What every simulation of a thread shares: keys, a runtime, and a ledger in which each seed has a network of its own.
 pub struct Stage {
@@ -42,6 +46,23 @@ impl Stage {
             signers,
             _directory: directory,
         }
+    }
+}
+
+impl Stage {
+    /// A read of the ledger. On a machine that is short of time a connection may not become free in time, which says
+    /// nothing about the seed: it is read again.
+    pub fn read<T, F>(&self, read: impl Fn() -> F) -> T
+    where
+        F: Future<Output = StoreResult<T>>,
+    {
+        for _ in 0..READS {
+            match self.runtime.block_on(read()) {
+                Err(StoreError::Unavailable { .. }) => {}
+                done => return done.unwrap(),
+            }
+        }
+        panic!("the ledger cannot be read")
     }
 }
 

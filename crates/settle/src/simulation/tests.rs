@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::stage::Stage;
+use super::switches::Switch;
 use super::world::World;
-use crate::core::Rule;
 
 /// Seeds of the plain test run.
 const SEEDS: u64 = 2_000;
@@ -29,7 +29,7 @@ struct Summary {
     kinds: BTreeMap<String, (u64, u64)>,
 }
 
-fn run_seed(stage: &Stage, seed: u64, rule: Option<Rule>, summary: &Mutex<Summary>) {
+fn run_seed(stage: &Stage, seed: u64, rule: Option<Switch>, summary: &Mutex<Summary>) {
     let mut world = World::new(stage, seed, rule, false);
     let result = world.run();
     let mut summary = summary.lock().unwrap();
@@ -57,7 +57,7 @@ fn run_seed(stage: &Stage, seed: u64, rule: Option<Rule>, summary: &Mutex<Summar
 }
 
 /// Runs seeds on all cores until one finds something.
-fn run_seeds(from: u64, count: u64, rule: Option<Rule>) -> Summary {
+fn run_seeds(from: u64, count: u64, rule: Option<Switch>) -> Summary {
     let goes_on = std::env::var_os("TELLER_SIMULATION_GO_ON").is_some();
     let next = Arc::new(AtomicU64::new(from));
     let stop = AtomicBool::new(false);
@@ -88,20 +88,13 @@ fn run_seeds(from: u64, count: u64, rule: Option<Rule>) -> Summary {
     summary.into_inner().unwrap()
 }
 
-fn replay(seed: u64, rule: Option<Rule>) -> String {
+fn replay(seed: u64, rule: Option<Switch>) -> String {
     let rule = rule.map_or(String::new(), |rule| {
-        format!(" TELLER_SIMULATION_RULE={rule:?}")
+        format!(" TELLER_SIMULATION_RULE={}", rule.name())
     });
     format!(
         "TELLER_SIMULATION_SEED={seed}{rule} cargo test -p teller-settle --lib simulation::tests::replay_a_seed -- --nocapture --exact --ignored"
     )
-}
-
-fn rule_named(name: &str) -> Rule {
-    let named = Rule::ALL
-        .into_iter()
-        .find(|rule| format!("{rule:?}") == name);
-    named.expect("the name of a rule")
 }
 
 /// Prints every event of one seed. Which one, and which rule is off, is in the environment.
@@ -110,7 +103,7 @@ fn rule_named(name: &str) -> Rule {
 fn replay_a_seed() {
     let seed = std::env::var("TELLER_SIMULATION_SEED").expect("TELLER_SIMULATION_SEED");
     let rule = std::env::var("TELLER_SIMULATION_RULE").ok();
-    let rule = rule.map(|name| rule_named(&name));
+    let rule = rule.map(|name| Switch::named(&name));
     let stage = Stage::new();
     let mut world = World::new(&stage, seed.parse().unwrap(), rule, true);
     let result = world.run();
@@ -150,9 +143,9 @@ fn no_seed_breaks_an_invariant() {
 #[test]
 fn every_rule_that_is_switched_off_is_missed() {
     let only = std::env::var("TELLER_SIMULATION_RULE").ok();
-    let rules: Vec<Rule> = match only {
-        Some(name) => vec![rule_named(&name)],
-        None => Rule::ALL.to_vec(),
+    let rules: Vec<Switch> = match only {
+        Some(name) => vec![Switch::named(&name)],
+        None => Switch::all().collect(),
     };
     let mut unnoticed = Vec::new();
     for rule in rules {
@@ -165,7 +158,7 @@ fn every_rule_that_is_switched_off_is_missed() {
                 let why: String = why.chars().take(110).collect();
                 println!(
                     "{:<22} seed {seed:>5} after {:>5} seeds: {why}",
-                    format!("{rule:?}"),
+                    rule.name(),
                     summary.seeds
                 );
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256, U256, keccak256};
 use teller_chain::{FeePolicy, LocalSigner};
 use teller_domain::{BlockRef, ChainId, FencedLane, ProcessId, SlotId};
-use teller_store::{Duty, Ledger};
+use teller_store::{Duty, Ledger, Spending};
 use uuid::Uuid;
 
 use super::checker::Checker;
@@ -22,7 +22,8 @@ use super::model::state::{Account, State};
 use super::model::transaction::Transaction;
 use super::rng::Rng;
 use super::stage::{Odds, Stage};
-use crate::core::{BatchLimits, Budgets, Core, CoreConfig, Effect, Event, Rule};
+use super::switches::Switch;
+use crate::core::{BatchLimits, Budgets, Core, CoreConfig, Effect, Event};
 
 /// The chain's time when a simulation begins.
 pub const EPOCH: u64 = 1_800_000_000;
@@ -54,6 +55,7 @@ pub enum Job {
     Client(usize),
     Claim(usize, Address),
     Operator(Address),
+    SignOff(usize),
 }
 
 pub struct Process {
@@ -70,6 +72,14 @@ pub struct Process {
     pub endpoint: usize,
     pub fences: BTreeMap<Address, FencedLane>,
     pub restarts_at_ms: u64,
+    /// It has been told to end.
+    pub draining: bool,
+    pub budgets: Budgets,
+    pub ceiling: Option<u128>,
+    /// What it has been told that settling has cost.
+    pub spent: Spending,
+    /// Its monotonic clock is ahead of the simulation's by this: it began some time, and stands while the machine sleeps.
+    pub clock_ahead_ms: u64,
 }
 
 pub struct World<'a> {
@@ -77,7 +87,7 @@ pub struct World<'a> {
     pub rng: Rng,
     pub odds: Odds,
     pub seed: u64,
-    pub rule: Option<Rule>,
+    pub off: Option<Switch>,
     pub now_ms: u64,
     pub chain_id: ChainId,
     pub chain: Chain,
@@ -88,10 +98,11 @@ pub struct World<'a> {
     pub processes: Vec<Process>,
     pub signers: Vec<Address>,
     pub withheld: BTreeMap<B256, u64>,
-    /// Strangers' transactions with a signer's key. A reorg may take them for a while, not for ever: a nonce that a lane
-    /// has adopted behind one is a gap that only that transaction fills.
-    pub stolen: Vec<Arc<Transaction>>,
+    /// Strangers' transactions with a signer's key: a reorg mostly drops them for good.
+    pub stolen: BTreeSet<B256>,
     pub stuck_until_ms: u64,
+    /// 30 is none.
+    pub skew_seconds: u64,
     pub clients: Vec<Client>,
     pub check: Checker,
     pub quiet: bool,
@@ -102,7 +113,7 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(stage: &'a Stage, seed: u64, rule: Option<Rule>, traced: bool) -> Self {
+    pub fn new(stage: &'a Stage, seed: u64, off: Option<Switch>, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
         let chain_id = ChainId(1_000_000 + seed);
         let hard = |rng: &mut Rng, most: u64| if rng.chance(300) { 0 } else { rng.below(most) };
@@ -126,13 +137,14 @@ impl<'a> World<'a> {
             };
             state.accounts.insert(*signer, account);
         }
+        let skew_seconds = if rng.chance(500) { 30 } else { rng.below(61) };
         let genesis = Sealed {
             block: BlockRef {
                 number: 100,
                 hash: keccak256(seed.to_be_bytes()),
             },
             parent: B256::ZERO,
-            timestamp: EPOCH,
+            timestamp: EPOCH - 30 + skew_seconds,
             base_fee: 1_000_000_000,
             gas_used: 80_000_000,
             receipts: Vec::new(),
@@ -148,7 +160,7 @@ impl<'a> World<'a> {
             stage,
             odds,
             seed,
-            rule,
+            off,
             now_ms: 0,
             chain_id,
             chain,
@@ -158,7 +170,8 @@ impl<'a> World<'a> {
             processes: Vec::new(),
             signers,
             withheld: BTreeMap::new(),
-            stolen: Vec::new(),
+            stolen: BTreeSet::new(),
+            skew_seconds,
             stuck_until_ms: 0,
             clients: Vec::new(),
             check: Checker::default(),
@@ -194,19 +207,21 @@ impl<'a> World<'a> {
             cutoff_seconds: CUTOFF_SECONDS,
             fees: FeePolicy {
                 tip_floor: 1_000_000,
+                max_fee_ceiling: self.draw_ceiling(),
                 ..FeePolicy::default()
             },
-            budgets: Budgets::default(),
+            budgets: self.draw_budgets(),
             flashblocks: self.seed.is_multiple_of(2),
         }
     }
 
-    fn fresh_core(&mut self) -> Core {
-        let mut core = Core::new(self.config());
-        if let Some(rule) = self.rule {
+    fn fresh_core(&mut self) -> (Core, CoreConfig) {
+        let config = self.config();
+        let mut core = Core::new(config.clone());
+        if let Some(Switch::Core(rule)) = self.off {
             core.switch_off(rule);
         }
-        core
+        (core, config)
     }
 
     pub fn fresh_uuid(&mut self) -> Uuid {
@@ -216,10 +231,11 @@ impl<'a> World<'a> {
 
     fn add_process(&mut self) {
         let index = self.processes.len();
+        let (core, config) = self.fresh_core();
         let process = Process {
             id: ProcessId(self.fresh_uuid()),
             life: 0,
-            core: self.fresh_core(),
+            core,
             alive: true,
             paused_until_ms: 0,
             seen: Vec::new(),
@@ -227,6 +243,11 @@ impl<'a> World<'a> {
             endpoint: self.rng.index(self.endpoints.len()),
             fences: BTreeMap::new(),
             restarts_at_ms: 0,
+            draining: false,
+            budgets: config.budgets,
+            ceiling: config.fees.max_fee_ceiling,
+            spent: Spending::default(),
+            clock_ahead_ms: self.rng.below(1_000_000),
         };
         self.processes.push(process);
         self.start(index);
@@ -238,6 +259,9 @@ impl<'a> World<'a> {
         let beat = self.stage.ledger.heartbeat(id, Duty::Answers, FOR_EVER_MS);
         self.stage.runtime.block_on(beat).unwrap();
         let jitter = self.rng.below(400);
+        // What is spent already is known before the first batch is formed.
+        let spending = self.spending();
+        self.hear(index, Event::Spent(spending));
         self.schedule(10 + jitter, Job::Watch(index));
         self.schedule(20 + jitter, Job::Tick(index));
         self.schedule(30 + jitter, Job::Poll(index));
@@ -245,17 +269,24 @@ impl<'a> World<'a> {
 
     /// All that a process had in memory or under way is gone; the ledger stays.
     pub fn crash(&mut self, index: usize, back_in_ms: u64) {
-        let core = self.fresh_core();
+        let (core, config) = self.fresh_core();
+        let clock_ahead_ms = self.rng.below(1_000_000);
         let process = &mut self.processes[index];
         process.alive = false;
         process.life += 1;
         process.core = core;
+        process.draining = false;
+        process.budgets = config.budgets;
+        process.ceiling = config.fees.max_fee_ceiling;
         process.seen.clear();
         process.told.clear();
         process.fences.clear();
         process.paused_until_ms = 0;
         process.restarts_at_ms = self.now_ms + back_in_ms;
+        process.clock_ahead_ms = clock_ahead_ms;
         self.check.forget_company(index);
+        self.check.cares.retain(|(of, _), _| *of != index);
+        self.check.stalls.retain(|(of, _), _| *of != index);
         self.note(|| format!("p{index} crashes"));
     }
 
@@ -276,7 +307,8 @@ impl<'a> World<'a> {
             | Job::Poll(p)
             | Job::Begin(p, ..)
             | Job::Hear(p, ..)
-            | Job::Claim(p, ..) => self.processes[*p].life,
+            | Job::Claim(p, ..)
+            | Job::SignOff(p) => self.processes[*p].life,
             _ => 0,
         };
         let place = (self.now_ms + in_ms, self.rng.next(), self.sequence);
@@ -329,7 +361,8 @@ impl<'a> World<'a> {
             | Job::Poll(p)
             | Job::Begin(p, ..)
             | Job::Hear(p, ..)
-            | Job::Claim(p, ..) => Some(*p),
+            | Job::Claim(p, ..)
+            | Job::SignOff(p) => Some(*p),
             _ => None,
         };
         if let Some(p) = of {
@@ -368,6 +401,7 @@ impl<'a> World<'a> {
             Job::Client(client) => self.serve(client),
             Job::Claim(p, signer) => self.claim(p, signer),
             Job::Operator(signer) => self.thaw(signer),
+            Job::SignOff(p) => self.sign_off(p),
         }
     }
 
@@ -379,18 +413,31 @@ impl<'a> World<'a> {
     pub fn hear_all(&mut self, p: usize, events: Vec<Event>) {
         for event in &events {
             self.learn(p, event);
+            self.note_news(p, event);
             if !matches!(event, Event::Tick | Event::Block(_) | Event::Levels { .. }) {
                 self.note(|| format!("p{p} hears {}", short(event)));
             }
         }
-        let now = self.now_ms;
+        let now = self.clock(p);
         let effects = self.processes[p].core.handle(events, now);
         for effect in effects {
             self.note(|| format!("p{p} asks {}", short(&effect)));
             self.check_asked(p, &effect);
+            self.note_care(p, &effect);
             let delay = self.latency();
             self.schedule(delay, Job::Begin(p, effect, 0));
         }
+        self.check_stalls(p);
+    }
+
+    /// What a process's own clock shows.
+    pub fn clock(&self, p: usize) -> u64 {
+        self.now_ms + self.processes[p].clock_ahead_ms
+    }
+
+    /// The chain's time, which may be half a minute off everybody else's.
+    pub fn chain_seconds(&self) -> u64 {
+        EPOCH + self.now_ms / 1_000 - 30 + self.skew_seconds
     }
 
     /// The checker follows what the core has been told of the chain.
@@ -402,6 +449,7 @@ impl<'a> World<'a> {
                 told.retain(|known| known.number < block.block.number);
                 told.push(block.block);
             }
+            Event::Spent(spending) => self.processes[p].spent = spending.clone(),
             Event::Reorg { from } => told.retain(|known| known.number < *from),
             Event::BlocksChecked { canonical, .. } => {
                 let newest = told.last().map_or(0, |last| last.number);
@@ -489,12 +537,8 @@ impl<'a> World<'a> {
             }
         });
         self.chain.set_next_base_fee(1_000_000_000);
-        let state = Arc::clone(&self.chain.head().state);
-        for transaction in std::mem::take(&mut self.stolen) {
-            let _known_or_mined = self.builder.submit(transaction, &state, 1_000_000_000);
-        }
+        self.end_orders();
         for index in 0..self.processes.len() {
-            self.processes[index].paused_until_ms = 0;
             if !self.processes[index].alive {
                 self.restart(index);
             }

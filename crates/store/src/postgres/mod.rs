@@ -338,6 +338,11 @@ impl Ledger for PostgresLedger {
             .await
     }
 
+    async fn release_queue(&self, chain: ChainId, owner: ProcessId) -> StoreResult<()> {
+        self.run(move |c| Box::pin(queue::release_queue(c, chain, owner)))
+            .await
+    }
+
     async fn unresolved(&self) -> StoreResult<u64> {
         bounded(reading::unresolved(&self.pool)).await
     }

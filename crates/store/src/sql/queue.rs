@@ -109,3 +109,28 @@ pub(super) async fn release_accepted(
     .map(|_| ())
     .map_err(StoreError::of_ledger)
 }
+
+/// See [`crate::Ledger::release_queue`]. Both conditions on the state: the first is the partial index's own.
+pub(super) async fn release_queue(
+    connection: &mut Connection,
+    chain: ChainId,
+    owner: ProcessId,
+) -> StoreResult<()> {
+    let rows = sqlx::query(concat!(
+        "SELECT s.id FROM settlements AS s WHERE s.chain_id = $1 ",
+        "AND s.state IN ('accepted', 'assigned', 'preconfirmed') AND s.state = 'accepted' AND s.queued_by = $2 ",
+        "ORDER BY s.id",
+        for_update!("s"),
+        skip_locked!(),
+    ))
+    .bind(signed(chain.0, "a chain id")?)
+    .bind(owner.0)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let queued = ids_of(&rows)?;
+    if queued.is_empty() {
+        return Ok(());
+    }
+    release_accepted(connection, owner, queued).await
+}

@@ -48,7 +48,9 @@ pub(super) async fn open(
     .execute(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
-    if fenced.rows_affected() == 0 {
+    if fenced.rows_affected() == 0
+        && !(slot.payments.is_empty() && fills_gap(connection, fence, id).await?)
+    {
         return Err(StoreError::StaleLane);
     }
     let moved = not_accepted(connection, &slot.payments).await?;
@@ -98,6 +100,29 @@ pub(super) async fn open(
     .await
     .map_err(StoreError::of_ledger)?;
     Ok(OpenSlotOutcome::Opened)
+}
+
+/// Whether the nonce is below the lane's next one and has no slot: a gap, which a slot without payments may fill.
+async fn fills_gap(
+    connection: &mut Connection,
+    fence: FencedLane,
+    id: SlotId,
+) -> StoreResult<bool> {
+    let (chain, signer, nonce) = slot_columns(id)?;
+    // An update that changes nothing, so that the lane's row is locked as by the fence of any other slot.
+    let fenced = sqlx::query(
+        "UPDATE lanes SET next_nonce = next_nonce \
+         WHERE chain_id = $1 AND signer = $2 AND epoch = $3 AND next_nonce > $4 AND NOT EXISTS \
+         (SELECT 1 FROM slots AS x WHERE x.chain_id = $1 AND x.signer = $2 AND x.nonce = $4)",
+    )
+    .bind(chain)
+    .bind(&signer)
+    .bind(signed(fence.epoch, "an epoch")?)
+    .bind(nonce)
+    .execute(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    Ok(fenced.rows_affected() > 0)
 }
 
 async fn not_accepted(

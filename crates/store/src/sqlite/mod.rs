@@ -334,6 +334,12 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn release_queue(&self, chain: ChainId, owner: ProcessId) -> StoreResult<()> {
+        self.writer()?
+            .job(move |c| Box::pin(queue::release_queue(c, chain, owner)))
+            .await
+    }
+
     async fn unresolved(&self) -> StoreResult<u64> {
         reading::unresolved(&self.readers).await
     }

@@ -144,9 +144,8 @@ impl TestLedger {
             transaction: B256::ZERO,
             level: Level::Included,
         };
-        let success = row
-            .and_then(|row| Success::of(&row.state))
-            .unwrap_or(nothing);
+        let success = row.and_then(|row| Success::of(&row.state));
+        let success = success.unwrap_or(nothing);
         self.ledger
             .claim_delivery(id, request, process, success)
             .await
@@ -349,7 +348,7 @@ pub async fn accept(store: &TestLedger) -> Settlement {
 pub async fn lane(store: &TestLedger) -> FencedLane {
     let claimed = store
         .ledger
-        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 60_000)
+        .claim_lane(CHAIN, SIGNER, ProcessId::fresh(), 1, 60_000)
         .await
         .unwrap()
         .unwrap();
@@ -395,7 +394,13 @@ pub fn closure(slot: &NewSlot, resolutions: Vec<(SettlementId, Resolution)>) -> 
 pub async fn claim(store: &TestLedger) -> LaneRecovery {
     store
         .ledger
-        .claim_lane(CHAIN, SIGNER, ProcessId(uuid::Uuid::from_u128(1)), 60_000)
+        .claim_lane(
+            CHAIN,
+            SIGNER,
+            ProcessId(uuid::Uuid::from_u128(1)),
+            1,
+            60_000,
+        )
         .await
         .unwrap()
         .unwrap()
@@ -442,7 +447,7 @@ pub async fn settle(store: &TestLedger) -> Settlement {
 pub async fn lane_of(store: &TestLedger, signer: Address, nonce: u64) -> FencedLane {
     let claimed = store
         .ledger
-        .claim_lane(CHAIN, signer, ProcessId::fresh(), 60_000)
+        .claim_lane(CHAIN, signer, ProcessId::fresh(), 1, 60_000)
         .await
         .unwrap()
         .unwrap();

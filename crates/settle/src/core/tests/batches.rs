@@ -229,3 +229,19 @@ fn a_process_that_ends_opens_no_slot_and_gives_its_queue_back() {
         "{effects:?}"
     );
 }
+
+#[test]
+fn a_batch_that_has_become_too_dear_while_it_was_formed_is_not_signed() {
+    let mut bench = Bench::with_lane();
+    let fee = bench.core.initial_fees().unwrap().max_fee_per_gas;
+    let most = U256::from(fee) * U256::from(gas_limit(2));
+    bench.core.config.budgets.per_transaction = Some(Wei(most));
+    let effects = bench.tell(Event::Accepted(payments(2)));
+    // The tip rises between the look at the payers and the signature.
+    bench.tell(Event::Tip(8_000_000));
+    let effects = bench.read_code(&effects);
+    assert!(
+        matches!(&effects[..], [Effect::ReadCode { payments, .. }] if payments.len() == 1),
+        "{effects:?}"
+    );
+}

@@ -1,6 +1,7 @@
 //! Behaviour of the state machine, event by event. The bench that all tests drive is here, the tests are beside it.
 
 mod batches;
+mod gaps;
 mod hand_over;
 mod orders;
 mod reorgs;
@@ -10,8 +11,8 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use teller_chain::FeePolicy;
 use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
-    AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, LaneMode, Payment, Resolution,
-    Settlement, SettlementId, SlotId, TenantId, UnixMillis, Wei, X402Version,
+    AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, LaneMode, Level, Payment,
+    Resolution, Settlement, SettlementId, SlotId, TenantId, UnixMillis, Wei, X402Version,
 };
 use teller_store::UnfinalSlot;
 

@@ -208,3 +208,23 @@ fn a_recovered_slot_of_a_frozen_lane_is_not_sent_when_it_thaws_too_late() {
     let sends = |effect: &Effect| matches!(effect, Effect::Broadcast { .. });
     assert!(!effects.iter().any(sends), "{effects:?}");
 }
+
+#[test]
+fn a_rescued_lane_that_is_taken_without_open_slots_is_active_again() {
+    let mut bench = Bench::new();
+    bench.seal(Vec::new());
+    let effects = bench.tell(Event::LaneClaimed(RecoveredLane {
+        mode: LaneMode::Rescuing,
+        ..empty_lane()
+    }));
+    let active = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::SetMode {
+                mode: LaneMode::Active,
+                ..
+            }
+        )
+    };
+    assert!(effects.iter().any(active), "{effects:?}");
+}
