@@ -36,7 +36,11 @@ impl World<'_> {
             0 | 1 => self.reorg(),
             2 if self.processes[p].alive => {
                 self.check.fault("crash");
-                let back_in = self.rng.between(100, 9_000);
+                // Some stay away for longer than it takes a block to be final.
+                let back_in = match self.rng.chance(150) {
+                    true => self.rng.between(20_000, 40_000),
+                    false => self.rng.between(100, 9_000),
+                };
                 self.expire_leases(p);
                 self.crash(p, back_in);
             }
@@ -84,11 +88,11 @@ impl World<'_> {
             }
             10 => self.evict(endpoint),
             11 | 12 => self.interfere(),
-            13 => self.change_payer(),
+            13 | 18 => self.change_payer(),
             14 => self.drain_signer(),
-            17 | 18 => self.order(),
-            19 if self.may_drain(p) => self.drain_process(p),
-            15 if self.rng.chance(300) => self.use_key(),
+            17 if self.rng.chance(600) => self.order(),
+            19 if self.may_drain(p) && self.rng.chance(350) => self.drain_process(p),
+            15 if self.rng.chance(600) => self.use_key(),
             _ => {
                 if let Some(waiting) = self.builder.transactions().next() {
                     let hash = waiting.hash;

@@ -120,7 +120,7 @@ impl World<'_> {
         let mut pool = Pool::new(PoolRules::GETH);
         for orphan in orphans {
             let odds = if self.stolen.contains(&orphan.hash) {
-                700
+                900
             } else {
                 100
             };
