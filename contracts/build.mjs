@@ -6,7 +6,21 @@ import solc from "solc";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const artifacts = join(here, "artifacts");
-const names = ["HostileWallet", "Multicall3", "PaymentLens", "SignatureCheck", "TestDollar", "TestDollarProxy"];
+const names = [
+  "DelegationManager",
+  "HostileWallet",
+  "Multicall3",
+  "PaymentLens",
+  "PermitToken",
+  "PlainToken",
+  "SignatureCheck",
+  "SmartWallet",
+  "SmartWalletFactory",
+  "TestDollar",
+  "TestDollarProxy",
+  "X402ExactPermit2Proxy",
+  "X402UptoPermit2Proxy",
+];
 
 // Where the devnet puts the library that the test dollar is linked to.
 const libraries = { "SignatureCheck.sol": { SignatureCheck: "0xD7d7D7d7d7d7D7d7D7d7d7d7D7d7D7D7d7d7d702" } };
