@@ -6,9 +6,12 @@
 
 mod amount;
 mod asset;
+mod evm_reason;
 mod identity;
 pub mod invariants;
+pub mod known;
 mod network;
+mod payer_signature;
 mod payment;
 mod reason;
 mod request;
@@ -17,15 +20,17 @@ mod slot;
 
 pub use amount::{AccountNonce, AmountError, AssetAmount, UnixMillis, UnixSeconds, Wei};
 pub use asset::{Asset, KnownAsset, known_assets};
+pub use evm_reason::EvmReason;
 pub use identity::{
     IdempotencyKey, IdempotencyKeyError, ProcessId, RequestId, SettlementId, TenantId,
 };
 pub use network::{ChainId, ChainIdError, KnownNetwork, known_network, v1_chain, v1_name};
+pub use payer_signature::PayerSignature;
 pub use payment::{
     Authorization, AuthorizationKey, AuthorizationNonce, EcdsaSignature, Payment, PaymentDigest,
     Scheme, X402Version,
 };
-pub use reason::{Reason, Refusal};
+pub use reason::{Reason, Refusal, UnknownReason};
 pub use request::{Eip712Name, PaymentRequest};
 pub use settlement::{
     BlockRef, Compensation, CompensationKind, Level, ParseStateError, Receipt, Resolution,
