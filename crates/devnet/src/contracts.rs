@@ -1,7 +1,7 @@
 //! The contracts of `contracts/`: their bytecode, their addresses on the local chain, and the parts of
 //! their interfaces that setting up and testing call.
 
-use alloy_primitives::{Address, Bytes, address};
+use alloy_primitives::{Address, B256, Bytes, address};
 use serde::Deserialize;
 
 use crate::DevnetError;
@@ -19,6 +19,28 @@ pub const MULTICALL3: Address = address!("0xcA11bde05977b3631167028862bE2a173976
 pub const BOSS: Address = address!("0xb055b055b055b055b055b055b055b055b055b055");
 /// The admin of the test dollar's proxy, which can do nothing but upgrade.
 pub const PROXY_ADMIN: Address = address!("0xad1100000000000000000000000000000000ad11");
+/// Where Permit2 is on every chain that has it; here it is the same code.
+pub const PERMIT2: Address = address!("0x000000000022D473030F116dDEE9F6B43aC78BA3");
+/// Where `x402ExactPermit2Proxy` is on every chain that has it.
+pub const EXACT_PROXY: Address = address!("0x402085c248EeA27D92E8b30b2C58ed07f9E20001");
+/// Where `x402UptoPermit2Proxy` is on every chain that has it.
+pub const UPTO_PROXY: Address = address!("0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002");
+/// A token with neither EIP-3009 nor EIP-2612, which anybody may mint.
+pub const PLAIN_TOKEN: Address = address!("0xd7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d703");
+/// A token with EIP-2612 and without EIP-3009, which anybody may mint.
+pub const PERMIT_TOKEN: Address = address!("0xd7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d704");
+/// The permit token's EIP-712 name.
+pub const PERMIT_TOKEN_NAME: &str = "Permit Token";
+/// The permit token's EIP-712 version.
+pub const PERMIT_TOKEN_VERSION: &str = "1";
+/// Makes smart wallets where they were foreseen (ERC-6492).
+pub const WALLET_FACTORY: Address = address!("0xd7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d705");
+/// A smart wallet's code for accounts to delegate to (EIP-7702); itself it is nobody's.
+pub const SMART_WALLET: Address = address!("0xd7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d706");
+/// An ERC-7710 delegation manager. With storage slot 0 set it succeeds and moves nothing.
+pub const DELEGATION_MANAGER: Address = address!("0xd7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d707");
+/// The CREATE2 deployer that every chain has; anvil brings it.
+pub const CREATE2_DEPLOYER: Address = address!("0x4e59b44847b379578588920cA78FbF26c0B4956C");
 
 /// The test dollar's EIP-712 name.
 pub const NAME: &str = "USDC";
@@ -42,6 +64,38 @@ pub enum Contract {
     PaymentLens,
     /// A payer that turned into a contract and means harm; its mode is in storage slot 0.
     HostileWallet,
+    /// Settles `exact` by Permit2.
+    ExactProxy,
+    /// Settles `upto` by Permit2.
+    UptoProxy,
+    /// A token with neither EIP-3009 nor EIP-2612.
+    PlainToken,
+    /// A token with EIP-2612 and without EIP-3009.
+    PermitToken,
+    /// A contract wallet of one owner; its owner is in storage slot 0.
+    SmartWallet,
+    /// Makes smart wallets.
+    SmartWalletFactory,
+    /// Redeems delegations (ERC-7710).
+    DelegationManager,
+}
+
+/// The code that makes Permit2, and the salt that puts it where it is.
+#[derive(Deserialize)]
+struct Permit2 {
+    salt: B256,
+    creation: Bytes,
+}
+
+/// What to send to [`CREATE2_DEPLOYER`] for Permit2 to be at [`PERMIT2`].
+///
+/// # Errors
+/// [`DevnetError::Artifact`] when the committed file is broken.
+pub fn permit2_deployment() -> Result<Bytes, DevnetError> {
+    let text = include_str!("../../../contracts/vendor/Permit2.json");
+    let permit2: Permit2 =
+        serde_json::from_str(text).map_err(|_| DevnetError::Artifact { name: "Permit2" })?;
+    Ok([permit2.salt.as_slice(), &permit2.creation].concat().into())
 }
 
 #[derive(Deserialize)]
@@ -79,6 +133,34 @@ impl Contract {
             Self::HostileWallet => (
                 "HostileWallet",
                 include_str!("../../../contracts/artifacts/HostileWallet.json"),
+            ),
+            Self::ExactProxy => (
+                "X402ExactPermit2Proxy",
+                include_str!("../../../contracts/artifacts/X402ExactPermit2Proxy.json"),
+            ),
+            Self::UptoProxy => (
+                "X402UptoPermit2Proxy",
+                include_str!("../../../contracts/artifacts/X402UptoPermit2Proxy.json"),
+            ),
+            Self::PlainToken => (
+                "PlainToken",
+                include_str!("../../../contracts/artifacts/PlainToken.json"),
+            ),
+            Self::PermitToken => (
+                "PermitToken",
+                include_str!("../../../contracts/artifacts/PermitToken.json"),
+            ),
+            Self::SmartWallet => (
+                "SmartWallet",
+                include_str!("../../../contracts/artifacts/SmartWallet.json"),
+            ),
+            Self::SmartWalletFactory => (
+                "SmartWalletFactory",
+                include_str!("../../../contracts/artifacts/SmartWalletFactory.json"),
+            ),
+            Self::DelegationManager => (
+                "DelegationManager",
+                include_str!("../../../contracts/artifacts/DelegationManager.json"),
             ),
         };
         serde_json::from_str::<Artifact>(text)
@@ -132,6 +214,38 @@ pub mod abi {
             struct Call3 { address target; bool allowFailure; bytes callData; }
             struct Result { bool success; bytes returnData; }
             function aggregate3(Call3[] calldata calls) external payable returns (Result[] memory returnData);
+        }
+
+        /// What all tokens here have in common, and the permit nonce that some have.
+        contract Token {
+            function mint(address to, uint256 amount) external returns (bool);
+            function approve(address spender, uint256 amount) external returns (bool);
+            function balanceOf(address account) external view returns (uint256);
+            function allowance(address owner, address spender) external view returns (uint256);
+            function nonces(address owner) external view returns (uint256);
+            function DOMAIN_SEPARATOR() external view returns (bytes32);
+        }
+
+        contract SmartWallet {
+            function owner() external view returns (address);
+            function setManager(address next) external;
+            function execute(address target, uint256 value, bytes calldata data) external payable returns (bytes memory);
+            function isValidSignature(bytes32 digest, bytes calldata signature) external view returns (bytes4);
+        }
+
+        contract SmartWalletFactory {
+            function createWallet(address owner, bytes32 salt) external returns (address wallet);
+            function walletOf(address owner, bytes32 salt) external view returns (address);
+        }
+
+        contract DelegationManager {
+            function delegationHash(address delegator, address delegate, uint256 salt) external view returns (bytes32);
+        }
+
+        contract Permit2 {
+            function DOMAIN_SEPARATOR() external view returns (bytes32);
+            function nonceBitmap(address owner, uint256 word) external view returns (uint256);
+            function invalidateUnorderedNonces(uint256 word, uint256 mask) external;
         }
 
         contract PaymentLens {

@@ -28,6 +28,19 @@ const GAS_PRICE: u64 = 100_000_000_000;
 /// # Errors
 /// When the node does not answer, or refuses or reverts a mint.
 pub async fn fund(rpc_url: &str, holders: &[Address], amount: U256) -> Result<(), DevnetError> {
+    fund_token(rpc_url, TEST_DOLLAR, holders, amount).await
+}
+
+/// The same for another token of this crate's.
+///
+/// # Errors
+/// When the node does not answer, or refuses or reverts a mint.
+pub async fn fund_token(
+    rpc_url: &str,
+    token: Address,
+    holders: &[Address],
+    amount: U256,
+) -> Result<(), DevnetError> {
     if holders.is_empty() || amount.is_zero() {
         return Ok(());
     }
@@ -38,9 +51,9 @@ pub async fn fund(rpc_url: &str, holders: &[Address], amount: U256) -> Result<()
     let transactions = holders
         .chunks(MINTS_A_TRANSACTION)
         .enumerate()
-        .map(|(nonce, chunk)| mint_transaction(sender, nonce, chunk, amount))
+        .map(|(nonce, chunk)| mint_transaction(token, sender, nonce, chunk, amount))
         .collect();
-    send_and_mine(&rpc, transactions, "minting test dollars").await?;
+    send_and_mine(&rpc, transactions, "minting tokens").await?;
     rpc.call("anvil_stopImpersonatingAccount", json!([sender]))
         .await?;
     Ok(())
@@ -76,11 +89,17 @@ pub(crate) fn transaction(
     }])
 }
 
-fn mint_transaction(sender: Address, nonce: usize, holders: &[Address], amount: U256) -> Value {
+fn mint_transaction(
+    token: Address,
+    sender: Address,
+    nonce: usize,
+    holders: &[Address],
+    amount: U256,
+) -> Value {
     let calls = holders
         .iter()
         .map(|&to| Multicall3::Call3 {
-            target: TEST_DOLLAR,
+            target: token,
             allowFailure: false,
             callData: TestDollar::mintCall { to, amount }.abi_encode().into(),
         })

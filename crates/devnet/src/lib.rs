@@ -1,5 +1,6 @@
 //! A local chain to make real payments on: anvil, with a test dollar at the address of Base Sepolia's USDC,
-//! Multicall3 where every chain has it, payers with dollars and signers with gas. `teller dev`, tests and
+//! Multicall3, Permit2 and the x402 proxies where every chain has them, other tokens and wallets, payers with
+//! dollars and signers with gas. `teller dev`, tests and
 //! the load generator use it. Nothing here knows about facilitators, and nothing here is for production:
 //! every key is public, and everybody may mint.
 
@@ -15,4 +16,4 @@ mod setup;
 
 pub use devnet::{Asset, Devnet, DevnetConfig, DevnetInfo, Mining};
 pub use error::DevnetError;
-pub use fund::fund;
+pub use fund::{fund, fund_token};

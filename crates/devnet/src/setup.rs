@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use crate::DevnetError;
 use crate::contracts::abi::TestDollar;
 use crate::contracts::{
-    BOSS, Contract, DECIMALS, MULTICALL3, NAME, PROXY_ADMIN, SIGNATURE_CHECK, TEST_DOLLAR,
-    TEST_DOLLAR_IMPLEMENTATION,
+    BOSS, CREATE2_DEPLOYER, Contract, DECIMALS, DELEGATION_MANAGER, EXACT_PROXY, MULTICALL3, NAME,
+    PERMIT_TOKEN, PLAIN_TOKEN, PROXY_ADMIN, SIGNATURE_CHECK, SMART_WALLET, TEST_DOLLAR,
+    TEST_DOLLAR_IMPLEMENTATION, UPTO_PROXY, WALLET_FACTORY, permit2_deployment,
 };
 use crate::fund::{impersonate, send_and_mine, transaction};
 use crate::rpc::Rpc;
@@ -20,6 +21,8 @@ const IMPLEMENTATION_SLOT: B256 =
 const ADMIN_SLOT: B256 =
     b256!("0xb53127684a568b3173ae13b9f8a6016e243e63b6e8ee1178d6a717850b5d6103");
 const SETUP_GAS: usize = 1_000_000;
+/// Permit2 is 9 KB of code.
+const PERMIT2_GAS: usize = 4_000_000;
 /// 10,000 ETH.
 const SIGNER_BALANCE: &str = "0x21e19e0c9bab2400000";
 
@@ -31,6 +34,13 @@ pub(crate) async fn install_contracts(rpc: &Rpc) -> Result<(), DevnetError> {
         (SIGNATURE_CHECK, Contract::SignatureCheck),
         (TEST_DOLLAR, Contract::TestDollarProxy),
         (MULTICALL3, Contract::Multicall3),
+        (EXACT_PROXY, Contract::ExactProxy),
+        (UPTO_PROXY, Contract::UptoProxy),
+        (PLAIN_TOKEN, Contract::PlainToken),
+        (PERMIT_TOKEN, Contract::PermitToken),
+        (WALLET_FACTORY, Contract::SmartWalletFactory),
+        (SMART_WALLET, Contract::SmartWallet),
+        (DELEGATION_MANAGER, Contract::DelegationManager),
     ] {
         codes.push(json!([address, contract.runtime()?]));
     }
@@ -54,12 +64,22 @@ pub(crate) async fn install_contracts(rpc: &Rpc) -> Result<(), DevnetError> {
         minter: MULTICALL3,
         allowed: U256::MAX,
     };
-    let transactions = [initialize.abi_encode(), minter.abi_encode()]
+    let mut transactions: Vec<_> = [initialize.abi_encode(), minter.abi_encode()]
         .iter()
         .enumerate()
         .map(|(nonce, data)| transaction(BOSS, TEST_DOLLAR, nonce, SETUP_GAS, data))
         .collect();
-    send_and_mine(rpc, transactions, "initializing the test dollar").await
+    // Deployed and not placed: the constructor fills in the chain's domain, and the address proves the code.
+    let permit2 = permit2_deployment()?;
+    let nonce = transactions.len();
+    transactions.push(transaction(
+        BOSS,
+        CREATE2_DEPLOYER,
+        nonce,
+        PERMIT2_GAS,
+        &permit2,
+    ));
+    send_and_mine(rpc, transactions, "setting up the test dollar and Permit2").await
 }
 
 /// Gives each signer ETH for gas.

@@ -12,6 +12,13 @@ sol! {
     function authorizationState(address authorizer, bytes32 nonce) external view returns (bool);
     function DOMAIN_SEPARATOR() external view returns (bytes32);
     error Error(string);
+
+    interface with_bytes {
+        function transferWithAuthorization(
+            address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce,
+            bytes signature
+        ) external;
+    }
 }
 
 /// `EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)`
@@ -77,6 +84,22 @@ pub fn transfer_call(payment: &Payment) -> Bytes {
         v: signature.v,
         r: signature.r,
         s: signature.s,
+    }
+    .abi_encode()
+    .into()
+}
+
+/// Calldata of the call to the token that settles the payment of a payer with code: the overload that takes the
+/// signature as bytes and lets the payer judge it (ERC-1271). The signature is not the one in `payment`.
+pub fn transfer_call_with_bytes(payment: &Payment, signature: &[u8]) -> Bytes {
+    with_bytes::transferWithAuthorizationCall {
+        from: payment.key.payer,
+        to: payment.payee,
+        value: payment.value.0,
+        validAfter: U256::from(payment.valid_after.0),
+        validBefore: U256::from(payment.valid_before.0),
+        nonce: payment.key.nonce.0,
+        signature: Bytes::copy_from_slice(signature),
     }
     .abi_encode()
     .into()
@@ -190,6 +213,12 @@ mod tests {
     #[test]
     fn the_call_is_the_v_r_s_overload() {
         assert_eq!(transfer_call(&vector())[..4], hex!("e3ee160e"));
+    }
+
+    #[test]
+    fn the_call_for_a_payer_with_code_is_the_bytes_overload() {
+        let call = transfer_call_with_bytes(&vector(), &[1, 2, 3]);
+        assert_eq!(call[..4], hex!("cf092995"));
     }
 
     #[test]

@@ -17,10 +17,15 @@ sol! {
 
 /// Calldata of `aggregate3` in which a call that fails leaves its neighbours alone.
 pub fn aggregate(calls: impl Iterator<Item = (Address, Bytes)>) -> Bytes {
+    sequence(calls.map(|(target, call_data)| (target, true, call_data)))
+}
+
+/// Calldata of `aggregate3` of calls that may fail (`true`) or make everything fail (`false`).
+pub(crate) fn sequence(calls: impl Iterator<Item = (Address, bool, Bytes)>) -> Bytes {
     let calls = calls
-        .map(|(target, call_data)| Call3 {
+        .map(|(target, may_fail, call_data)| Call3 {
             target,
-            allowFailure: true,
+            allowFailure: may_fail,
             callData: call_data,
         })
         .collect();
@@ -28,8 +33,17 @@ pub fn aggregate(calls: impl Iterator<Item = (Address, Bytes)>) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The calls of `aggregate3` calldata.
+    pub(crate) fn decoded(data: &[u8]) -> Vec<(Address, bool, Bytes)> {
+        let calls = aggregate3Call::abi_decode(data).unwrap().calls;
+        let parts = calls.into_iter();
+        parts
+            .map(|call| (call.target, call.allowFailure, call.callData))
+            .collect()
+    }
 
     #[test]
     fn the_selector_is_multicall3s() {

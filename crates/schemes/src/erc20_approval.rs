@@ -1,0 +1,444 @@
+//! A payer's signed `approve(Permit2, ..)` transaction, which teller may send for it: the extension
+//! `erc20ApprovalGasSponsoring` (PROTOCOL section 7.2).
+//!
+//! The bytes go on chain as they are, from the payer's account, so all of them are checked: nothing may ride along.
+
+use alloy_consensus::TxEip1559;
+use alloy_consensus::transaction::RlpEcdsaDecodableTx;
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy_sol_types::{SolCall, sol};
+use teller_domain::{AssetAmount, ChainId, EcdsaSignature, EvmReason, Wei};
+
+use crate::permit2::PERMIT2;
+use crate::{normalize, recover};
+
+sol! {
+    function approve(address spender, uint256 amount) external returns (bool);
+}
+
+/// The longest signed transaction that is looked at; an approval has under 200 bytes.
+pub const MAX_TRANSACTION_BYTES: usize = 1_024;
+/// The most gas that an approval may ask for; clients ask for 70,000.
+pub const MAX_GAS: u64 = 100_000;
+
+/// A signed approval whose form, target, arguments and signature are good.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// Who signed it: whose tokens it is about, and whose gas.
+    pub signer: Address,
+    /// The token.
+    pub token: Address,
+    /// How much Permit2 may move.
+    pub amount: AssetAmount,
+    /// The network that it is for.
+    pub chain: ChainId,
+    /// The signer's account nonce.
+    pub nonce: u64,
+    /// Its gas limit.
+    pub gas_limit: u64,
+    /// The most that it pays for a unit of gas.
+    pub max_fee_per_gas: u128,
+    /// The most of that which goes to the block's proposer.
+    pub max_priority_fee_per_gas: u128,
+    /// Native currency that it sends.
+    pub value: Wei,
+    /// Its hash.
+    pub hash: B256,
+    raw: Bytes,
+}
+
+/// Without the raw bytes: whoever has them can send them.
+impl std::fmt::Debug for Approval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Approval")
+            .field("signer", &self.signer)
+            .field("token", &self.token)
+            .field("amount", &self.amount)
+            .field("nonce", &self.nonce)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an approval must satisfy to sponsor a payment.
+#[derive(Debug, Clone, Copy)]
+pub struct Sponsored {
+    /// The network.
+    pub chain: ChainId,
+    /// The payer of the Permit2 permit.
+    pub payer: Address,
+    /// The permitted amount.
+    pub permitted: AssetAmount,
+    /// The payer's next account nonce.
+    pub account_nonce: u64,
+    /// What a unit of gas costs at least right now.
+    pub base_fee: u128,
+}
+
+/// The three members of the extension that must agree with the payment before the transaction is looked at.
+///
+/// # Errors
+/// The reason of the first that does not.
+pub fn check_members(
+    (from, asset, spender): (Address, Address, Address),
+    payer: Address,
+    required_asset: Address,
+) -> Result<(), EvmReason> {
+    if from != payer {
+        return Err(EvmReason::ApprovalFromMismatch);
+    }
+    if asset != required_asset {
+        return Err(EvmReason::ApprovalAssetMismatch);
+    }
+    if spender != PERMIT2 {
+        return Err(EvmReason::ApprovalSpenderNotPermit2);
+    }
+    Ok(())
+}
+
+impl Approval {
+    /// Reads a signed EIP-1559 transaction that calls `approve(Permit2, ..)` of `asset`, in the order of PROTOCOL
+    /// section 7.2.
+    ///
+    /// # Errors
+    /// The reason of the first thing that is wrong with it.
+    pub fn decode(bytes: &[u8], asset: Address) -> Result<Self, EvmReason> {
+        if bytes.len() > MAX_TRANSACTION_BYTES {
+            return Err(EvmReason::ApprovalTxParseFailed);
+        }
+        let mut rest = bytes;
+        let signed =
+            TxEip1559::eip2718_decode(&mut rest).map_err(|_| EvmReason::ApprovalTxParseFailed)?;
+        let transaction = signed.tx();
+        // An access list costs gas and does nothing for an approval.
+        if !rest.is_empty() || !transaction.access_list.is_empty() {
+            return Err(EvmReason::ApprovalTxParseFailed);
+        }
+        if transaction.to != TxKind::Call(asset) {
+            return Err(EvmReason::ApprovalTxWrongTarget);
+        }
+        let amount = approved_amount(&transaction.input)?;
+        let signature = signed.signature();
+        let signature = EcdsaSignature {
+            r: signature.r().into(),
+            s: signature.s().into(),
+            v: 27 + u8::from(signature.v()),
+        };
+        let signer = normalize(&signature.to_bytes())
+            .ok()
+            .and_then(|signature| recover(signed.signature_hash(), &signature))
+            .ok_or(EvmReason::ApprovalTxInvalidSignature)?;
+        Ok(Self {
+            signer,
+            token: asset,
+            amount: AssetAmount(amount),
+            chain: ChainId(transaction.chain_id),
+            nonce: transaction.nonce,
+            gas_limit: transaction.gas_limit,
+            max_fee_per_gas: transaction.max_fee_per_gas,
+            max_priority_fee_per_gas: transaction.max_priority_fee_per_gas,
+            value: Wei(transaction.value),
+            hash: *signed.hash(),
+            raw: Bytes::copy_from_slice(bytes),
+        })
+    }
+
+    /// Checks it against the payment it sponsors and the payer's account: the signer, then what the reference leaves
+    /// out.
+    ///
+    /// # Errors
+    /// The reason of the first check that fails.
+    pub fn check(&self, sponsored: &Sponsored) -> Result<(), EvmReason> {
+        let failures = [
+            (
+                self.signer != sponsored.payer,
+                EvmReason::ApprovalTxSignerMismatch,
+            ),
+            (
+                self.chain != sponsored.chain,
+                EvmReason::ApprovalTxWrongChain,
+            ),
+            (
+                self.nonce != sponsored.account_nonce,
+                EvmReason::ApprovalTxWrongNonce,
+            ),
+            (self.value != Wei::ZERO, EvmReason::ApprovalTxValueNotZero),
+            (
+                self.amount < sponsored.permitted,
+                EvmReason::ApprovalTxAmountTooLow,
+            ),
+            (self.gas_limit > MAX_GAS, EvmReason::ApprovalTxGasLimit),
+            (
+                self.max_fee_per_gas < sponsored.base_fee
+                    || self.max_priority_fee_per_gas > self.max_fee_per_gas,
+                EvmReason::ApprovalTxFeeTooLow,
+            ),
+        ];
+        match failures.into_iter().find(|(failed, _)| *failed) {
+            Some((_, reason)) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    /// The most native currency that it can cost the signer.
+    pub fn max_cost(&self) -> Wei {
+        let gas = U256::from(self.gas_limit) * U256::from(self.max_fee_per_gas);
+        Wei(gas.saturating_add(self.value.0))
+    }
+
+    /// What the signer lacks to pay for it, `None` if that is more than `cap`. Never more than [`max_cost`](Self::max_cost).
+    pub fn top_up(&self, balance: Wei, cap: Wei) -> Option<Wei> {
+        let lacking = Wei(self.max_cost().0.saturating_sub(balance.0));
+        (lacking <= cap).then_some(lacking)
+    }
+
+    /// The bytes to send. A secret until they are sent.
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+}
+
+fn approved_amount(input: &[u8]) -> Result<U256, EvmReason> {
+    if !input.starts_with(&approveCall::SELECTOR) {
+        return Err(EvmReason::ApprovalTxWrongSelector);
+    }
+    // Exactly two words: nothing may stand behind them.
+    if input.len() != 4 + 64 {
+        return Err(EvmReason::ApprovalTxInvalidCalldata);
+    }
+    let call = approveCall::abi_decode_validate(input)
+        .map_err(|_| EvmReason::ApprovalTxInvalidCalldata)?;
+    if call.spender != PERMIT2 {
+        return Err(EvmReason::ApprovalTxWrongSpender);
+    }
+    Ok(call.amount)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sign;
+    use alloy_consensus::SignableTransaction;
+    use alloy_consensus::transaction::RlpEcdsaEncodableTx;
+    use alloy_eips::eip2930::{AccessList, AccessListItem};
+    use alloy_primitives::{Signature, address};
+    use proptest::prelude::*;
+
+    const TOKEN: Address = address!("036CbD53842c5426634e7929541eC2318f3dCF7e");
+    const PAYER: Address = address!("7E5F4552091A69125d5DfCb7b8C2659029395Bdf");
+
+    fn approve(spender: Address, amount: u64) -> Bytes {
+        let amount = U256::from(amount);
+        approveCall { spender, amount }.abi_encode().into()
+    }
+
+    fn transaction() -> TxEip1559 {
+        TxEip1559 {
+            chain_id: 84532,
+            nonce: 3,
+            gas_limit: 70_000,
+            max_fee_per_gas: 1_000,
+            max_priority_fee_per_gas: 100,
+            to: TxKind::Call(TOKEN),
+            value: U256::ZERO,
+            access_list: AccessList::default(),
+            input: approve(PERMIT2, 10_000),
+        }
+    }
+
+    fn signed_by_key_one(transaction: TxEip1559) -> Vec<u8> {
+        let mut key = [0; 32];
+        key[31] = 1;
+        let signature = sign(transaction.signature_hash(), &key).unwrap();
+        let parity = signature.v == 28;
+        encoded(
+            transaction,
+            Signature::new(signature.r.into(), signature.s.into(), parity),
+        )
+    }
+
+    fn encoded(transaction: TxEip1559, signature: Signature) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        transaction.eip2718_encode(&signature, &mut bytes);
+        bytes
+    }
+
+    fn sponsored() -> Sponsored {
+        Sponsored {
+            chain: ChainId(84532),
+            payer: PAYER,
+            permitted: AssetAmount::from(10_000),
+            account_nonce: 3,
+            base_fee: 900,
+        }
+    }
+
+    fn told(change: impl FnOnce(&mut TxEip1559)) -> Result<(), EvmReason> {
+        let mut transaction = transaction();
+        change(&mut transaction);
+        Approval::decode(&signed_by_key_one(transaction), TOKEN)?.check(&sponsored())
+    }
+
+    #[test]
+    fn a_clients_approval_is_good() {
+        assert_eq!(told(|_| ()), Ok(()));
+        let bytes = signed_by_key_one(transaction());
+        let approval = Approval::decode(&bytes, TOKEN).unwrap();
+        assert_eq!(approval.signer, PAYER);
+        assert_eq!(approval.raw()[..], bytes);
+        assert_eq!(approval.hash, alloy_primitives::keccak256(&bytes));
+        assert_eq!(approval.max_cost(), Wei::from(70_000_000));
+        assert!(!format!("{approval:?}").contains("02f8"));
+    }
+
+    #[test]
+    fn each_single_fault_has_its_reason() {
+        type Change = fn(&mut TxEip1559);
+        let wrong: [(Change, EvmReason); 13] = [
+            (
+                |t| t.to = TxKind::Call(PERMIT2),
+                EvmReason::ApprovalTxWrongTarget,
+            ),
+            (|t| t.to = TxKind::Create, EvmReason::ApprovalTxWrongTarget),
+            (
+                |t| t.input = Bytes::new(),
+                EvmReason::ApprovalTxWrongSelector,
+            ),
+            (
+                |t| t.input = [&[0xa9, 0x05, 0x9c, 0xbb], &t.input[4..]].concat().into(),
+                EvmReason::ApprovalTxWrongSelector,
+            ),
+            (
+                |t| t.input = [&t.input[..], &[0]].concat().into(),
+                EvmReason::ApprovalTxInvalidCalldata,
+            ),
+            (
+                |t| {
+                    let mut input = t.input.to_vec();
+                    input[4] = 1;
+                    t.input = input.into();
+                },
+                EvmReason::ApprovalTxInvalidCalldata,
+            ),
+            (
+                |t| t.input = approve(TOKEN, 10_000),
+                EvmReason::ApprovalTxWrongSpender,
+            ),
+            (|t| t.chain_id = 8453, EvmReason::ApprovalTxWrongChain),
+            (|t| t.nonce = 4, EvmReason::ApprovalTxWrongNonce),
+            (
+                |t| t.value = U256::from(1),
+                EvmReason::ApprovalTxValueNotZero,
+            ),
+            (
+                |t| t.input = approve(PERMIT2, 9_999),
+                EvmReason::ApprovalTxAmountTooLow,
+            ),
+            (|t| t.gas_limit = 100_001, EvmReason::ApprovalTxGasLimit),
+            (|t| t.max_fee_per_gas = 899, EvmReason::ApprovalTxFeeTooLow),
+        ];
+        for (change, reason) in wrong {
+            assert_eq!(told(change), Err(reason));
+        }
+        let access = |t: &mut TxEip1559| {
+            t.access_list = AccessList(vec![AccessListItem::default()]);
+        };
+        assert_eq!(told(access), Err(EvmReason::ApprovalTxParseFailed));
+    }
+
+    #[test]
+    fn somebody_elses_approval_and_one_without_a_signer_are_refused() {
+        let other = Sponsored {
+            payer: TOKEN,
+            ..sponsored()
+        };
+        let approval = Approval::decode(&signed_by_key_one(transaction()), TOKEN).unwrap();
+        assert_eq!(
+            approval.check(&other),
+            Err(EvmReason::ApprovalTxSignerMismatch)
+        );
+        let nobody = encoded(
+            transaction(),
+            Signature::new(U256::ZERO, U256::from(1), false),
+        );
+        let high_s = encoded(
+            transaction(),
+            Signature::new(U256::from(1), U256::MAX, false),
+        );
+        for bytes in [nobody, high_s] {
+            assert_eq!(
+                Approval::decode(&bytes, TOKEN),
+                Err(EvmReason::ApprovalTxInvalidSignature)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_single_eip_1559_transaction_is_refused() {
+        let good = signed_by_key_one(transaction());
+        let mut legacy = good.clone();
+        legacy.remove(0);
+        let long = [good.clone(), vec![0; MAX_TRANSACTION_BYTES]].concat();
+        let two = [good.clone(), vec![0]].concat();
+        for bytes in [vec![], vec![2], legacy, long, two, good[..100].to_vec()] {
+            assert_eq!(
+                Approval::decode(&bytes, TOKEN),
+                Err(EvmReason::ApprovalTxParseFailed)
+            );
+        }
+    }
+
+    #[test]
+    fn members_are_compared_before_the_transaction() {
+        let told = |from, asset, spender| check_members((from, asset, spender), PAYER, TOKEN);
+        assert_eq!(told(PAYER, TOKEN, PERMIT2), Ok(()));
+        assert_eq!(
+            told(TOKEN, TOKEN, PERMIT2),
+            Err(EvmReason::ApprovalFromMismatch)
+        );
+        assert_eq!(
+            told(PAYER, PAYER, PERMIT2),
+            Err(EvmReason::ApprovalAssetMismatch)
+        );
+        assert_eq!(
+            told(PAYER, TOKEN, TOKEN),
+            Err(EvmReason::ApprovalSpenderNotPermit2)
+        );
+    }
+
+    #[test]
+    fn a_top_up_is_what_is_lacking_and_never_above_the_cap() {
+        let approval = Approval::decode(&signed_by_key_one(transaction()), TOKEN).unwrap();
+        let cost = approval.max_cost();
+        let cap = Wei::from(70_000_000);
+        assert_eq!(approval.top_up(Wei::ZERO, cap), Some(cost));
+        assert_eq!(
+            approval.top_up(Wei::from(69_999_999), cap),
+            Some(Wei::from(1))
+        );
+        assert_eq!(approval.top_up(cost, cap), Some(Wei::ZERO));
+        assert_eq!(approval.top_up(Wei(U256::MAX), Wei::ZERO), Some(Wei::ZERO));
+        assert_eq!(approval.top_up(Wei::ZERO, Wei::from(69_999_999)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_decoding_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Approval::decode(&bytes, TOKEN);
+            bytes.insert(0, 2);
+            let _ = Approval::decode(&bytes, TOKEN);
+        }
+
+        #[test]
+        fn a_changed_byte_is_noticed_or_changes_what_is_read(at: prop::sample::Index, byte: u8) {
+            let good = signed_by_key_one(transaction());
+            let mut changed = good.clone();
+            let at = at.index(changed.len());
+            changed[at] = byte;
+            prop_assume!(changed != good);
+            if let Ok(approval) = Approval::decode(&changed, TOKEN) {
+                prop_assert_ne!(approval.signer, PAYER);
+            }
+        }
+    }
+}
