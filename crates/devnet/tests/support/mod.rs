@@ -1,5 +1,7 @@
 //! A chain to test on, real signatures, and typed calls.
 
+pub mod payments;
+
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{Eip712Domain, SolCall, SolStruct, eip712_domain};
