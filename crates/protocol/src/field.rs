@@ -68,11 +68,35 @@ pub fn bytes32(text: &str) -> Result<B256, &'static str> {
 
 /// `0x` and any even number of hex digits up to [`MAX_SIGNATURE_BYTES`].
 pub fn signature(text: &str) -> Result<Bytes, &'static str> {
+    bounded(text, MAX_SIGNATURE_BYTES, "is longer than 8192 bytes")
+}
+
+/// `0x` and any even number of hex digits up to
+/// [`MAX_PERMISSION_CONTEXT_BYTES`](crate::MAX_PERMISSION_CONTEXT_BYTES).
+pub fn permission_context(text: &str) -> Result<Bytes, &'static str> {
+    bounded(
+        text,
+        crate::MAX_PERMISSION_CONTEXT_BYTES,
+        "is longer than 16384 bytes",
+    )
+}
+
+/// `0x` and any even number of hex digits up to
+/// [`MAX_SIGNED_TRANSACTION_BYTES`](crate::extensions::MAX_SIGNED_TRANSACTION_BYTES).
+pub fn signed_transaction(text: &str) -> Result<Bytes, &'static str> {
+    bounded(
+        text,
+        crate::extensions::MAX_SIGNED_TRANSACTION_BYTES,
+        "is longer than 1024 bytes",
+    )
+}
+
+fn bounded(text: &str, longest: usize, too_long: &'static str) -> Result<Bytes, &'static str> {
     let Some(digits) = text.strip_prefix("0x") else {
         return Err("must be 0x and hex digits");
     };
-    if digits.len() > 2 * MAX_SIGNATURE_BYTES {
-        return Err("is longer than 8192 bytes");
+    if digits.len() > 2 * longest {
+        return Err(too_long);
     }
     hex::decode(digits)
         .map(Bytes::from)

@@ -1,8 +1,9 @@
 //! A strict reader of JSON. It differs from `serde_json` in what money needs: integers keep all their digits, an object
 //! that names a key twice is refused wherever it stands (two readers would see two payments), and so is nesting
-//! deeper than [`MAX_DEPTH`]. Array members and booleans are checked and forgotten: no field of ours is one.
+//! deeper than [`MAX_DEPTH`].
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// How many objects and arrays may stand inside one another.
 pub const MAX_DEPTH: usize = 32;
@@ -39,12 +40,49 @@ pub enum JsonError {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Json<'a> {
     Null,
-    Bool,
+    Bool(bool),
     /// The number as it is written.
     Number(&'a str),
     String(Cow<'a, str>),
-    Array,
+    Array(Vec<Json<'a>>),
     Object(Object<'a>),
+}
+
+/// As JSON text again, numbers with the digits that they came with.
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Number(digits) => f.write_str(digits),
+            Self::String(text) => quoted(f, text),
+            Self::Array(items) => {
+                f.write_str("[")?;
+                for (index, item) in items.iter().enumerate() {
+                    write!(f, "{}{item}", if index == 0 { "" } else { "," })?;
+                }
+                f.write_str("]")
+            }
+            Self::Object(object) => object.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Object<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (index, (key, value)) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { "," })?;
+            quoted(f, key)?;
+            write!(f, ":{value}")?;
+        }
+        f.write_str("}")
+    }
+}
+
+fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let quoted = serde_json::to_string(text).map_err(|_| fmt::Error)?;
+    f.write_str(&quoted)
 }
 
 /// The members of an object in their order; keys are unique.
@@ -59,6 +97,11 @@ impl<'a> Object<'a> {
             .find(|(name, _)| name == key)
             .map(|(_, value)| value)
             .filter(|value| **value != Json::Null)
+    }
+
+    /// Every member in its order, `null` too.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &Json<'a>)> {
+        self.0.iter().map(|(key, value)| (key.as_ref(), value))
     }
 
     fn duplicate(&self) -> Option<&str> {
@@ -128,11 +171,11 @@ impl<'a> Reader<'a> {
         self.skip_blanks();
         match self.peek() {
             Some(b'{') => self.object(depth + 1).map(Json::Object),
-            Some(b'[') => self.array(depth + 1).map(|()| Json::Array),
+            Some(b'[') => self.array(depth + 1).map(Json::Array),
             Some(b'"') => self.string().map(Json::String),
             Some(b'-' | b'0'..=b'9') => self.number().map(Json::Number),
-            Some(b't') => self.word("true").map(|()| Json::Bool),
-            Some(b'f') => self.word("false").map(|()| Json::Bool),
+            Some(b't') => self.word("true").map(|()| Json::Bool(true)),
+            Some(b'f') => self.word("false").map(|()| Json::Bool(false)),
             Some(b'n') => self.word("null").map(|()| Json::Null),
             _ => Err(self.expected("a value")),
         }
@@ -186,23 +229,24 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn array(&mut self, depth: usize) -> Result<(), JsonError> {
+    fn array(&mut self, depth: usize) -> Result<Vec<Json<'a>>, JsonError> {
         if depth > MAX_DEPTH {
             return Err(JsonError::TooDeep);
         }
         self.at += 1;
         self.skip_blanks();
+        let mut items = Vec::new();
         if self.take(b']') {
-            return Ok(());
+            return Ok(items);
         }
         loop {
-            self.value(depth)?;
+            items.push(self.value(depth)?);
             self.skip_blanks();
             if self.take(b',') {
                 continue;
             }
             if self.take(b']') {
-                return Ok(());
+                return Ok(items);
             }
             return Err(self.expected("a comma or the end of the array"));
         }
@@ -338,7 +382,7 @@ mod tests {
 
     #[test]
     fn nesting_ends_at_thirty_two() {
-        assert_eq!(parse(nested(32).as_bytes()), Ok(Json::Array));
+        assert!(parse(nested(32).as_bytes()).is_ok());
         assert_eq!(parse(nested(33).as_bytes()), Err(JsonError::TooDeep));
         let objects = format!("{}1{}", r#"{"a":"#.repeat(33), "}".repeat(33));
         assert_eq!(parse(objects.as_bytes()), Err(JsonError::TooDeep));
@@ -405,6 +449,13 @@ mod tests {
             assert!(parse(text.as_bytes()).is_err(), "{text:?}");
         }
         assert_eq!(parse(b"\xff"), Err(JsonError::Encoding));
+    }
+
+    #[test]
+    fn what_was_read_prints_as_it_was_written() {
+        let text =
+            r#"{"a":[1,-2.50,true,false,null,[],{}],"b":"x\"y\n","c":{"d":18446744073709551616}}"#;
+        assert_eq!(parse(text.as_bytes()).unwrap().to_string(), text);
     }
 
     fn strings(value: &serde_json::Value) -> Option<&str> {

@@ -3,14 +3,24 @@
 //! Bytes become typed requests here and nothing else happens: no network is looked up, no signature judged, no policy
 //! applied. `teller-api` turns these types into the domain's.
 
+mod evm_request;
+pub mod extensions;
 pub mod field;
+mod fields;
 mod json;
+mod payloads;
 mod request;
+mod resource;
 mod response;
 
+pub use evm_request::EvmRequest;
 pub use json::{JsonError, MAX_DEPTH};
+pub use payloads::{
+    Erc7710Payload, EvmPayload, EvmScheme, MAX_PERMISSION_CONTEXT_BYTES, Permit2Payload, Served,
+};
 pub use request::{
     AssetTransferMethod, Eip3009Payload, Extra, Fault, PaymentPayload, PaymentRequirements,
     ReadError, Request, SchemePayload, Version,
 };
+pub use resource::Resource;
 pub use response::{SettleResponse, SupportedKind, SupportedResponse, VerifyResponse};

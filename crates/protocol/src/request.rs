@@ -2,7 +2,8 @@
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 
-use crate::field::{self, FieldError};
+use crate::field;
+use crate::fields::{Fields, Found, Problem};
 use crate::json::{self, Json, Object};
 
 /// The protocol version of a request.
@@ -109,7 +110,11 @@ pub struct Extra {
 pub enum AssetTransferMethod {
     /// `eip3009`, the default.
     Eip3009,
-    /// `permit2`, `erc7710` or one that is not known.
+    /// `permit2`
+    Permit2,
+    /// `erc7710`
+    Erc7710,
+    /// One that is not known.
     Other,
 }
 
@@ -146,38 +151,41 @@ pub struct ReadError {
     pub network: String,
 }
 
-/// A fault and its text, before the answer's context is known.
-struct Problem(Fault, String);
-
-type Found<T> = Result<T, Problem>;
-
 impl Request {
     /// Reads a request body. Unknown members are ignored; `null` counts as absent.
     pub fn read(body: &[u8]) -> Result<Self, ReadError> {
-        let bare = |detail: String| ReadError {
-            fault: Fault::Body,
-            detail,
-            payer: None,
-            network: String::new(),
-        };
-        let body = match json::parse(body).map_err(|error| bare(error.to_string()))? {
-            Json::Object(body) => body,
-            _ => return Err(bare("the body must be a JSON object".into())),
-        };
-        let member = |key: &str| match body.get(key) {
-            Some(Json::Object(object)) => Ok(object),
-            Some(_) => Err(bare(format!("{key} must be an object"))),
-            None => Err(bare(format!("{key} is missing"))),
-        };
-        let payload = member("paymentPayload")?;
-        let requirements = member("paymentRequirements")?;
-        read(&body, payload, requirements).map_err(|Problem(fault, detail)| ReadError {
-            fault,
-            detail,
-            payer: payer_of(payload),
-            network: network_of(payload, requirements),
-        })
+        read_body(body, read)
     }
+}
+
+/// Opens a body and hands `paymentPayload` and `paymentRequirements` to `read`; an error gets the answer's context.
+pub(crate) fn read_body<T>(
+    body: &[u8],
+    read: impl FnOnce(&Object<'_>, &Object<'_>, &Object<'_>) -> Found<T>,
+) -> Result<T, ReadError> {
+    let bare = |detail: String| ReadError {
+        fault: Fault::Body,
+        detail,
+        payer: None,
+        network: String::new(),
+    };
+    let body = match json::parse(body).map_err(|error| bare(error.to_string()))? {
+        Json::Object(body) => body,
+        _ => return Err(bare("the body must be a JSON object".into())),
+    };
+    let member = |key: &str| match body.get(key) {
+        Some(Json::Object(object)) => Ok(object),
+        Some(_) => Err(bare(format!("{key} must be an object"))),
+        None => Err(bare(format!("{key} is missing"))),
+    };
+    let payload = member("paymentPayload")?;
+    let requirements = member("paymentRequirements")?;
+    read(&body, payload, requirements).map_err(|Problem(fault, detail)| ReadError {
+        fault,
+        detail,
+        payer: payer_of(payload),
+        network: network_of(payload, requirements),
+    })
 }
 
 fn read(body: &Object<'_>, payload: &Object<'_>, requirements: &Object<'_>) -> Found<Request> {
@@ -216,7 +224,7 @@ fn read(body: &Object<'_>, payload: &Object<'_>, requirements: &Object<'_>) -> F
     })
 }
 
-fn read_version(body: &Object<'_>, payload: &Object<'_>) -> Found<Version> {
+pub(crate) fn read_version(body: &Object<'_>, payload: &Object<'_>) -> Found<Version> {
     let wrong = |detail: &str| Problem(Fault::Version, detail.into());
     let number = |json: &Json<'_>| match json {
         Json::Number("1") => Some(Version::V1),
@@ -235,7 +243,10 @@ fn read_version(body: &Object<'_>, payload: &Object<'_>) -> Found<Version> {
     }
 }
 
-fn read_requirements(version: Version, fields: &Fields<'_, '_>) -> Found<PaymentRequirements> {
+pub(crate) fn read_requirements(
+    version: Version,
+    fields: &Fields<'_, '_>,
+) -> Found<PaymentRequirements> {
     let amount = match version {
         Version::V1 => "maxAmountRequired",
         Version::V2 => "amount",
@@ -255,6 +266,8 @@ fn read_requirements(version: Version, fields: &Fields<'_, '_>) -> Found<Payment
                 asset_transfer_method: extra.optional_text("assetTransferMethod")?.map(|method| {
                     match method.as_str() {
                         "eip3009" => AssetTransferMethod::Eip3009,
+                        "permit2" => AssetTransferMethod::Permit2,
+                        "erc7710" => AssetTransferMethod::Erc7710,
                         _ => AssetTransferMethod::Other,
                     }
                 }),
@@ -272,14 +285,21 @@ fn read_payload(fields: &Fields<'_, '_>, extra: &Extra) -> Found<SchemePayload> 
             ));
         }
     }
-    if extra.asset_transfer_method == Some(AssetTransferMethod::Other) {
+    if !matches!(
+        extra.asset_transfer_method,
+        None | Some(AssetTransferMethod::Eip3009)
+    ) {
         return Err(Problem(
             Fault::PayloadKind,
             "paymentRequirements.extra.assetTransferMethod is not supported; eip3009 is".into(),
         ));
     }
+    read_eip3009(fields).map(SchemePayload::Eip3009)
+}
+
+pub(crate) fn read_eip3009(fields: &Fields<'_, '_>) -> Found<Eip3009Payload> {
     let signed = fields.object("authorization")?;
-    Ok(SchemePayload::Eip3009(Eip3009Payload {
+    Ok(Eip3009Payload {
         from: signed.hex("from", field::address)?,
         to: signed.hex("to", field::address)?,
         value: signed.number("value", field::unsigned)?,
@@ -287,14 +307,17 @@ fn read_payload(fields: &Fields<'_, '_>, extra: &Extra) -> Found<SchemePayload> 
         valid_before: signed.number("validBefore", field::unsigned)?,
         nonce: signed.hex("nonce", field::bytes32)?,
         signature: fields.hex("signature", field::signature)?,
-    }))
+    })
 }
 
 /// The payer of a payload that is otherwise unreadable.
-fn payer_of(payload: &Object<'_>) -> Option<Address> {
+pub(crate) fn payer_of(payload: &Object<'_>) -> Option<Address> {
     let Some(Json::Object(payload)) = payload.get("payload") else {
         return None;
     };
+    if let Some(Json::String(delegator)) = payload.get("delegator") {
+        return field::address(delegator).ok();
+    }
     let signed = ["authorization", "permit2Authorization"]
         .into_iter()
         .find_map(|key| match payload.get(key) {
@@ -308,7 +331,7 @@ fn payer_of(payload: &Object<'_>) -> Option<Address> {
 }
 
 /// The network to echo: as the requirements name it, else as the payload does. Cut to 100 characters.
-fn network_of(payload: &Object<'_>, requirements: &Object<'_>) -> String {
+pub(crate) fn network_of(payload: &Object<'_>, requirements: &Object<'_>) -> String {
     let accepted = match payload.get("accepted") {
         Some(Json::Object(accepted)) => accepted.get("network"),
         _ => None,
@@ -325,76 +348,4 @@ fn network_of(payload: &Object<'_>, requirements: &Object<'_>) -> String {
         _ => None,
     })
     .unwrap_or_default()
-}
-
-/// An object with the path that leads to it and the fault of whatever is wrong inside.
-#[derive(Clone)]
-struct Fields<'o, 'a> {
-    object: &'o Object<'a>,
-    path: String,
-    fault: Fault,
-}
-
-impl<'o, 'a> Fields<'o, 'a> {
-    fn of(object: &'o Object<'a>, path: impl Into<String>, fault: Fault) -> Self {
-        Self {
-            object,
-            path: path.into(),
-            fault,
-        }
-    }
-
-    fn path(&self, key: &str) -> String {
-        format!("{}.{key}", self.path)
-    }
-
-    fn wrong(&self, key: &str, problem: &'static str) -> Problem {
-        Problem(
-            self.fault,
-            FieldError::new(self.path(key), problem).to_string(),
-        )
-    }
-
-    fn optional_object(&self, key: &str) -> Found<Option<Self>> {
-        match self.object.get(key) {
-            Some(Json::Object(object)) => Ok(Some(Self::of(object, self.path(key), self.fault))),
-            Some(_) => Err(self.wrong(key, "must be an object")),
-            None => Ok(None),
-        }
-    }
-
-    fn object(&self, key: &str) -> Found<Self> {
-        self.optional_object(key)?
-            .ok_or_else(|| self.wrong(key, "is missing"))
-    }
-
-    fn text(&self, key: &str) -> Found<&'o str> {
-        match self.object.get(key) {
-            Some(Json::String(text)) => Ok(text),
-            Some(_) => Err(self.wrong(key, "must be a string")),
-            None => Err(self.wrong(key, "is missing")),
-        }
-    }
-
-    fn optional_text(&self, key: &str) -> Found<Option<String>> {
-        match self.object.get(key) {
-            None => Ok(None),
-            Some(_) => Ok(Some(self.text(key)?.to_owned()).filter(|text| !text.is_empty())),
-        }
-    }
-
-    fn hex<T>(&self, key: &str, read: fn(&str) -> Result<T, &'static str>) -> Found<T> {
-        read(self.text(key)?).map_err(|problem| self.wrong(key, problem))
-    }
-
-    /// A number as a string of digits or as a JSON number.
-    fn number<T>(&self, key: &str, read: fn(&str) -> Result<T, &'static str>) -> Found<T> {
-        let text = match self.object.get(key) {
-            Some(Json::String(text)) => text.as_ref(),
-            Some(Json::Number(text)) => text,
-            Some(_) => return Err(self.wrong(key, "must be a number")),
-            None => return Err(self.wrong(key, "is missing")),
-        };
-        read(text).map_err(|problem| self.wrong(key, problem))
-    }
 }
