@@ -34,6 +34,33 @@ contract PaymentLens {
         bytes revertData;
     }
 
+    /// A Permit2 permit: the call goes to the proxy. A lens that is put at the facilitator's own address calls as the
+    /// facilitator, which `upto` demands.
+    struct PermitItem {
+        address proxy;
+        address token;
+        address payer;
+        address payee;
+        uint256 nonce;
+        /// Calldata to simulate against the proxy; empty skips the simulation.
+        bytes call;
+    }
+
+    struct PermitState {
+        uint256 codeSize;
+        /// True when the proxy names Permit2.
+        bool proxyReady;
+        bool balanceRead;
+        uint256 balance;
+        uint256 payeeBalance;
+        uint256 allowance;
+        /// 0 unused, 1 used, 2 unreadable.
+        uint8 nonce;
+        bool simulated;
+        uint256 gasUsed;
+        bytes revertData;
+    }
+
     /// The call came without the gas that every item is entitled to.
     error NotEnoughGas();
 
@@ -42,6 +69,8 @@ contract PaymentLens {
     uint256 private constant FRAME_GAS = 30_000;
     uint256 private constant MAX_REVERT_DATA = 256;
     uint256 private constant READ_ANSWER = 160;
+    uint256 private constant PERMIT_READ_ANSWER = 224;
+    address private constant PERMIT2 = 0x000000000022D473030F116dDEE9F6B43aC78BA3;
 
     function inspect(Item[] calldata items, uint256 gasPerItem)
         external
@@ -53,7 +82,25 @@ contract PaymentLens {
         for (uint256 i = 0; i < items.length; ++i) {
             _read(items[i], states[i]);
             if (items[i].call.length != 0) {
-                _simulate(items[i], gasPerItem, states[i]);
+                (states[i].simulated, states[i].gasUsed, states[i].revertData) =
+                    _simulate(items[i].token, items[i].call, gasPerItem);
+            }
+        }
+    }
+
+    /// The same for Permit2 permits.
+    function inspectPermits(PermitItem[] calldata items, uint256 gasPerItem)
+        external
+        returns (uint256 blockNumber, uint256 blockTimestamp, PermitState[] memory states)
+    {
+        blockNumber = block.number;
+        blockTimestamp = block.timestamp;
+        states = new PermitState[](items.length);
+        for (uint256 i = 0; i < items.length; ++i) {
+            _readPermit(items[i], states[i]);
+            if (items[i].call.length != 0) {
+                (states[i].simulated, states[i].gasUsed, states[i].revertData) =
+                    _simulate(items[i].proxy, items[i].call, gasPerItem);
             }
         }
     }
@@ -93,9 +140,30 @@ contract PaymentLens {
         }
     }
 
+    function readPermitFrame(address proxy, address token, address payer, address payee, uint256 nonce)
+        external
+        view
+    {
+        uint256[7] memory answer;
+        answer[0] = payer.code.length;
+        (bool ok, uint256 word) = _ask(proxy, abi.encodeWithSignature("PERMIT2()"));
+        answer[1] = ok && word == uint160(PERMIT2) ? 1 : 0;
+        if (token.code.length != 0) {
+            (ok, answer[3]) = _ask(token, abi.encodeWithSignature("balanceOf(address)", payer));
+            answer[2] = ok ? 1 : 0;
+            (, answer[4]) = _ask(token, abi.encodeWithSignature("balanceOf(address)", payee));
+            (, answer[5]) = _ask(token, abi.encodeWithSignature("allowance(address,address)", payer, PERMIT2));
+        }
+        (ok, word) = _ask(PERMIT2, abi.encodeWithSignature("nonceBitmap(address,uint256)", payer, nonce >> 8));
+        answer[6] = ok ? (word >> (nonce & 0xff)) & 1 : UNREADABLE;
+        assembly {
+            revert(answer, PERMIT_READ_ANSWER)
+        }
+    }
+
     /// Reverts with one word of success, one of gas used, then up to 256 bytes of revert data.
-    function simulateFrame(address token, bytes calldata call, uint256 gasLimit) external {
-        if (token.code.length == 0) {
+    function simulateFrame(address target, bytes calldata call, uint256 gasLimit) external {
+        if (target.code.length == 0) {
             assembly {
                 mstore(0, 0)
                 mstore(0x20, 0)
@@ -107,7 +175,7 @@ contract PaymentLens {
             let input := mload(0x40)
             calldatacopy(input, call.offset, call.length)
             let before := gas()
-            let ok := call(gasLimit, token, 0, input, call.length, 0, 0)
+            let ok := call(gasLimit, target, 0, input, call.length, 0, 0)
             let spent := sub(before, gas())
             let size := 0
             if iszero(ok) {
@@ -138,30 +206,50 @@ contract PaymentLens {
             abi.decode(answer, (uint256, bool, uint256, uint256, uint8));
     }
 
-    function _simulate(Item calldata item, uint256 gasPerItem, State memory state) private {
-        // What the frame needs to be able to pass on gasPerItem in full, and to copy the calldata.
-        uint256 budget = gasPerItem + gasPerItem / 32 + FRAME_GAS + 4 * item.call.length;
+    function _readPermit(PermitItem calldata item, PermitState memory state) private {
+        uint256 budget = 5 * READ_GAS + 2 * FRAME_GAS;
         _requireGas(budget);
         bytes memory answer = _frame(
-            abi.encodeCall(this.simulateFrame, (item.token, item.call, gasPerItem)), budget, 64 + MAX_REVERT_DATA
+            abi.encodeCall(this.readPermitFrame, (item.proxy, item.token, item.payer, item.payee, item.nonce)),
+            budget,
+            PERMIT_READ_ANSWER
         );
+        if (answer.length != PERMIT_READ_ANSWER) {
+            state.codeSize = item.payer.code.length;
+            state.nonce = UNREADABLE;
+            return;
+        }
+        (
+            state.codeSize,
+            state.proxyReady,
+            state.balanceRead,
+            state.balance,
+            state.payeeBalance,
+            state.allowance,
+            state.nonce
+        ) = abi.decode(answer, (uint256, bool, bool, uint256, uint256, uint256, uint8));
+    }
+
+    function _simulate(address target, bytes calldata call, uint256 gasPerItem)
+        private
+        returns (bool ok, uint256 spent, bytes memory data)
+    {
+        // What the frame needs to be able to pass on gasPerItem in full, and to copy the calldata.
+        uint256 budget = gasPerItem + gasPerItem / 32 + FRAME_GAS + 4 * call.length;
+        _requireGas(budget);
+        bytes memory answer =
+            _frame(abi.encodeCall(this.simulateFrame, (target, call, gasPerItem)), budget, 64 + MAX_REVERT_DATA);
         if (answer.length < 64) revert NotEnoughGas();
         uint256 size = answer.length - 64;
-        bool ok;
-        uint256 spent;
         assembly {
             ok := mload(add(answer, 0x20))
             spent := mload(add(answer, 0x40))
         }
-        state.simulated = ok;
-        state.gasUsed = spent;
         // The findings become the revert data in place: its length goes over the second word.
-        bytes memory data;
         assembly {
             data := add(answer, 0x40)
             mstore(data, size)
         }
-        state.revertData = data;
     }
 
     /// Calls a frame of this contract and copies at most `cap` bytes of what it reverted with.

@@ -253,6 +253,10 @@ pub mod abi {
             #[derive(Debug, PartialEq, Eq)]
             struct State { uint256 codeSize; bool balanceRead; uint256 balance; uint256 payeeBalance; uint8 authorization; bool simulated; uint256 gasUsed; bytes revertData; }
             function inspect(Item[] calldata items, uint256 gasPerItem) external returns (uint256 blockNumber, uint256 blockTimestamp, State[] memory states);
+            struct PermitItem { address proxy; address token; address payer; address payee; uint256 nonce; bytes call; }
+            #[derive(Debug, PartialEq, Eq)]
+            struct PermitState { uint256 codeSize; bool proxyReady; bool balanceRead; uint256 balance; uint256 payeeBalance; uint256 allowance; uint8 nonce; bool simulated; uint256 gasUsed; bytes revertData; }
+            function inspectPermits(PermitItem[] calldata items, uint256 gasPerItem) external returns (uint256 blockNumber, uint256 blockTimestamp, PermitState[] memory states);
             function codeSizes(address[] calldata accounts) external view returns (uint256 blockNumber, uint256[] memory sizes);
         }
     }
