@@ -3,6 +3,7 @@
 //! Bytes become typed requests here and nothing else happens: no network is looked up, no signature judged, no policy
 //! applied. `teller-api` turns these types into the domain's.
 
+pub mod discovery;
 mod evm_request;
 pub mod extensions;
 pub mod field;
