@@ -220,12 +220,14 @@ impl Shell {
         }
     }
 
-    async fn close_slot(&self, fence: FencedLane, closure: SlotClosure, payments: Vec<Queued>) {
+    async fn close_slot(&self, fence: FencedLane, mut closure: SlotClosure, payments: Vec<Queued>) {
         let id = closure.id;
         let closing = self.ledger.close_slot(fence, closure.clone());
-        if let Err(error) = Boundary::CloseSlot.around(closing).await {
-            return self.lose_lane(fence, &error).await;
-        }
+        let kept = match Boundary::CloseSlot.around(closing).await {
+            Ok(kept) => kept,
+            Err(error) => return self.lose_lane(fence, &error).await,
+        };
+        closure.resolutions.retain(|(id, _)| !kept.contains(id));
         self.note_closed(id);
         report::closed(self, &closure, &payments);
         let resolved = closure
@@ -241,7 +243,7 @@ impl Shell {
             .map(|(id, receipt)| (id, SettlementState::Settled(receipt)));
         let resolved: Vec<_> = resolved.chain(revived).collect();
         self.publish(&resolved);
-        self.tell(Event::SlotClosed { fence, id }).await;
+        self.tell(Event::SlotClosed { fence, id, kept }).await;
         self.settle_holds(&resolved, &payments).await;
     }
 

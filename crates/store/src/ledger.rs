@@ -418,11 +418,13 @@ pub trait Ledger: Send + Sync + 'static {
     /// Reopens closed slots whose block a reorg took away. [`crate::StoreError::Conflict`] for a nonce without a slot. Of the payments whose last slot it is: settled, settled
     /// externally and accepted ones are assigned to it again, except that one to whom failure was told goes back to
     /// failed with the told reason; failed and expired ones stay and become [`Slot::ended`]. Slots that are open already
-    /// are left alone, and so are finalized settlements by others. [`crate::StoreError::Conflict`] if a slot is finalized.
+    /// are left alone, and so are finalized settlements by others. Accepted payments that it carries are assigned to it even
+    /// if they have been in another slot since. [`crate::StoreError::Conflict`] if a slot is finalized.
     async fn reopen_slots(&self, fence: FencedLane, nonces: &[AccountNonce]) -> StoreResult<()>;
 
     /// Takes back settlements by others whose block a reorg took away, of payments whose last slot is in this lane and
-    /// closed: settled externally -> accepted and queued by nobody, or failed if that was told. Settlements by sibling
+    /// closed: settled externally -> accepted and queued by nobody, or assigned to an open slot that still carries them, or
+    /// failed if that was told. Settlements by sibling
     /// slots count as such ([`UnfinalSlot::external`]). Answers every payment that it changed.
     async fn take_back_external(
         &self,
@@ -438,8 +440,14 @@ pub trait Ledger: Send + Sync + 'static {
         level: Level,
     ) -> StoreResult<()>;
 
-    /// Closes a slot and resolves or requeues its payments; writes the outbox and compensating entries.
-    async fn close_slot(&self, fence: FencedLane, closure: SlotClosure) -> StoreResult<()>;
+    /// Closes a slot and resolves or requeues its payments; writes the outbox and compensating entries. Answers those
+    /// that another open slot still carries (a reorg had reopened it) and that this one did not settle: whatever the
+    /// closure says of them, they are neither ended nor accepted, but assigned to that slot.
+    async fn close_slot(
+        &self,
+        fence: FencedLane,
+        closure: SlotClosure,
+    ) -> StoreResult<Vec<SettlementId>>;
 
     /// The open slots of a signer, whoever owns the lane. For readers.
     async fn open_slots(&self, chain: ChainId, signer: Address) -> StoreResult<Vec<Slot>>;

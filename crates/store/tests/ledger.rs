@@ -217,7 +217,11 @@ async fn a_slot_under_an_old_epoch_or_another_nonce_writes_nothing(store: TestLe
             .ledger
             .add_attempt(old, slot.id, attempt(1, AttemptKind::Batch))
             .await,
-        store.ledger.close_slot(old, closure(&slot, vec![])).await,
+        store
+            .ledger
+            .close_slot(old, closure(&slot, vec![]))
+            .await
+            .map(|_| ()),
         store.ledger.renew_lane(old, 1).await.map(|_| ()),
         store.ledger.release_lane(old).await,
         store.ledger.adopt_nonce(old, AccountNonce(9)).await,

@@ -283,6 +283,8 @@ pub enum Event {
         fence: FencedLane,
         /// The slot.
         id: SlotId,
+        /// Its payments that another open slot still carries: they are that slot's now.
+        kept: Vec<SettlementId>,
     },
     /// The chain was asked which of these blocks it holds. Those that no node could tell of are in neither list.
     BlocksChecked {

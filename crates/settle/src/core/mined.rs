@@ -320,7 +320,14 @@ impl Core {
         });
     }
 
-    pub(super) fn on_slot_closed(&mut self, fence: FencedLane, id: SlotId, now_ms: u64) {
+    /// `kept`: what another open slot still carries, which is not to be signed anew.
+    pub(super) fn on_slot_closed(
+        &mut self,
+        fence: FencedLane,
+        id: SlotId,
+        kept: &[SettlementId],
+        now_ms: u64,
+    ) {
         let Some(lane) = self.lane_mut(fence) else {
             return;
         };
@@ -334,7 +341,8 @@ impl Core {
         for queued in &slot.payments {
             self.known.remove(&queued.id);
         }
-        if let Phase::Closing(closed) = slot.phase {
+        if let Phase::Closing(mut closed) = slot.phase {
+            closed.requeue.retain(|queued| !kept.contains(&queued.id));
             if let Some(lane) = self.lane_mut(fence) {
                 lane.unfinal.insert(id.nonce, Unfinal::closed(&closed));
             }

@@ -189,7 +189,7 @@ impl Core {
                 block,
                 findings,
             } => self.on_investigated(id, block, findings, now_ms),
-            Event::SlotClosed { fence, id } => self.on_slot_closed(fence, id, now_ms),
+            Event::SlotClosed { fence, id, kept } => self.on_slot_closed(fence, id, &kept, now_ms),
             Event::BlocksChecked {
                 fence,
                 canonical,

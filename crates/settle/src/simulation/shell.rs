@@ -177,25 +177,21 @@ impl World<'_> {
             }
             Effect::CloseSlot {
                 fence,
-                closure,
+                mut closure,
                 payments,
             } => {
                 let written = self.write(ledger.close_slot(self.fence(fence), closure.clone()));
-                if matches!(written.done, Some(Ok(()))) {
+                if let Some(Ok(kept)) = &written.done {
+                    closure.resolutions.retain(|(id, _)| !kept.contains(id));
                     self.fenced(fence, "close_slot");
                     self.slot_closed(&closure);
                     self.settle_holds(&closure.resolutions, &payments);
                     self.check_entries(payments.iter().map(|queued| queued.id));
                 }
                 match written.done {
-                    Some(Ok(())) if written.answered => {
-                        self.answer(
-                            p,
-                            Event::SlotClosed {
-                                fence,
-                                id: closure.id,
-                            },
-                        );
+                    Some(Ok(kept)) if written.answered => {
+                        let id = closure.id;
+                        self.answer(p, Event::SlotClosed { fence, id, kept });
                     }
                     _ => self.lost(p, fence),
                 }

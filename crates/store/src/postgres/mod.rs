@@ -12,6 +12,8 @@ mod queue;
 mod reading;
 #[path = "../sql/reorgs.rs"]
 mod reorgs;
+#[path = "../sql/siblings.rs"]
+mod siblings;
 #[path = "../sql/slots.rs"]
 mod slots;
 
@@ -451,7 +453,11 @@ impl Ledger for PostgresLedger {
             .await
     }
 
-    async fn close_slot(&self, fence: FencedLane, closure: SlotClosure) -> StoreResult<()> {
+    async fn close_slot(
+        &self,
+        fence: FencedLane,
+        closure: SlotClosure,
+    ) -> StoreResult<Vec<SettlementId>> {
         self.run(move |c| Box::pin(slots::close(c, fence, closure)))
             .await
     }

@@ -7,6 +7,7 @@ use alloy_primitives::Address;
 use teller_domain::{AccountNonce, BlockRef, ChainId, FencedLane, Level, SettlementId};
 
 use super::dialect::{Connection, clock, for_update, ids, in_ids, in_numbers, indexed_by, numbers};
+use super::siblings;
 use super::slots::{expect_epoch, ids_of, newest_batch};
 use crate::claiming::rank;
 use crate::rows::{Columns, read, signed, unsigned, word};
@@ -74,10 +75,33 @@ pub(super) async fn reopen(
     ))
     .bind(ids(&payments))
     .bind(TOLD_STANDS)
-    .execute(connection)
+    .execute(&mut *connection)
     .await
-    .map(|_| ())
-    .map_err(StoreError::of_ledger)
+    .map_err(StoreError::of_ledger)?;
+    // Those that went on to other slots and came back from them unsettled are theirs again as well.
+    let carried = carried(connection, chain, &signer, &closed).await?;
+    siblings::keep(connection, fence.chain, &carried).await?;
+    Ok(())
+}
+
+/// Every payment that the slots carry, whatever became of it.
+async fn carried(
+    connection: &mut Connection,
+    chain: i64,
+    signer: &[u8],
+    nonces: &[i64],
+) -> StoreResult<Vec<SettlementId>> {
+    let rows = sqlx::query(concat!(
+        "SELECT DISTINCT settlement_id FROM slot_payments WHERE chain_id = $1 AND signer = $2 AND nonce ",
+        in_numbers!("$3"),
+    ))
+    .bind(chain)
+    .bind(signer)
+    .bind(numbers(nonces))
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    ids_of(&rows)
 }
 
 /// Those of the slots that are closed, locked; refuses those that nobody knows and those that are finalized.
@@ -207,9 +231,10 @@ pub(super) async fn take_back_external(
     ))
     .bind(ids(&taken))
     .bind(TOLD_STANDS)
-    .execute(connection)
+    .execute(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
+    siblings::keep(connection, fence.chain, &taken).await?;
     Ok(taken)
 }
 

@@ -13,6 +13,7 @@ use super::dialect::{
     self, Connection, DbRow, attempt_columns, attempt_columns_without_raw, clock, for_update, ids,
     in_ids, indexed_by, numeric, places,
 };
+use super::siblings::Spared;
 use crate::resolving::slot_outcomes;
 use crate::rows::{Columns, Part, address, assemble, attempt, signed, unsigned};
 use crate::{NewSlot, OpenSlotOutcome, SlotClosure, StoreError, StoreResult};
@@ -155,7 +156,7 @@ pub(super) fn ids_of(rows: &[DbRow]) -> StoreResult<Vec<SettlementId>> {
         .collect()
 }
 
-fn slot_columns(id: SlotId) -> StoreResult<(i64, Vec<u8>, i64)> {
+pub(super) fn slot_columns(id: SlotId) -> StoreResult<(i64, Vec<u8>, i64)> {
     Ok((
         signed(id.chain.0, "a chain id")?,
         id.signer.to_vec(),
@@ -344,8 +345,8 @@ pub(super) async fn preconfirm(
 pub(super) async fn close(
     connection: &mut Connection,
     fence: FencedLane,
-    closure: SlotClosure,
-) -> StoreResult<()> {
+    mut closure: SlotClosure,
+) -> StoreResult<Vec<SettlementId>> {
     let id = closure.id;
     expect_lane(fence, id)?;
     expect_epoch(connection, fence).await?;
@@ -381,6 +382,7 @@ pub(super) async fn close(
             expected: "open with that attempt",
         });
     }
+    let spared = Spared::of(connection, &mut closure).await?;
     let outcomes = slot_outcomes(&closure)?;
     let changed = dialect::resolve_slot(connection, (chain, &signer, nonce), &outcomes).await?;
     let left = sqlx::query(
@@ -391,7 +393,7 @@ pub(super) async fn close(
     .bind(chain)
     .bind(&signer)
     .bind(nonce)
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
     if changed.len() != outcomes.len() || left.is_some() {
@@ -400,7 +402,7 @@ pub(super) async fn close(
             expected: "assigned to it, or revived after it had ended there, and resolved once",
         });
     }
-    Ok(())
+    spared.keep(connection).await
 }
 
 /// Whether signed bytes are wanted.

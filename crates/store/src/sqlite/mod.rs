@@ -13,6 +13,8 @@ mod queue;
 mod reading;
 #[path = "../sql/reorgs.rs"]
 mod reorgs;
+#[path = "../sql/siblings.rs"]
+mod siblings;
 #[path = "../sql/slots.rs"]
 mod slots;
 mod writer;
@@ -461,7 +463,11 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn close_slot(&self, fence: FencedLane, closure: SlotClosure) -> StoreResult<()> {
+    async fn close_slot(
+        &self,
+        fence: FencedLane,
+        closure: SlotClosure,
+    ) -> StoreResult<Vec<SettlementId>> {
         self.writer()?
             .job(move |c| Box::pin(slots::close(c, fence, closure)))
             .await

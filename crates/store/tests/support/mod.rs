@@ -478,3 +478,39 @@ pub fn failed(reason: Reason) -> SettlementState {
         transaction: None,
     }
 }
+
+pub fn conflict<T: std::fmt::Debug>(answer: StoreResult<T>) {
+    assert!(
+        matches!(answer, Err(StoreError::Conflict { .. })),
+        "{answer:?}"
+    );
+}
+
+pub async fn payments(store: &TestLedger, count: usize) -> Vec<SettlementId> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(accept(store).await.id);
+    }
+    ids
+}
+
+pub async fn opened(
+    store: &TestLedger,
+    fence: FencedLane,
+    nonce: u64,
+    ids: &[SettlementId],
+) -> NewSlot {
+    let mut slot = new_slot(nonce, ids);
+    slot.id.signer = fence.signer;
+    let outcome = store.ledger.open_slot(fence, slot.clone()).await.unwrap();
+    assert_eq!(outcome, OpenSlotOutcome::Opened);
+    slot
+}
+
+pub fn settled(transaction: B256, block: u64) -> SettlementState {
+    SettlementState::Settled(receipt(transaction, block))
+}
+
+pub fn external(transaction: u64, block: u64) -> SettlementState {
+    SettlementState::SettledExternally(receipt(hash(transaction), block))
+}

@@ -324,7 +324,11 @@ impl Bench {
     }
 
     fn closed(&mut self, id: SlotId) -> Vec<Effect> {
-        self.tell(Event::SlotClosed { fence: fence(), id })
+        self.tell(Event::SlotClosed {
+            fence: fence(),
+            id,
+            kept: Vec::new(),
+        })
     }
 
     fn investigated(&mut self, id: SlotId, findings: Vec<(SettlementId, Finding)>) -> Vec<Effect> {
