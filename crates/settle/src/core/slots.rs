@@ -292,13 +292,17 @@ impl Core {
 
     /// The nonce is open, and nothing of the slot is mined.
     fn on_still_open(&mut self, id: SlotId, now_ms: u64) {
-        let cutoff = self.cutoff(now_ms).unwrap_or_default();
+        let cutoff = self.cutoff(now_ms);
         let parks = self.rules.hold(Rule::ExpiredBecomesNoOp);
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
         slot.foreign_uses = 0;
         self.thawed(id);
+        // Before the first block nobody knows whether what may never have been sent is still in time.
+        let Some(cutoff) = cutoff else {
+            return;
+        };
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
             return;
         };
