@@ -23,6 +23,7 @@ contract! {
     the_queue_of_a_dead_process_is_free,
     claims_at_once_share_nothing,
     only_what_is_void_by_then_is_claimed_to_be_ended,
+    tenants_who_must_wait_are_passed_over_until_they_are_late,
     what_is_released_is_free_for_others,
     what_is_requeued_stays_in_its_queue,
     whoever_lost_its_lane_ends_nothing,
@@ -41,7 +42,7 @@ async fn queued(store: &TestLedger, process: Option<ProcessId>) -> SettlementId 
 async fn claimed(store: &TestLedger, process: ProcessId, limit: u32) -> Vec<SettlementId> {
     let claimed = store
         .ledger
-        .claim_accepted(CHAIN, process, limit, None)
+        .claim_accepted(CHAIN, process, limit, &Wanted::All)
         .await
         .unwrap();
     assert!(claimed.is_sorted_by_key(|settlement| settlement.id));
@@ -75,7 +76,7 @@ async fn a_queued_payment_is_its_process_s_alone(store: TestLedger) {
     assert_eq!(claimed(&store, one, 10).await, [mine]);
     let elsewhere = store
         .ledger
-        .claim_accepted(ChainId(1), one, 10, None)
+        .claim_accepted(ChainId(1), one, 10, &Wanted::All)
         .await
         .unwrap();
     assert!(elsewhere.is_empty());
@@ -135,13 +136,35 @@ async fn only_what_is_void_by_then_is_claimed_to_be_ended(store: TestLedger) {
     let process = alive(&store).await;
     let void = store
         .ledger
-        .claim_accepted(CHAIN, process, 10, Some(UnixSeconds(100)))
+        .claim_accepted(CHAIN, process, 10, &Wanted::Late(UnixSeconds(100)))
         .await
         .unwrap();
     let void: Vec<_> = void.iter().map(|settlement| settlement.id).collect();
     assert_eq!(void, ids[..2]);
     let other = alive(&store).await;
     assert_eq!(claimed(&store, other, 10).await, ids[2..]);
+}
+
+async fn tenants_who_must_wait_are_passed_over_until_they_are_late(store: TestLedger) {
+    let mut ids = Vec::new();
+    for (tenant, valid_before) in [("poor", 500), ("poor", 100), ("shop", 500), ("rich", 100)] {
+        let mut new = new_settlement(tenant, payment());
+        new.payment.valid_before = UnixSeconds(valid_before);
+        ids.push(accepted(store.ledger.accept(new).await.unwrap()).id);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let process = alive(&store).await;
+    let claim = async |wanted: Wanted, limit| {
+        let claimed = store.ledger.claim_accepted(CHAIN, process, limit, &wanted);
+        let ids = claimed.await.unwrap().into_iter().map(|row| row.id);
+        ids.collect::<Vec<_>>()
+    };
+    let late = UnixSeconds(100);
+    let poor = vec![tenant("poor")];
+    let first = claim(Wanted::AllBut(poor.clone(), late), 2).await;
+    assert_eq!(first, ids[1..3], "what waits does not fill the queue");
+    assert_eq!(claim(Wanted::AllBut(poor, late), 10).await, ids[1..]);
+    assert_eq!(claim(Wanted::AllBut(vec![], late), 10).await, ids);
 }
 
 async fn what_is_released_is_free_for_others(store: TestLedger) {
@@ -328,7 +351,11 @@ async fn another_process_hears_of_an_accepted_payment() {
 
 async fn a_process_without_a_lane_gives_its_whole_queue_back(store: TestLedger) {
     let (idle, busy) = (alive(&store).await, alive(&store).await);
-    let claim = |process| store.ledger.claim_accepted(CHAIN, process, 10, None);
+    let claim = |process| {
+        store
+            .ledger
+            .claim_accepted(CHAIN, process, 10, &Wanted::All)
+    };
     let waiting = accept(&store).await;
     assert_eq!(claim(idle).await.unwrap().len(), 1);
     assert!(claim(busy).await.unwrap().is_empty());

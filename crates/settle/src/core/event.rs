@@ -149,6 +149,8 @@ pub enum ToSign {
 pub enum Event {
     /// These are durable, accepted and in this process's queue.
     Accepted(Vec<Queued>),
+    /// An accepted payment was withdrawn: nobody waits for it any more.
+    Withdrawn(SettlementId),
     /// A lane is this process's (again); whatever the core thought of it before is void.
     LaneClaimed(RecoveredLane),
     /// A lane is not this process's any more, or a write to it had no certain end.

@@ -28,7 +28,7 @@ use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Transaction};
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
     IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
-    SettlementState, Slot, SlotId, TenantId, UnixMillis, UnixSeconds,
+    SettlementState, Slot, SlotId, TenantId, UnixMillis,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -41,7 +41,8 @@ use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
     Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
+    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
+    migrations,
 };
 
 /// How many connections a process has at most.
@@ -328,9 +329,10 @@ impl Ledger for PostgresLedger {
         chain: ChainId,
         owner: ProcessId,
         limit: u32,
-        expiring_by: Option<UnixSeconds>,
+        wanted: &Wanted,
     ) -> StoreResult<Vec<Settlement>> {
-        self.run(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, expiring_by)))
+        let wanted = wanted.clone();
+        self.run(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, wanted)))
             .await
     }
 

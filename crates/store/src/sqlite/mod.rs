@@ -30,7 +30,7 @@ use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
     IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
-    SettlementState, Slot, SlotId, TenantId, UnixMillis, UnixSeconds,
+    SettlementState, Slot, SlotId, TenantId, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -43,7 +43,8 @@ use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
     Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
+    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
+    migrations,
 };
 
 /// How many connections read at once.
@@ -322,10 +323,11 @@ impl Ledger for SqliteLedger {
         chain: ChainId,
         owner: ProcessId,
         limit: u32,
-        expiring_by: Option<UnixSeconds>,
+        wanted: &Wanted,
     ) -> StoreResult<Vec<Settlement>> {
+        let wanted = wanted.clone();
         self.writer()?
-            .job(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, expiring_by)))
+            .job(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, wanted)))
             .await
     }
 
