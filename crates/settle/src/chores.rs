@@ -52,6 +52,7 @@ impl Shell {
                 }
             }
             self.waiters.read(self.ledger.as_ref()).await;
+            self.tell_unmined().await;
         }
     }
 

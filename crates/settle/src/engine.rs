@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use teller_chain::{HeadHandle, Inspector, LocalSigner, Nodes};
-use teller_domain::{ChainId, FencedLane, ProcessId, SlotId, TenantId};
+use teller_domain::{AuthorizationKey, ChainId, FencedLane, ProcessId, SlotId, TenantId};
 use teller_store::{Ledger, Reservations, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -134,6 +134,8 @@ pub(crate) struct Shell {
     pub(crate) claiming: Semaphore,
     /// When each open slot was opened, by the ledger's clock but as a moment of this process.
     pub(crate) opened: Mutex<HashMap<SlotId, Instant>>,
+    /// Payments whose holds may be marked as mined and should not be.
+    unmined: Mutex<HashSet<AuthorizationKey>>,
     pub(crate) appetite: watch::Sender<Appetite>,
     /// Wakes whoever claims accepted payments.
     pub(crate) claims: Notify,
@@ -189,6 +191,14 @@ impl Shell {
         oldest.map_or(Duration::ZERO, |opened| opened.elapsed())
     }
 
+    pub(crate) fn note_unmined(&self, keys: impl IntoIterator<Item = AuthorizationKey>) {
+        lock(&self.unmined).extend(keys);
+    }
+
+    pub(crate) fn take_unmined(&self) -> Vec<AuthorizationKey> {
+        lock(&self.unmined).drain().collect()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         *self.stopped.borrow()
     }
@@ -239,6 +249,7 @@ impl Engine {
                 holdings: Mutex::new(Holdings::new(signers, timings.lease)),
                 claiming: Semaphore::new(1),
                 opened: Mutex::default(),
+                unmined: Mutex::default(),
                 appetite: watch::Sender::new(Appetite::default()),
                 claims: Notify::new(),
                 status: watch::Sender::new(EngineStatus::Starting),

@@ -206,7 +206,7 @@ impl Settler {
                 }))
             }
             Ok(AcceptOutcome::Exists(settlement)) => Ok(self.existing(request, settlement)),
-            Err(error) if error.is_retryable() => {
+            Err(error) if error.is_uncertain() => {
                 tracing::warn!(%error, "an accept has no certain end");
                 Ok(Known::Accepted(Ticket {
                     place: Place::Uncertain(id),

@@ -37,6 +37,22 @@ pub enum AcceptOutcome {
     Exists(Settlement),
 }
 
+/// What happens once in the life of a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Milestone {
+    /// Reservations were opened beside it: from then on empty reservations are lost ones.
+    ReservationsOpened,
+}
+
+impl Milestone {
+    /// As the ledger has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ReservationsOpened => "reservations_opened",
+        }
+    }
+}
+
 /// Which accepted payments a process takes into its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
@@ -389,8 +405,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// Extends the lease and answers the lane's mode. [`crate::StoreError::StaleLane`] if the epoch is old.
     async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<LaneMode>;
 
-    /// Changes a lane's mode as its owner. [`crate::StoreError::StaleLane`] if the epoch is old.
-    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()>;
+    /// Changes a lane's mode as its owner, if it is `expected`; `false`, and nothing changed, if an operator has ordered
+    /// another meanwhile. A lane is frozen whatever its mode was. [`crate::StoreError::StaleLane`] if the epoch is old.
+    async fn set_lane_mode(
+        &self,
+        fence: FencedLane,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool>;
 
     /// Changes a lane's mode as an operator, whoever owns it, if it is `expected`; `false`, and nothing changed, if not.
     async fn order_lane_mode(
@@ -494,6 +516,9 @@ pub trait Ledger: Send + Sync + 'static {
         settlement: Option<SettlementId>,
         limit: u32,
     ) -> StoreResult<Vec<Compensation>>;
+
+    /// Whether nobody has asked this of the ledger before, for the life of the ledger. Whoever is told so is the only one.
+    async fn is_first(&self, milestone: Milestone) -> StoreResult<bool>;
 
     /// Notes that failure is told for a payment that is failed or expired. `false`, and nothing changed, if it is
     /// neither any more: read it again. Noting it once more is fine. Grouped.

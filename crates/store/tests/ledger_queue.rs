@@ -24,6 +24,7 @@ contract! {
     claims_at_once_share_nothing,
     only_what_is_void_by_then_is_claimed_to_be_ended,
     tenants_who_must_wait_are_passed_over_until_they_are_late,
+    what_happens_once_happens_once,
     what_is_released_is_free_for_others,
     what_is_requeued_stays_in_its_queue,
     whoever_lost_its_lane_ends_nothing,
@@ -165,6 +166,12 @@ async fn tenants_who_must_wait_are_passed_over_until_they_are_late(store: TestLe
     assert_eq!(first, ids[1..3], "what waits does not fill the queue");
     assert_eq!(claim(Wanted::AllBut(poor, late), 10).await, ids[1..]);
     assert_eq!(claim(Wanted::AllBut(vec![], late), 10).await, ids);
+}
+
+async fn what_happens_once_happens_once(store: TestLedger) {
+    let asked = (0..8).map(|_| store.ledger.is_first(Milestone::ReservationsOpened));
+    let firsts = join_all(asked).await.into_iter().map(Result::unwrap);
+    assert_eq!(firsts.filter(|first| *first).count(), 1);
 }
 
 async fn what_is_released_is_free_for_others(store: TestLedger) {
@@ -367,4 +374,29 @@ async fn a_process_without_a_lane_gives_its_whole_queue_back(store: TestLedger) 
         claimed.iter().map(|row| row.id).collect::<Vec<_>>(),
         [waiting.id]
     );
+}
+
+/// Postgres undoes one of two transactions that wait for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_database_undoes_is_done_again_or_certainly_not_done() {
+    let store = TestLedger::open(Backend::Cluster).await;
+    let deadlocks = |times: u32| {
+        format!(
+            "CREATE SEQUENCE IF NOT EXISTS undone; SELECT setval('undone', 1, false); \
+             CREATE OR REPLACE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF nextval('undone') <= {times} THEN RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'; END IF; \
+             RETURN NEW; END $$; \
+             CREATE OR REPLACE TRIGGER undo BEFORE INSERT ON settlements FOR EACH ROW EXECUTE FUNCTION undo()"
+        )
+    };
+    store.script(deadlocks(2)).await;
+    let accepted = store.ledger.accept(new_settlement("shop", payment())).await;
+    assert!(matches!(accepted, Ok(AcceptOutcome::Accepted(_))));
+    store.script(deadlocks(1_000)).await;
+    let undone = store.ledger.accept(new_settlement("shop", payment())).await;
+    let Err(error) = undone else {
+        panic!("{undone:?}");
+    };
+    assert!(matches!(error, StoreError::Undone), "{error}");
+    assert!(error.is_retryable() && !error.is_uncertain());
 }

@@ -639,7 +639,10 @@ async fn an_old_epoch_writes_nothing_of_a_reorg(store: TestLedger) {
         ledger
             .raise_levels(old, &[slot.id.nonce], Level::Safe)
             .await,
-        ledger.set_lane_mode(old, LaneMode::Frozen).await,
+        ledger
+            .set_lane_mode(old, LaneMode::Active, LaneMode::Frozen)
+            .await
+            .map(|_| ()),
     ] {
         assert!(matches!(refused, Err(StoreError::StaleLane)), "{refused:?}");
     }

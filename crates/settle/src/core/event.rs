@@ -279,6 +279,13 @@ pub enum Event {
         /// What was found of each.
         findings: Vec<(SettlementId, Finding)>,
     },
+    /// What a Flashblock showed of the slot is durable, or came too late to matter.
+    Preconfirmed {
+        /// The lane as it was held.
+        fence: FencedLane,
+        /// The slot.
+        id: SlotId,
+    },
     /// The slot's end is durable.
     SlotClosed {
         /// The lane as it was held.
@@ -403,7 +410,8 @@ pub enum Effect {
         /// The payments.
         payments: Vec<Queued>,
     },
-    /// Commit what a Flashblock showed, see [`teller_store::Ledger::preconfirm`]. No answer but [`Event::LaneLost`].
+    /// Commit what a Flashblock showed, see [`teller_store::Ledger::preconfirm`]. Answer: [`Event::Preconfirmed`] or
+    /// [`Event::LaneLost`].
     Preconfirm {
         /// The lane.
         fence: FencedLane,
@@ -469,6 +477,8 @@ pub enum Effect {
     SetMode {
         /// The lane.
         fence: FencedLane,
+        /// Its mode so far: where an operator has ordered another one, that stands.
+        from: LaneMode,
         /// Its mode from now on.
         mode: LaneMode,
         /// The slot that gave rise to it, if one did.

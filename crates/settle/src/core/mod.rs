@@ -189,6 +189,7 @@ impl Core {
                 block,
                 findings,
             } => self.on_investigated(id, block, findings, now_ms),
+            Event::Preconfirmed { fence, id } => self.on_preconfirmed(fence, id),
             Event::SlotClosed { fence, id, kept } => self.on_slot_closed(fence, id, &kept, now_ms),
             Event::BlocksChecked {
                 fence,

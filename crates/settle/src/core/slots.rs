@@ -258,6 +258,13 @@ impl Core {
         if self.slot_mut(id).is_none_or(|slot| !slot.is_unmined()) {
             return;
         }
+        let vanished = !sightings.is_empty() && sightings.iter().all(|seen| seen.mined.is_none());
+        if let Some(slot) = self.slot_mut(id).filter(|_| vanished)
+            && matches!(slot.phase, Phase::Verifying { .. })
+        {
+            // The receipt that was to be verified is nowhere any more.
+            slot.phase = Phase::Recovered;
+        }
         self.notice_gap(id, &sightings, endpoints, now_ms);
         let mut passed = sightings
             .iter()

@@ -40,7 +40,7 @@ use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
-    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
     SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
     migrations,
 };
@@ -372,8 +372,13 @@ impl Ledger for PostgresLedger {
             .await
     }
 
-    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()> {
-        self.run(move |c| Box::pin(lanes::set_mode(c, fence, mode)))
+    async fn set_lane_mode(
+        &self,
+        fence: FencedLane,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool> {
+        self.run(move |c| Box::pin(lanes::set_mode(c, fence, expected, mode)))
             .await
     }
 
@@ -496,6 +501,11 @@ impl Ledger for PostgresLedger {
         limit: u32,
     ) -> StoreResult<Vec<Compensation>> {
         bounded(reading::compensations(&self.pool, after, settlement, limit)).await
+    }
+
+    async fn is_first(&self, milestone: Milestone) -> StoreResult<bool> {
+        self.run(move |c| Box::pin(queue::is_first(c, milestone)))
+            .await
     }
 
     async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool> {

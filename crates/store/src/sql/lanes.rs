@@ -242,22 +242,21 @@ pub(super) async fn renew(
 pub(super) async fn set_mode(
     connection: &mut Connection,
     fence: FencedLane,
+    expected: LaneMode,
     mode: LaneMode,
-) -> StoreResult<()> {
-    let done = sqlx::query(
-        "UPDATE lanes SET mode = $4 WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
+) -> StoreResult<bool> {
+    slots::expect_epoch(connection, fence).await?;
+    sqlx::query(
+        "UPDATE lanes SET mode = $4 WHERE chain_id = $1 AND signer = $2 AND (mode = $3 OR $4 = 'frozen')",
     )
     .bind(signed(fence.chain.0, "a chain id")?)
     .bind(fence.signer.to_vec())
-    .bind(signed(fence.epoch, "an epoch")?)
+    .bind(expected.as_str())
     .bind(mode.as_str())
     .execute(connection)
     .await
-    .map_err(StoreError::of_ledger)?;
-    if done.rows_affected() == 0 {
-        return Err(StoreError::StaleLane);
-    }
-    Ok(())
+    .map(|done| done.rows_affected() > 0)
+    .map_err(StoreError::of_ledger)
 }
 
 pub(super) async fn order_mode(

@@ -9,10 +9,27 @@ use super::dialect::{
 use super::slots::{expect_epoch, ids_of};
 use crate::resolving::Outcome;
 use crate::rows::{Columns, settlement, signed};
-use crate::{StoreError, StoreResult, Wanted};
+use crate::{Milestone, StoreError, StoreResult, Wanted};
 
 /// How many payments one claim takes at most.
 const LARGEST_CLAIM: u32 = 2_000;
+
+/// See [`crate::Ledger::is_first`].
+pub(super) async fn is_first(
+    connection: &mut Connection,
+    milestone: Milestone,
+) -> StoreResult<bool> {
+    sqlx::query(concat!(
+        "INSERT INTO milestones (name, reached_at) SELECT $1, ms FROM ",
+        clock!(),
+        " WHERE true ON CONFLICT (name) DO NOTHING"
+    ))
+    .bind(milestone.as_str())
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected() > 0)
+    .map_err(StoreError::of_ledger)
+}
 
 pub(super) async fn withdraw(connection: &mut Connection, id: SettlementId) -> StoreResult<bool> {
     sqlx::query(concat!(

@@ -42,7 +42,7 @@ use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
-    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
     SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
     migrations,
 };
@@ -371,9 +371,14 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()> {
+    async fn set_lane_mode(
+        &self,
+        fence: FencedLane,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool> {
         self.writer()?
-            .job(move |c| Box::pin(lanes::set_mode(c, fence, mode)))
+            .job(move |c| Box::pin(lanes::set_mode(c, fence, expected, mode)))
             .await
     }
 
@@ -504,6 +509,12 @@ impl Ledger for SqliteLedger {
         limit: u32,
     ) -> StoreResult<Vec<Compensation>> {
         reading::compensations(&self.readers, after, settlement, limit).await
+    }
+
+    async fn is_first(&self, milestone: Milestone) -> StoreResult<bool> {
+        self.writer()?
+            .job(move |c| Box::pin(queue::is_first(c, milestone)))
+            .await
     }
 
     async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool> {
