@@ -6,6 +6,8 @@ mod dialect;
 mod hot;
 #[path = "../sql/lanes.rs"]
 mod lanes;
+#[path = "../sql/open_slots.rs"]
+mod open_slots;
 #[path = "../sql/queue.rs"]
 mod queue;
 #[path = "../sql/reading.rs"]

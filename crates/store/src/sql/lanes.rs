@@ -8,7 +8,7 @@ use teller_domain::{
 use uuid::Uuid;
 
 use super::dialect::{Connection, clock, indexed_by, prunes_alone};
-use super::{reorgs, slots};
+use super::{open_slots, reorgs, slots};
 use crate::pruning::{
     DEAD_PROCESSES_KEPT_MS, EVENTS_KEPT_MS, KEYS_KEPT_MS, PRUNED_AT_ONCE, prune_keys, prune_outbox,
     prune_processes,
@@ -174,7 +174,7 @@ pub(super) async fn claim(
             next_nonce: next_nonce.map(AccountNonce),
             mode,
         },
-        open_slots: slots::open_slots(connection, chain, signer, slots::Raw::Read).await?,
+        open_slots: open_slots::of_signer(connection, chain, signer, open_slots::Raw::Read).await?,
         unfinal: reorgs::unfinal(connection, chain, signer).await?,
     }))
 }
@@ -355,7 +355,8 @@ pub(super) async fn views(connection: &mut Connection) -> StoreResult<Vec<LaneVi
             lease_expired: lease_until <= now,
             next_nonce: next_nonce.map(AccountNonce),
             mode: read(&columns.take::<String>()?, "mode")?,
-            open_slots: slots::open_slots(connection, chain, signer, slots::Raw::LeftOut).await?,
+            open_slots: open_slots::of_signer(connection, chain, signer, open_slots::Raw::LeftOut)
+                .await?,
         });
     }
     Ok(views)

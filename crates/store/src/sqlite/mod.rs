@@ -7,6 +7,8 @@ mod holds;
 mod hot;
 #[path = "../sql/lanes.rs"]
 mod lanes;
+#[path = "../sql/open_slots.rs"]
+mod open_slots;
 #[path = "../sql/queue.rs"]
 mod queue;
 #[path = "../sql/reading.rs"]
