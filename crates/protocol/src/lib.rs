@@ -24,4 +24,6 @@ pub use request::{
     ReadError, Request, SchemePayload, Version,
 };
 pub use resource::Resource;
-pub use response::{SettleResponse, SupportedKind, SupportedResponse, VerifyResponse};
+pub use response::{
+    SettleResponse, SupportedExtra, SupportedKind, SupportedResponse, VerifyResponse,
+};

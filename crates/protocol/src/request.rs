@@ -125,10 +125,12 @@ pub enum Fault {
     Body,
     /// `x402Version` is neither 1 nor 2, or the two of them differ.
     Version,
-    /// The scheme that the seller demands is not `exact`.
+    /// The scheme that the seller demands is not served.
     Scheme,
-    /// The buyer used another scheme than the seller demands.
+    /// The buyer used another scheme than the seller demands, which is `exact`.
     SchemeMismatch,
+    /// The buyer used another scheme than the seller demands, which is `upto`.
+    UptoSchemeMismatch,
     /// A payload kind that is not served, or not the one that the seller demands.
     PayloadKind,
     /// `paymentPayload` is malformed.

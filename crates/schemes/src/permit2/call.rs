@@ -5,7 +5,7 @@ use alloy_sol_types::{SolCall, sol};
 use teller_domain::{AssetAmount, ChainId, UnixSeconds};
 
 use super::{EXACT_PROXY, PERMIT2, Permit, Proxy, UPTO_PROXY};
-use crate::eip2612;
+use crate::{eip2612, multicall};
 
 sol! {
     struct TokenPermissions { address token; uint256 amount; }
@@ -198,6 +198,23 @@ pub fn decode_call(chain: ChainId, target: Address, calldata: &[u8]) -> Option<P
         }
         _ => None,
     }
+}
+
+/// The settlements that a transaction to `target` asks for: of a proxy itself, or of several through Multicall3.
+pub fn calls_of(
+    chain: ChainId,
+    multicall3: Address,
+    target: Address,
+    calldata: &[u8],
+) -> Vec<ProxyCall> {
+    if target != multicall3 {
+        return decode_call(chain, target, calldata).into_iter().collect();
+    }
+    let calls = multicall::calls(calldata).unwrap_or_default();
+    let calls = calls.iter();
+    calls
+        .filter_map(|(target, call)| decode_call(chain, *target, call))
+        .collect()
 }
 
 fn call_of(

@@ -387,8 +387,13 @@ impl Core {
                 continue;
             };
             let spending = &self.spending;
-            let affordable = |queued: &Queued| budgets.allow(spending, &queued.tenant);
-            let Some(payments) = self.queue.take_batch(&limits, room, now_ms, affordable) else {
+            let signer = lane.signer();
+            // Nobody but its facilitator can settle an `upto` payment.
+            let allowed = |queued: &Queued| {
+                queued.payment.facilitator().is_none_or(|who| who == signer)
+                    && budgets.allow(spending, &queued.tenant)
+            };
+            let Some(payments) = self.queue.take_batch(&limits, room, now_ms, allowed) else {
                 continue;
             };
             self.batches += 1;

@@ -215,7 +215,7 @@ fn by<T>(key: &str, message: T) -> Request<T> {
 }
 
 fn verify_request(chain: &Chain, payment: &Payment) -> proto::VerifyRequest {
-    let Authorization::Eip3009 { signature } = payment.authorization;
+    let signature = payment.authorization.signature().ecdsa().unwrap();
     let exact = proto::ExactEip3009 {
         authorization: Some(proto::Eip3009Authorization {
             from: payment.key.payer.to_string(),

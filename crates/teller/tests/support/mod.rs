@@ -154,11 +154,14 @@ impl Buyer {
                     r: B256::ZERO,
                     s: B256::ZERO,
                     v: 27,
-                },
+                }
+                .into(),
             },
         };
         let signature = sign(chain.domain.digest(&payment), &self.key.0).unwrap();
-        payment.authorization = Authorization::Eip3009 { signature };
+        payment.authorization = Authorization::Eip3009 {
+            signature: signature.into(),
+        };
         payment
     }
 }
@@ -172,7 +175,7 @@ pub fn now() -> u64 {
 
 /// The request body of x402 v2 for a payment that its seller wants exactly so.
 pub fn body(chain: &Chain, payment: &Payment) -> Value {
-    let Authorization::Eip3009 { signature } = payment.authorization;
+    let signature = payment.authorization.signature().ecdsa().unwrap();
     let requirements = json!({
         "scheme": "exact", "network": CHAIN.to_string(), "amount": payment.value.to_string(),
         "asset": payment.asset, "payTo": payment.payee, "maxTimeoutSeconds": 60,

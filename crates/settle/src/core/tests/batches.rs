@@ -108,7 +108,7 @@ fn a_lone_payer_whose_code_refuses_the_transfer_fails_without_a_transaction() {
         signer: *signer,
         batch: *batch,
         with_code: vec![id],
-        refused: vec![(id, Reason::PayerHasCode)],
+        refused: vec![(id, Reason::SimulationFailed)],
     });
     let [Effect::ResolveAccepted { resolutions, .. }] = &effects[..] else {
         panic!("{effects:?}")
@@ -234,9 +234,10 @@ fn a_process_that_ends_opens_no_slot_and_gives_its_queue_back() {
 fn a_batch_that_has_become_too_dear_while_it_was_formed_is_not_signed() {
     let mut bench = Bench::with_lane();
     let fee = bench.core.initial_fees().unwrap().max_fee_per_gas;
-    let most = U256::from(fee) * U256::from(gas_limit(2));
+    let two = payments(2);
+    let most = U256::from(fee) * U256::from(gas_limit(&two));
     bench.core.config.budgets.per_transaction = Some(Wei(most));
-    let effects = bench.tell(Event::Accepted(payments(2)));
+    let effects = bench.tell(Event::Accepted(two));
     // The tip rises between the look at the payers and the signature.
     bench.tell(Event::Tip(8_000_000));
     let effects = bench.read_code(&effects);

@@ -61,14 +61,15 @@ fn payment(number: u64, valid_for: u64) -> Queued {
                 r: B256::ZERO,
                 s: B256::ZERO,
                 v: 27,
-            },
+            }
+            .into(),
         },
     };
     Queued::new(&Settlement {
         id: SettlementId::fresh(),
         tenant: TenantId::new("shop"),
         version: X402Version::V2,
-        payment,
+        payment: payment.clone(),
         digest: payment.digest(),
         state: SettlementState::Accepted,
         told: None,
