@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use alloy_primitives::B256;
 use teller_domain::invariants::split_by_largest_remainder;
 use teller_domain::{
-    AttemptKind, BlockRef, FencedLane, LaneMode, Level, Reason, Receipt, Refusal, Resolution,
-    SettlementId, SettlementState, SlotEnd, SlotId, TenantId, UnixSeconds, Wei,
+    AttemptKind, Authorization, BlockRef, FencedLane, LaneMode, Level, Reason, Receipt, Refusal,
+    Resolution, SettlementId, SettlementState, SlotEnd, SlotId, TenantId, UnixSeconds, Wei,
 };
 use teller_schemes::{EventLog, Outcome};
 use teller_store::SlotClosure;
@@ -112,7 +112,10 @@ pub(super) fn explain(
             false => SettlementState::SettledExternally(receipt),
         }),
         Finding::Spent { transaction } => fail(
-            Reason::NonceAlreadyUsed,
+            match queued.payment.authorization {
+                Authorization::Eip3009 { .. } => Reason::NonceAlreadyUsed,
+                Authorization::Permit2(_) => Reason::Permit2InvalidNonce,
+            },
             "the authorization was cancelled or spent on another transfer",
             transaction,
         ),

@@ -6,7 +6,7 @@ use alloy_primitives::{Address, U256};
 use teller_api::proto;
 use teller_api::proto::facilitator_client::FacilitatorClient;
 use teller_api::proto::settlements_client::SettlementsClient;
-use teller_domain::{Authorization, Payment};
+use teller_domain::Payment;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::health_check_response::ServingStatus;
