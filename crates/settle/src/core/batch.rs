@@ -19,7 +19,7 @@ const GAS_PER_ALLOWANCE: u64 = 90_000;
 const GAS_OF_JUDGE: u64 = 500_000;
 
 /// What making that contract may use on top.
-const GAS_OF_MAKING: u64 = 1_500_000;
+const GAS_OF_MAKING: u64 = 1_700_000;
 
 /// Gas of a batch beside its payments: the transaction itself and Multicall3's frame.
 const GAS_PER_BATCH: u64 = 60_000;
@@ -212,6 +212,12 @@ impl Queue {
         late.into_iter()
             .map(|(queued, _): (Queued, u64)| queued)
             .collect()
+    }
+
+    /// Takes out whatever cannot be settled here, and names it.
+    pub fn take_stranded(&mut self, stranded: impl Fn(&Queued) -> bool) -> Vec<SettlementId> {
+        let taken = self.waiting.extract_if(.., |(queued, _)| stranded(queued));
+        taken.map(|(queued, _)| queued.id).collect()
     }
 
     /// Everything that waits.

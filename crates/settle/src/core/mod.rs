@@ -141,6 +141,7 @@ impl Core {
         self.expire(now_ms);
         self.hand_over(now_ms);
         self.release_queue(now_ms);
+        self.release_stranded(now_ms);
         self.form_batches(now_ms);
         self.attend_slots(now_ms);
         std::mem::take(&mut self.effects)
@@ -386,6 +387,22 @@ impl Core {
         }
         let released: Vec<SettlementId> =
             self.queue.drain().iter().map(|queued| queued.id).collect();
+        self.forget(&released);
+        self.emit(Effect::ReleaseQueued(released));
+    }
+
+    /// What only an account may settle whose lane is another's goes back to the ledger. What is late stays, to be ended.
+    fn release_stranded(&mut self, now_ms: u64) {
+        let cutoff = self.cutoff(now_ms).unwrap_or_default();
+        let lanes = &self.lanes;
+        let released = self.queue.take_stranded(|queued| {
+            let facilitator = queued.payment.facilitator();
+            let has_lane = facilitator.is_none_or(|who| lanes.contains_key(&who));
+            !has_lane && queued.payment.valid_before > cutoff
+        });
+        if released.is_empty() {
+            return;
+        }
         self.forget(&released);
         self.emit(Effect::ReleaseQueued(released));
     }

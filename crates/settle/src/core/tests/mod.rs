@@ -11,8 +11,9 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use teller_chain::FeePolicy;
 use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
-    AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, LaneMode, Level, Payment,
-    Resolution, Settlement, SettlementId, SlotId, TenantId, UnixMillis, Wei, X402Version,
+    AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, LaneMode, Level, PERMIT2,
+    Payment, Permit2, PermitTerms, Resolution, Settlement, SettlementId, SlotId, TenantId,
+    UnixMillis, Wei, X402Version,
 };
 use teller_store::UnfinalSlot;
 
