@@ -122,10 +122,9 @@ impl BatchLimits {
         (max_gas >= GAS_PER_BATCH + GAS_PER_PAYMENT).then_some(Self { max_gas, ..self })
     }
 
-    /// Whether so many payments that need so much gas are no more than a batch may be. Of one that needs more than any
-    /// batch may, the transaction alone decides.
+    /// Whether so many payments that need so much gas are no more than a batch may be.
     pub(super) fn admit(&self, payments: usize, gas: u64) -> bool {
-        payments <= self.items() && (payments <= 1 || gas <= self.payments_gas())
+        payments <= self.items() && gas <= self.payments_gas()
     }
 
     fn payments_gas(&self) -> u64 {
@@ -241,6 +240,7 @@ impl Queue {
         allowed: impl Fn(&Queued) -> bool,
     ) -> Option<Vec<Queued>> {
         let items = limits.items();
+        let allowed = |queued: &Queued| limits.admit(1, queued.gas()) && allowed(queued);
         let mut candidates = self.waiting.iter().filter(|(queued, _)| allowed(queued));
         let oldest = candidates.next().map(|(_, since)| *since)?;
         let full = 1 + candidates.count() >= items;

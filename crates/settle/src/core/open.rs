@@ -231,10 +231,7 @@ impl Core {
             fence,
             id: lane.slot_id(lane.next_nonce),
             ticket,
-            gas_limit: match payments.as_slice() {
-                [_alone] => gas_limit(&payments),
-                shared => gas_limit(shared).min(max_gas),
-            },
+            gas_limit: gas_limit(&payments).min(max_gas),
             what: ToSign::Batch(payments),
             fees,
         };

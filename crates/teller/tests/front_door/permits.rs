@@ -18,8 +18,8 @@ use teller_schemes::permit2::{Permit, Proxy, settle_call};
 use crate::kill::demand_that_costs_equal_receipts;
 use crate::support::{Buyer, CHAIN, Chain, body, now};
 use crate::ways::{
-    approve, approving_buyer, buyer, deployed_wallet, gas, pays, permit, permit_body, receipt,
-    refused, signed, signed_permit_body, teller, tokens,
+    approve, approving_buyer, audited, buyer, deployed_wallet, gas, pays, permit, permit_body,
+    receipt, refused, signed, signed_permit_body, teller, tokens,
 };
 
 const PAYEE: Address = Address::repeat_byte(0x44);
@@ -217,7 +217,11 @@ async fn a_batch_carries_permits_and_transfers_and_one_that_reverts_hurts_no_oth
         })
         .collect();
     assert_eq!(logs.len(), 14);
+    for (row, what) in [(&rows[1], "one"), (&rows[5], "another")] {
+        println!("gas in a batch, {what}: {}", row["receipt"]["gasUsed"]);
+    }
     demand_that_costs_equal_receipts(&chain, &rows).await;
+    audited(&chain, &teller);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -429,4 +433,5 @@ async fn after_a_kill_every_way_of_paying_is_settled_once() {
     let rows = teller.settlements().await;
     assert_eq!(rows.len(), bodies.len());
     demand_that_costs_equal_receipts(&chain, &rows).await;
+    audited(&chain, &teller);
 }

@@ -12,7 +12,7 @@ use teller_schemes::permit2::Proxy;
 use crate::kill::demand_that_costs_equal_receipts;
 use crate::support::{CHAIN, Chain};
 use crate::ways::{
-    approving_buyer, facilitator, gas, permit, permit_body, receipt, refused, signed,
+    approving_buyer, audited, facilitator, gas, permit, permit_body, receipt, refused, signed,
     signed_permit_body, teller, tokens,
 };
 
@@ -76,6 +76,7 @@ async fn what_the_seller_charges_moves_once_and_never_more_than_was_allowed() {
         (&json!("upto"), &json!("4000"))
     );
     demand_that_costs_equal_receipts(&chain, &rows).await;
+    audited(&chain, &teller);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,6 +123,7 @@ async fn nothing_is_charged_without_a_transaction_and_uses_the_permit_up() {
         (&rows[0]["state"], &rows[0]["transaction"]),
         (&json!("settled"), &json!(""))
     );
+    audited(&chain, &teller);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -256,3 +256,21 @@ pub async fn refused(teller: &Teller, body: &Value) -> String {
     );
     answer["invalidReason"].as_str().unwrap().to_owned()
 }
+
+/// Demands that the ledger and the chain agree.
+pub fn audited(chain: &Chain, teller: &Teller) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_teller"))
+        .args(["audit", "--config", "teller.toml", "--json"])
+        .current_dir(teller.directory())
+        .env(
+            "TELLER_SIGNER_0",
+            hex::encode_prefixed(chain.devnet.info().signers[0]),
+        )
+        .output()
+        .unwrap();
+    let (out, error) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(0), "{out}\n{error}");
+}

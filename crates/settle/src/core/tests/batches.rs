@@ -373,3 +373,21 @@ fn only_its_facilitator_settles_an_upto_payment() {
     assert_eq!(batch.len(), 1);
     assert_eq!(batch[0].id, own.id);
 }
+
+#[test]
+fn a_payment_that_is_too_dear_for_any_transaction_waits_and_holds_nobody_up() {
+    let mut bench = Bench::with_lane();
+    let fee = bench.core.initial_fees().unwrap().max_fee_per_gas;
+    let two = payments(2);
+    let most = U256::from(fee) * U256::from(gas_limit(&two));
+    bench.core.config.budgets.per_transaction = Some(Wei(most));
+    let mut judged = payment(9, 3_600);
+    judged.payment.judged_by_code();
+    let judged = again(&judged);
+    let effects = bench.tell(Event::Accepted(vec![judged]));
+    assert!(effects.is_empty(), "{effects:?}");
+    let effects = bench.tell(Event::Accepted(two));
+    let (_, batch, _) = bench.open(effects);
+    assert_eq!(batch.len(), 2);
+    assert_eq!(bench.core.queue_depth(), 1);
+}
