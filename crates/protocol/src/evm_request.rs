@@ -1,6 +1,4 @@
 //! The body of `/verify` and `/settle` for every EVM way of paying, with its extensions.
-//!
-//! [`Request`](crate::Request) reads the part of this that is served today; this is what it grows into.
 
 use alloy_primitives::Address;
 
