@@ -32,6 +32,13 @@ pub(crate) fn sequence(calls: impl Iterator<Item = (Address, bool, Bytes)>) -> B
     aggregate3Call { calls }.abi_encode().into()
 }
 
+/// Reads calldata as a contract does: what stands behind the arguments is ignored, such as builder codes, and a word that
+/// does not fit its type is no argument.
+pub(crate) fn decoded<C: SolCall>(calldata: &[u8]) -> Option<C> {
+    let call = C::abi_decode(calldata).ok()?;
+    calldata.starts_with(&call.abi_encode()).then_some(call)
+}
+
 /// The longest calldata of Multicall3 that is read back: more than a transaction's gas pays for.
 const MAX_CALLDATA_BYTES: usize = 1024 * 1024;
 
@@ -40,8 +47,7 @@ pub fn calls(calldata: &[u8]) -> Option<Vec<(Address, Bytes)>> {
     if calldata.len() > MAX_CALLDATA_BYTES {
         return None;
     }
-    let decoded = aggregate3Call::abi_decode_validate(calldata).ok()?;
-    let calls = decoded.calls.into_iter();
+    let calls = decoded::<aggregate3Call>(calldata)?.calls.into_iter();
     Some(calls.map(|call| (call.target, call.callData)).collect())
 }
 
