@@ -74,10 +74,12 @@ fn check_permit(
             "the permit is spent by another contract than Permit2",
         ));
     };
-    let facilitator = match (payment.scheme(), network.facilitator) {
-        (Scheme::Exact, _) => Address::ZERO,
-        (Scheme::Upto, Some(facilitator)) => facilitator,
-        (Scheme::Upto, None) => {
+    let facilitator = match (payment.facilitator(), network.facilitator) {
+        (None, _) => Address::ZERO,
+        // Whoever was advertised once has permits that name it, and a lane of its own.
+        (Some(named), Some(_)) if network.own_addresses.contains(&named) => named,
+        (Some(_), Some(advertised)) => advertised,
+        (Some(_), None) => {
             let detail = "upto is not served on this network";
             return Err(Refusal::new(Reason::UnsupportedScheme, detail));
         }

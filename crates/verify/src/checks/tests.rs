@@ -336,6 +336,10 @@ async fn each_single_fault_of_a_permit_has_exactly_its_reason() {
     less.amount = AssetAmount::from(9_999);
     let mismatch = Some(Reason::Permit2AmountMismatch);
     assert_eq!(verdict(&network, &less), mismatch);
+    let mut several = self::network();
+    several.own_addresses.push(Address::repeat_byte(0x34));
+    let earlier = permit(upto(Address::repeat_byte(0x34)));
+    assert_eq!(verdict(&several, &earlier), None);
     let foreign = permit(upto(Address::repeat_byte(9)));
     let mismatch = Some(Reason::UptoFacilitatorMismatch);
     assert_eq!(verdict(&network, &foreign), mismatch);
