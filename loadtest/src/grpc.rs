@@ -8,7 +8,7 @@ use teller_api::proto::v1::{
     SettleRequest, SettleResponse, VerifyRequest, VerifyResponse, X402Version as WireVersion,
     payment_payload,
 };
-use teller_domain::{Authorization, X402Version, v1_name};
+use teller_domain::{X402Version, v1_name};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -98,7 +98,7 @@ impl GrpcClient {
 /// A payment in the words of `teller.v1`; `None` where version 1 has no name for the network.
 fn messages(signed: &Signed) -> Option<(PaymentPayload, PaymentRequirements)> {
     let (payment, asset) = (&signed.payment, signed.asset.as_ref());
-    let Authorization::Eip3009 { signature } = payment.authorization;
+    let signature = payment.authorization.signature();
     let (version, network) = match signed.version {
         X402Version::V1 => (WireVersion::V1, v1_name(asset.chain)?.to_owned()),
         X402Version::V2 => (WireVersion::V2, asset.chain.to_string()),

@@ -144,11 +144,13 @@ fn sign_one(
         valid_after: UnixSeconds(0),
         valid_before,
         authorization: Authorization::Eip3009 {
-            signature: unsigned,
+            signature: unsigned.into(),
         },
     };
     let signature = payer.sign(domain.digest(&payment))?;
-    payment.authorization = Authorization::Eip3009 { signature };
+    payment.authorization = Authorization::Eip3009 {
+        signature: signature.into(),
+    };
     let body = wire::body(&payment, &plan.asset, plan.version)
         .ok_or_else(|| LoadError::input("network", "has no name in x402 version 1"))?;
     Ok(Signed {
@@ -199,7 +201,7 @@ pub mod tests {
         let payers: HashSet<_> = signed.iter().map(|s| s.payment.key.payer).collect();
         assert_eq!((signed.len(), nonces.len(), payers.len()), (31, 31, 3));
         for Signed { payment, .. } in signed {
-            let Authorization::Eip3009 { signature } = payment.authorization;
+            let signature = payment.authorization.signature().ecdsa().unwrap();
             let recovered = teller_schemes::recover(domain.digest(&payment), &signature);
             assert_eq!(recovered, Some(payment.key.payer));
         }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use alloy_primitives::B256;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use teller_domain::{Asset, Authorization, Payment, X402Version, v1_name};
+use teller_domain::{Asset, Payment, X402Version, v1_name};
 
 /// How long the seller says it waits. Above every facilitator's own limit, below the authorization's life.
 pub const MAX_TIMEOUT_SECONDS: u64 = 60;
@@ -68,7 +68,7 @@ fn requirements(payment: &Payment, asset: &Asset, version: X402Version) -> Optio
 }
 
 fn payload(payment: &Payment) -> Value {
-    let Authorization::Eip3009 { signature } = payment.authorization;
+    let signature = payment.authorization.signature();
     json!({
         "signature": format!("0x{}", hex::encode(signature.to_bytes())),
         "authorization": {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
 use axum::http::StatusCode;
-use teller_domain::{Reason, Refusal, SettlementId};
+use teller_domain::{AssetAmount, Reason, Receipt, Refusal, SettlementId};
 use teller_settle::Delivery;
 use teller_verify::Hold;
 use tonic::Code;
@@ -156,6 +156,8 @@ pub(crate) struct SettleAnswer {
     pub(crate) network: String,
     pub(crate) payer: Option<Address>,
     pub(crate) settlement: Option<SettlementId>,
+    /// What was charged, where that is not what was signed: under `upto`.
+    pub(crate) charged: Option<AssetAmount>,
     pub(crate) verdict: SettleVerdict,
 }
 
@@ -207,13 +209,15 @@ impl SettleVerdict {
         }
     }
 
+    /// The transaction, if there is one: nothing is charged without.
     pub(crate) fn transaction(&self) -> Option<B256> {
-        match self {
+        let transaction = match self {
             Self::Settled { transaction, .. } | Self::Duplicate { transaction } => {
                 Some(*transaction)
             }
             Self::Failed { transaction, .. } | Self::Pending { transaction } => *transaction,
-        }
+        };
+        transaction.filter(|hash| *hash != Receipt::NOTHING.transaction)
     }
 }
 

@@ -8,7 +8,8 @@ use alloy_primitives::Address;
 use axum::Router;
 use axum::body::Bytes;
 use teller_domain::{ChainId, Level, Scheme, v1_name};
-use teller_protocol::{SupportedKind, SupportedResponse};
+use teller_protocol::extensions::ids;
+use teller_protocol::{SupportedExtra, SupportedKind, SupportedResponse};
 use teller_settle::Settler;
 use teller_store::Ledger;
 use teller_verify::Verifier;
@@ -69,6 +70,10 @@ pub struct SupportedNetwork {
     pub chain: ChainId,
     /// Addresses of its signers.
     pub signers: Vec<Address>,
+    /// The one account that settles `upto`, where that is offered.
+    pub facilitator: Option<Address>,
+    /// Whether EIP-2612 permits are taken with payments by Permit2.
+    pub token_permits: bool,
 }
 
 impl Supported {
@@ -77,12 +82,20 @@ impl Supported {
             x402_version: version,
             scheme: Scheme::Exact.as_str().into(),
             network,
+            extra: None,
         };
         let mut kinds = Vec::new();
         let mut everywhere: Vec<Address> = Vec::new();
         for network in &self.networks {
             kinds.push(kind(2, network.chain.to_string()));
             kinds.extend(v1_name(network.chain).map(|name| kind(1, name.to_owned())));
+            kinds.extend(network.facilitator.map(|facilitator| SupportedKind {
+                scheme: Scheme::Upto.as_str().into(),
+                extra: Some(SupportedExtra {
+                    facilitator_address: facilitator.to_string(),
+                }),
+                ..kind(2, network.chain.to_string())
+            }));
             everywhere.extend(&network.signers);
         }
         everywhere.sort_unstable();
@@ -96,9 +109,11 @@ impl Supported {
                 signers.insert(network.chain.to_string(), texts(&network.signers));
             }
         }
+        let token_permits = self.networks.iter().any(|network| network.token_permits);
+        let extensions = token_permits.then_some(ids::EIP2612_GAS_SPONSORING.into());
         SupportedResponse {
             kinds,
-            extensions: Vec::new(),
+            extensions: extensions.into_iter().collect(),
             signers,
         }
     }
@@ -233,6 +248,8 @@ mod tests {
         let network = |id, signer| SupportedNetwork {
             chain: ChainId(id),
             signers: vec![Address::repeat_byte(signer)],
+            facilitator: None,
+            token_permits: false,
         };
         let one = Supported {
             networks: vec![network(84532, 1)],
@@ -248,6 +265,25 @@ mod tests {
                 "extensions": [],
                 "signers": {"eip155:*": ["0x0101010101010101010101010101010101010101"]},
             })
+        );
+        let upto = Supported {
+            networks: vec![SupportedNetwork {
+                facilitator: Some(Address::repeat_byte(1)),
+                token_permits: true,
+                ..network(42161, 1)
+            }],
+        };
+        let json = serde_json::to_value(upto.response()).unwrap();
+        assert_eq!(
+            json["kinds"][1],
+            serde_json::json!({
+                "x402Version": 2, "scheme": "upto", "network": "eip155:42161",
+                "extra": {"facilitatorAddress": "0x0101010101010101010101010101010101010101"},
+            })
+        );
+        assert_eq!(
+            json["extensions"],
+            serde_json::json!(["eip2612GasSponsoring"])
         );
         // Arbitrum has no name in version 1; different signer sets are told apart.
         let two = Supported {

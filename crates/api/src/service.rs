@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use teller_domain::{
-    ChainId, Compensation, Level, PaymentRequest, Reason, Refusal, Settlement, SettlementId,
-    TenantId,
+    AssetAmount, ChainId, Compensation, Level, Payment, PaymentRequest, Reason, Refusal, Scheme,
+    Settlement, SettlementId, TenantId,
 };
 use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
 use teller_store::{Ledger, SettlementPage, SettlementQuery, StoreError};
@@ -128,7 +128,8 @@ impl Service {
         let answer = SettleAnswer {
             network,
             payer,
-            settlement,
+            settlement: settlement.as_ref().map(|settlement| settlement.id),
+            charged: settlement.and_then(|settlement| charged(&settlement.payment)),
             verdict,
         };
         (answer, cause)
@@ -278,7 +279,12 @@ async fn begin(
         }
     };
     settling.may_be_accepted();
-    match settler.accept(request).await {
+    let judged = hold.is_judged_by_code().then(|| {
+        let mut request = request.clone();
+        request.payment.judged_by_code();
+        request
+    });
+    match settler.accept(judged.as_ref().unwrap_or(request)).await {
         Ok(Known::Accepted(ticket)) => {
             hold.delivered();
             Begun::Waiting(Box::new(ticket))
@@ -323,15 +329,20 @@ fn failed(refusal: Refusal) -> SettleVerdict {
     }
 }
 
-fn told(answer: Answered) -> (Option<SettlementId>, SettleVerdict) {
-    match answer {
+/// What is told to have been charged: the buyer does not know how much of an `upto` payment that is.
+fn charged(payment: &Payment) -> Option<AssetAmount> {
+    (payment.scheme() == Scheme::Upto).then_some(payment.value)
+}
+
+fn told(answer: Answered) -> (Option<Box<Settlement>>, SettleVerdict) {
+    let (settlement, verdict) = match answer {
         Answered::Settled {
             settlement,
             transaction,
             level: _,
             delivery,
         } => (
-            Some(settlement.id),
+            Some(settlement),
             SettleVerdict::Settled {
                 transaction,
                 delivery,
@@ -340,16 +351,13 @@ fn told(answer: Answered) -> (Option<SettlementId>, SettleVerdict) {
         Answered::Duplicate {
             settlement,
             transaction,
-        } => (
-            Some(settlement.id),
-            SettleVerdict::Duplicate { transaction },
-        ),
+        } => (Some(settlement), SettleVerdict::Duplicate { transaction }),
         Answered::Failed {
             settlement,
             refusal,
             transaction,
         } => (
-            Some(settlement.id),
+            Some(settlement),
             SettleVerdict::Failed {
                 refusal,
                 transaction,
@@ -358,11 +366,9 @@ fn told(answer: Answered) -> (Option<SettlementId>, SettleVerdict) {
         Answered::Pending {
             settlement,
             transaction,
-        } => (
-            settlement.map(|settlement| settlement.id),
-            SettleVerdict::Pending { transaction },
-        ),
-    }
+        } => (settlement, SettleVerdict::Pending { transaction }),
+    };
+    (settlement.map(Box::new), verdict)
 }
 
 /// A settle request that was refused before anybody looked at the payment.
@@ -371,6 +377,7 @@ pub(crate) fn rejected_settle(rejection: Rejection) -> SettleAnswer {
         network: rejection.network,
         payer: rejection.payer,
         settlement: None,
+        charged: None,
         verdict: failed(rejection.refusal),
     }
 }

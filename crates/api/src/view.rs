@@ -148,17 +148,18 @@ pub(crate) fn transaction_of(state: &SettlementState) -> Option<B256> {
     match state {
         SettlementState::Assigned { transaction, .. }
         | SettlementState::Preconfirmed { transaction, .. } => Some(*transaction),
-        SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
-            Some(receipt.transaction)
+        SettlementState::Settled(_) | SettlementState::SettledExternally(_) => {
+            receipt_of(state).map(|receipt| receipt.transaction)
         }
         SettlementState::Failed { transaction, .. } => *transaction,
         SettlementState::Accepted | SettlementState::Expired | SettlementState::Withdrawn => None,
     }
 }
 
-/// The receipt, if there is one.
+/// The receipt, if there is one; what charged nothing has none.
 pub(crate) fn receipt_of(state: &SettlementState) -> Option<&Receipt> {
     match state {
+        SettlementState::Settled(Receipt::NOTHING) => None,
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             Some(receipt)
         }
@@ -182,7 +183,7 @@ impl From<&Settlement> for SettlementView {
             told: settlement.told.map(ToldView::from),
             x402_version: settlement.version.number(),
             network: payment.key.chain,
-            scheme: teller_domain::Scheme::Exact.as_str(),
+            scheme: payment.scheme().as_str(),
             asset: payment.asset.to_string(),
             payer: payment.key.payer.to_string(),
             payee: payment.payee.to_string(),
@@ -314,14 +315,15 @@ pub(crate) mod tests {
                     r: B256::repeat_byte(0xee),
                     s: B256::repeat_byte(0xee),
                     v: 27,
-                },
+                }
+                .into(),
             },
         };
         Settlement {
             id: SettlementId::fresh(),
             tenant: TenantId::new("shop"),
             version: X402Version::V2,
-            payment,
+            payment: payment.clone(),
             digest: payment.digest(),
             state: SettlementState::Settled(Receipt {
                 transaction: B256::repeat_byte(5),

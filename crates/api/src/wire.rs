@@ -1,16 +1,25 @@
 //! From the wire's types to the domain's: networks are looked up, signatures put into one form, and what belongs
 //! together is compared.
 
-use alloy_primitives::{Address, B256, U256, b256};
+use alloy_primitives::{Address, U256};
 use teller_domain::{
-    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, EcdsaSignature,
-    Eip712Name, IdempotencyKey, Payment, PaymentRequest, Reason, Refusal, Scheme, TenantId,
-    UnixSeconds, X402Version, v1_chain,
+    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Eip712Name,
+    IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms, Reason, Refusal,
+    TenantId, TokenPermit, UnixSeconds, X402Version, v1_chain,
 };
-use teller_protocol::{Eip3009Payload, Extra, Fault, ReadError, Request, SchemePayload, Version};
+use teller_protocol::extensions::{Eip2612GasSponsoring, Extension};
+use teller_protocol::{
+    Eip3009Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault, PaymentRequirements,
+    Permit2Payload, ReadError, Served, Version,
+};
+use teller_verify::read_signature;
 
-/// Half the order of secp256k1: a larger `s` is the other form of the same signature, which tokens refuse (EIP-2).
-const HALF_ORDER: B256 = b256!("7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0");
+/// Ways of paying that are read. Which of them a network serves, verification knows.
+const SERVED: Served = Served {
+    permit2: true,
+    upto: true,
+    erc7710: false,
+};
 
 /// A request with the network as its answer must name it.
 #[derive(Debug, Clone)]
@@ -36,6 +45,7 @@ impl From<ReadError> for Rejection {
             Fault::Version => Reason::InvalidX402Version,
             Fault::Scheme => Reason::UnsupportedScheme,
             Fault::SchemeMismatch => Reason::SchemeMismatch,
+            Fault::UptoSchemeMismatch => Reason::UptoSchemeMismatch,
             Fault::PayloadKind => Reason::UnsupportedPayloadType,
             Fault::Requirements => Reason::InvalidPaymentRequirements,
         };
@@ -54,24 +64,23 @@ pub(crate) fn read(
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<Asked, Rejection> {
-    into_domain(Request::read(body)?, tenant, idempotency_key)
+    into_domain(EvmRequest::read(body, SERVED)?, tenant, idempotency_key)
 }
 
 /// Turns a wire request into the domain's.
 pub(crate) fn into_domain(
-    wire: Request,
+    wire: EvmRequest,
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<Asked, Rejection> {
-    let SchemePayload::Eip3009(signed) = &wire.payload.payload;
-    match request(&wire, signed, tenant, idempotency_key) {
+    match request(&wire, tenant, idempotency_key) {
         Ok(request) => Ok(Asked {
             request,
             network: wire.requirements.network,
         }),
         Err(refusal) => Err(Rejection {
             refusal,
-            payer: Some(signed.from),
+            payer: Some(wire.payload.payer()),
             network: wire.requirements.network,
             is_bad_request: false,
         }),
@@ -79,8 +88,7 @@ pub(crate) fn into_domain(
 }
 
 fn request(
-    wire: &Request,
-    signed: &Eip3009Payload,
+    wire: &EvmRequest,
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<PaymentRequest, Refusal> {
@@ -94,13 +102,49 @@ fn request(
         Version::V1 => "paymentPayload.network",
         Version::V2 => "paymentPayload.accepted.network",
     };
-    if network(wire.version, &wire.payload.network, chosen)? != chain {
+    if network(wire.version, &wire.network, chosen)? != chain {
+        let reason = match wire.scheme {
+            EvmScheme::Exact => Reason::NetworkMismatch,
+            EvmScheme::Upto => Reason::UptoNetworkMismatch,
+        };
         return Err(Refusal::new(
-            Reason::NetworkMismatch,
+            reason,
             format!("{chosen} differs from paymentRequirements.network"),
         ));
     }
-    let payment = Payment {
+    let payment = match &wire.payload {
+        EvmPayload::Eip3009(signed) => eip3009(chain, demanded, signed)?,
+        EvmPayload::Permit2(signed) => permit2(chain, wire, signed)?,
+        EvmPayload::Erc7710(_) => {
+            return Err(Refusal::new(
+                Reason::UnsupportedPayloadType,
+                "paymentPayload.payload is of a kind that is not supported",
+            ));
+        }
+    };
+    Ok(PaymentRequest {
+        tenant: tenant.clone(),
+        version: match wire.version {
+            Version::V1 => X402Version::V1,
+            Version::V2 => X402Version::V2,
+        },
+        scheme: payment.scheme(),
+        payment,
+        asset: demanded.asset,
+        pay_to: demanded.pay_to,
+        amount: AssetAmount(demanded.amount),
+        max_timeout_seconds: demanded.max_timeout_seconds,
+        domain: domain(&demanded.extra),
+        idempotency_key,
+    })
+}
+
+fn eip3009(
+    chain: ChainId,
+    demanded: &PaymentRequirements,
+    signed: &Eip3009Payload,
+) -> Result<Payment, Refusal> {
+    Ok(Payment {
         key: AuthorizationKey {
             chain,
             authority: demanded.asset,
@@ -110,26 +154,86 @@ fn request(
         asset: demanded.asset,
         payee: signed.to,
         value: AssetAmount(signed.value),
-        valid_after: moment(signed.valid_after, "validAfter")?,
-        valid_before: moment(signed.valid_before, "validBefore")?,
+        valid_after: moment(signed.valid_after, "authorization.validAfter")?,
+        valid_before: moment(signed.valid_before, "authorization.validBefore")?,
         authorization: Authorization::Eip3009 {
-            signature: signature(&signed.signature)?,
+            signature: read_signature(&signed.signature)?,
         },
-    };
-    Ok(PaymentRequest {
-        tenant: tenant.clone(),
-        version: match wire.version {
-            Version::V1 => X402Version::V1,
-            Version::V2 => X402Version::V2,
-        },
-        scheme: Scheme::Exact,
-        payment,
-        pay_to: demanded.pay_to,
-        amount: AssetAmount(demanded.amount),
-        max_timeout_seconds: demanded.max_timeout_seconds,
-        domain: domain(&demanded.extra),
-        idempotency_key,
     })
+}
+
+fn permit2(chain: ChainId, wire: &EvmRequest, signed: &Permit2Payload) -> Result<Payment, Refusal> {
+    let permitted = AssetAmount(signed.amount);
+    // Under exact what was signed is what moves; under upto it is the most that may.
+    let (terms, value) = match (wire.scheme, signed.facilitator) {
+        (EvmScheme::Exact, _) => (PermitTerms::Exact, permitted),
+        (EvmScheme::Upto, Some(facilitator)) => (
+            PermitTerms::Upto {
+                facilitator,
+                permitted,
+            },
+            AssetAmount(wire.requirements.amount),
+        ),
+        (EvmScheme::Upto, None) => {
+            return Err(Refusal::new(
+                Reason::UnsupportedPayloadType,
+                "paymentPayload.payload.permit2Authorization.witness.facilitator is missing",
+            ));
+        }
+    };
+    if signed.spender != terms.proxy() {
+        return Err(Refusal::new(
+            Reason::Permit2Spender,
+            format!("the permit's spender must be {}", terms.proxy()),
+        ));
+    }
+    let invalid = |refusal: Refusal| Refusal::new(Reason::Permit2InvalidSignature, refusal.detail);
+    let deadline = moment(signed.deadline, "permit2Authorization.deadline")?;
+    Ok(Payment {
+        key: AuthorizationKey {
+            chain,
+            authority: PERMIT2,
+            payer: signed.from,
+            nonce: AuthorizationNonce(signed.nonce.into()),
+        },
+        asset: signed.token,
+        payee: signed.to,
+        value,
+        valid_after: moment(
+            signed.valid_after,
+            "permit2Authorization.witness.validAfter",
+        )?,
+        // Permit2 takes a permit in its deadline's second, too.
+        valid_before: deadline.plus(1),
+        authorization: Authorization::Permit2(Permit2 {
+            terms,
+            signature: read_signature(&signed.signature).map_err(invalid)?,
+            allowance: allowance(&wire.extensions.eip2612_gas_sponsoring)?.map(Box::new),
+        }),
+    })
+}
+
+/// The extension `eip2612GasSponsoring` (PROTOCOL section 7.1).
+fn allowance(extension: &Extension<Eip2612GasSponsoring>) -> Result<Option<TokenPermit>, Refusal> {
+    let malformed = |detail: &str| Refusal::new(Reason::Eip2612Format, detail);
+    let sent = match extension {
+        Extension::Absent => return Ok(None),
+        Extension::Malformed(detail) => return Err(malformed(detail)),
+        Extension::Present(sent) => sent,
+    };
+    let signature = read_signature(&sent.signature)
+        .ok()
+        .and_then(|signature| signature.ecdsa())
+        .ok_or_else(|| malformed("the EIP-2612 signature is not a plain account's"))?;
+    Ok(Some(TokenPermit {
+        owner: sent.from,
+        token: sent.asset,
+        spender: sent.spender,
+        value: AssetAmount(sent.amount),
+        nonce: sent.nonce,
+        deadline: sent.deadline,
+        signature,
+    }))
 }
 
 /// A version 1 name or a CAIP-2 id, never one for the other (PROTOCOL section 1.5).
@@ -145,9 +249,7 @@ fn moment(seconds: U256, field: &str) -> Result<UnixSeconds, Refusal> {
     let seconds = i64::try_from(seconds).map_err(|_| {
         Refusal::new(
             Reason::InvalidPayload,
-            format!(
-                "paymentPayload.payload.authorization.{field} lies beyond the end of 64-bit time"
-            ),
+            format!("paymentPayload.payload.{field} lies beyond the end of 64-bit time"),
         )
     })?;
     Ok(UnixSeconds(seconds.unsigned_abs()))
@@ -160,55 +262,9 @@ fn domain(extra: &Extra) -> Option<Eip712Name> {
     })
 }
 
-/// 65 bytes with `v` 0, 1, 27 or 28, or the 64 bytes of ERC-2098; low `s` only (PROTOCOL section 3.4).
-fn signature(bytes: &[u8]) -> Result<EcdsaSignature, Refusal> {
-    let refuse = |detail: &str| Refusal::new(Reason::InvalidSignature, detail);
-    let mut signature = match bytes.len() {
-        64 => compact(bytes),
-        65 => EcdsaSignature::from_bytes(bytes),
-        0..64 => return Err(refuse("paymentPayload.payload.signature is too short")),
-        _ => {
-            return Err(refuse(
-                "paymentPayload.payload.signature is not a plain account's; contract wallets are not supported yet",
-            ));
-        }
-    }
-    .ok_or_else(|| refuse("paymentPayload.payload.signature has a wrong length"))?;
-    signature.v = match signature.v {
-        0 | 27 => 27,
-        1 | 28 => 28,
-        _ => {
-            return Err(refuse(
-                "paymentPayload.payload.signature ends in a v other than 0, 1, 27 or 28",
-            ));
-        }
-    };
-    if signature.s > HALF_ORDER {
-        return Err(refuse(
-            "paymentPayload.payload.signature has an s in the upper half of the group order",
-        ));
-    }
-    Ok(signature)
-}
-
-/// ERC-2098: the top bit of `s` is the parity.
-fn compact(bytes: &[u8]) -> Option<EcdsaSignature> {
-    let (r, s) = bytes.split_at_checked(32)?;
-    let mut s = <[u8; 32]>::try_from(s).ok()?;
-    let (top, _) = s.split_first_mut()?;
-    let v = 27 + (*top >> 7);
-    *top &= 0x7f;
-    Some(EcdsaSignature {
-        r: B256::try_from(r).ok()?,
-        s: B256::from(s),
-        v,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloy_primitives::hex;
     use serde_json::{Value, json};
 
     const SIGNATURE: &str = "0x2d6a7588d6acca505cbf0d9a4a227e0c52c6c34008c8e8986a1283259764173608a2ce6496642e377d6da8dbbf5836e9bd15092f9ecab05ded3d6293af148b571c";
@@ -314,49 +370,144 @@ mod tests {
     }
 
     #[test]
-    fn signatures_come_in_three_forms_and_leave_in_one() {
-        let standard = hex::decode(SIGNATURE).unwrap();
-        let expected = signature(&standard).unwrap();
-        assert_eq!(expected.v, 28);
-        let mut by_parity = standard.clone();
-        by_parity[64] = 1;
-        assert_eq!(signature(&by_parity), Ok(expected));
-        let mut compact = standard[..64].to_vec();
-        compact[32] |= 0x80;
-        assert_eq!(signature(&compact), Ok(expected));
-        compact[32] &= 0x7f;
-        assert_eq!(signature(&compact).unwrap().v, 27);
+    fn what_cannot_be_a_signature_is_refused() {
+        for signature in ["0x", &format!("0x{}", "64".repeat(5_000))] {
+            let mut bad = body(2, "eip155:84532");
+            bad["paymentPayload"]["payload"]["signature"] = json!(signature);
+            assert_eq!(reason(&bad), Reason::InvalidSignature);
+        }
+    }
+
+    fn permit(scheme: &str) -> Value {
+        let mut body = body(2, "eip155:84532");
+        let spender = match scheme {
+            "upto" => teller_domain::UPTO_PROXY,
+            _ => teller_domain::EXACT_PROXY,
+        };
+        body["paymentPayload"]["accepted"]["scheme"] = json!(scheme);
+        body["paymentRequirements"]["scheme"] = json!(scheme);
+        body["paymentPayload"]["payload"] = json!({
+            "signature": SIGNATURE,
+            "permit2Authorization": {
+                "from": "0x857b06519E91e3A54538791bDbb0E22373e36b66",
+                "permitted": {"token": "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "amount": "20000"},
+                "spender": spender,
+                "nonce": "7",
+                "deadline": "1740672154",
+                "witness": {
+                    "to": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
+                    "facilitator": "0x2222222222222222222222222222222222222222",
+                    "validAfter": "0",
+                },
+            },
+        });
+        body
     }
 
     #[test]
-    fn other_signatures_are_refused() {
-        let standard = hex::decode(SIGNATURE).unwrap();
-        let mut bad_v = standard.clone();
-        bad_v[64] = 29;
-        let mut high_s = standard.clone();
-        high_s[32] = 0x80;
-        let mut just_high = standard.clone();
-        just_high[32..64].copy_from_slice(HALF_ORDER.as_slice());
-        assert!(signature(&just_high).is_ok());
-        just_high[63] += 1;
-        let wrapped = vec![0x64; 32 * 10];
-        for bytes in [
-            &[][..],
-            &standard[..63],
-            &bad_v,
-            &high_s,
-            &just_high,
-            &wrapped,
+    fn a_permit_moves_what_was_signed_or_under_upto_what_is_demanded() {
+        for (scheme, value, terms) in [
+            ("exact", 20_000, PermitTerms::Exact),
+            (
+                "upto",
+                10_000,
+                PermitTerms::Upto {
+                    facilitator: Address::repeat_byte(0x22),
+                    permitted: AssetAmount::from(20_000),
+                },
+            ),
         ] {
-            let refusal = signature(bytes).unwrap_err();
-            assert_eq!(refusal.reason, Reason::InvalidSignature);
+            let request = read_as(&permit(scheme)).unwrap().request;
+            let payment = request.payment;
+            assert_eq!(request.scheme.as_str(), scheme);
+            assert_eq!(payment.key.authority, PERMIT2);
+            assert_eq!(payment.value, AssetAmount::from(value));
+            assert_eq!(payment.permitted(), AssetAmount::from(20_000));
+            assert_eq!(payment.valid_before, UnixSeconds(1_740_672_155));
+            let Authorization::Permit2(signed) = payment.authorization else {
+                panic!("no permit")
+            };
+            assert_eq!((signed.terms, signed.allowance), (terms, None));
         }
-        assert!(
-            signature(&wrapped)
-                .unwrap_err()
-                .detail
-                .contains("contract wallets")
+    }
+
+    #[test]
+    fn each_fault_of_a_permit_has_its_reason() {
+        let change = |scheme: &str, pointer: &str, value: Value| {
+            let mut body = permit(scheme);
+            *body.pointer_mut(pointer).unwrap() = value;
+            reason(&body)
+        };
+        let accepted = "/paymentPayload/accepted/scheme";
+        let network = "/paymentPayload/accepted/network";
+        let spender = "/paymentPayload/payload/permit2Authorization/spender";
+        let facilitator = "/paymentPayload/payload/permit2Authorization/witness/facilitator";
+        for (scheme, pointer, value, expected) in [
+            (
+                "exact",
+                accepted,
+                json!("upto"),
+                Reason::UnsupportedPayloadType,
+            ),
+            ("upto", accepted, json!("exact"), Reason::UptoSchemeMismatch),
+            ("exact", network, json!("eip155:1"), Reason::NetworkMismatch),
+            (
+                "upto",
+                network,
+                json!("eip155:1"),
+                Reason::UptoNetworkMismatch,
+            ),
+            ("exact", spender, json!(PERMIT2), Reason::Permit2Spender),
+            ("upto", spender, json!(PERMIT2), Reason::Permit2Spender),
+            (
+                "upto",
+                facilitator,
+                json!(null),
+                Reason::UnsupportedPayloadType,
+            ),
+        ] {
+            assert_eq!(
+                change(scheme, pointer, value),
+                expected,
+                "{scheme} {pointer}"
+            );
+        }
+        let mut empty = permit("exact");
+        empty["paymentPayload"]["payload"]["signature"] = json!("0x");
+        assert_eq!(reason(&empty), Reason::Permit2InvalidSignature);
+    }
+
+    #[test]
+    fn a_gas_sponsoring_travels_with_its_permit() {
+        let info = json!({
+            "from": "0x857b06519E91e3A54538791bDbb0E22373e36b66",
+            "asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+            "spender": PERMIT2, "amount": "20000", "nonce": "3", "deadline": "99", "signature": SIGNATURE,
+            "version": "1",
+        });
+        let read = |info: &Value| {
+            let mut body = permit("exact");
+            body["paymentPayload"]["extensions"] = json!({"eip2612GasSponsoring": {"info": info}});
+            read_as(&body)
+        };
+        let Authorization::Permit2(signed) = read(&info).unwrap().request.payment.authorization
+        else {
+            panic!("no permit")
+        };
+        let allowance = signed.allowance.unwrap();
+        assert_eq!(allowance.value, AssetAmount::from(20_000));
+        assert_eq!(
+            (allowance.nonce, allowance.deadline),
+            (U256::from(3), U256::from(99))
         );
+        for (member, value) in [("amount", "0x1"), ("signature", "0x1234")] {
+            let mut bad = info.clone();
+            bad[member] = json!(value);
+            assert_eq!(
+                read(&bad).unwrap_err().refusal.reason,
+                Reason::Eip2612Format
+            );
+        }
     }
 
     #[test]
@@ -374,7 +525,7 @@ mod tests {
             ),
             (
                 "/paymentRequirements/scheme",
-                json!("upto"),
+                json!("batch-settlement"),
                 Reason::UnsupportedScheme,
             ),
             (
@@ -394,7 +545,7 @@ mod tests {
             ),
             (
                 "/paymentPayload/payload",
-                json!({"permit2Authorization": {}}),
+                json!({"delegationManager": "0x"}),
                 Reason::UnsupportedPayloadType,
             ),
         ] {

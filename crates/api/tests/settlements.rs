@@ -123,7 +123,8 @@ fn payment() -> Payment {
                 r: B256::repeat_byte(0xee),
                 s: B256::repeat_byte(0xee),
                 v: 27,
-            },
+            }
+            .into(),
         },
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::endpoint::Endpoint;
-use crate::lens::{At, LensCall, read_code_sizes, read_inspect};
+use crate::lens::{At, LensCall, Target, View, read_code_sizes, read_inspect};
 use crate::{CallError, HeadHandle, InspectItem, Inspection, NodeError, Nodes};
 
 /// How often a call is repeated that names a block which the node behind a load balancer does not have yet.
@@ -212,17 +212,84 @@ impl Reader {
         metrics::histogram!("teller_inspect_items", "network" => network).record(count(&items));
         match self.heads.first(self.limits.first_head).await {
             Ok(head) => {
-                self.read(&items, head.block.reference(), &Source::Any)
+                self.read_sorted(&items, head.block.reference(), &Source::Any)
                     .await
             }
             Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 
-    /// Reads items; a call that fails because of what is in it is repeated in halves.
+    /// Reads items of any kinds: those that can share a call do, and those that may use much gas are read apart.
+    async fn read_sorted(
+        &self,
+        items: &[InspectItem],
+        block: BlockRef,
+        source: &Source,
+    ) -> Results {
+        let mut results: Vec<Option<Result<Inspection, NodeError>>> = vec![None; items.len()];
+        let mut shared: Vec<(View, Vec<usize>)> = Vec::new();
+        for (index, (item, result)) in items.iter().zip(&mut results).enumerate() {
+            let view = item.view();
+            if item.gas.is_some() {
+                *result = Some(self.read_apart(item, block, source).await);
+                continue;
+            }
+            match shared.iter_mut().find(|(known, _)| *known == view) {
+                Some((_, indices)) => indices.push(index),
+                None => shared.push((view, vec![index])),
+            }
+        }
+        for (view, indices) in shared {
+            let chosen = indices.iter().filter_map(|index| items.get(*index));
+            let chosen: Vec<InspectItem> = chosen.cloned().collect();
+            let gas_per_item = self.limits.gas_per_item;
+            let read = self.read(view, &chosen, gas_per_item, block, source).await;
+            for (index, read) in indices.into_iter().zip(read) {
+                if let Some(result) = results.get_mut(index) {
+                    *result = Some(read);
+                }
+            }
+        }
+        let lost = || Err(NodeError::BadAnswer("the lens lost items"));
+        let results = results.into_iter();
+        results.map(|result| result.unwrap_or_else(lost)).collect()
+    }
+
+    /// Reads one item in calls of its own. What a call through another contract would do is one question, what the
+    /// token says of the nonce another.
+    async fn read_apart(
+        &self,
+        item: &InspectItem,
+        block: BlockRef,
+        source: &Source,
+    ) -> Result<Inspection, NodeError> {
+        let gas = item.gas.unwrap_or(self.limits.gas_per_item);
+        let one = |view, item: InspectItem| async move {
+            let read = self.read(view, &[item], gas, block, source).await;
+            read.into_iter()
+                .next()
+                .unwrap_or(Err(NodeError::BadAnswer("the lens lost items")))
+        };
+        let simulated = one(item.view(), item.clone()).await?;
+        let Target::Through(_) = item.target else {
+            return Ok(simulated);
+        };
+        let state = InspectItem {
+            call: Bytes::new(),
+            ..item.clone()
+        };
+        Ok(Inspection {
+            simulation: simulated.simulation,
+            ..one(View::Tokens, state).await?
+        })
+    }
+
+    /// Reads items of one kind; a call that fails because of what is in it is repeated in halves.
     fn read<'a>(
         &'a self,
+        view: View,
         items: &'a [InspectItem],
+        gas_per_item: u64,
         block: BlockRef,
         source: &'a Source,
     ) -> Pin<Box<dyn Future<Output = Results> + Send + 'a>> {
@@ -232,9 +299,9 @@ impl Reader {
                 Source::Any => At::Number(block.number),
                 Source::Witness(_, at) => *at,
             };
-            let call = LensCall::inspect(items, limits.gas_per_item, limits.gas, at);
+            let call = LensCall::inspect(view, items, gas_per_item, limits.gas, at);
             let error = match self.call(call, source).await {
-                Ok(answer) => match read_inspect(&answer, items, block) {
+                Ok(answer) => match read_inspect(view, &answer, items, block) {
                     Ok(inspections) => {
                         self.went_well(items.len());
                         return inspections.into_iter().map(Ok).collect();
@@ -246,8 +313,8 @@ impl Reader {
             if items.len() > 1 && blames_items(&error) {
                 self.was_too_much(items.len());
                 let (left, right) = items.split_at(items.len() / 2);
-                let mut results = self.read(left, block, source).await;
-                results.extend(self.read(right, block, source).await);
+                let mut results = self.read(view, left, gas_per_item, block, source).await;
+                results.extend(self.read(view, right, gas_per_item, block, source).await);
                 return results;
             }
             let error = match error {
@@ -356,7 +423,7 @@ impl Reader {
     ) -> Result<Vec<Inspection>, NodeError> {
         let mut inspections = Vec::with_capacity(items.len());
         for chunk in items.chunks(self.size().max(1)) {
-            for inspection in self.read(chunk, block, source).await {
+            for inspection in self.read_sorted(chunk, block, source).await {
                 inspections.push(inspection?);
             }
         }

@@ -8,7 +8,8 @@ use alloy_sol_types::{SolCall, sol};
 use serde::ser::{SerializeTuple, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use teller_domain::{AssetAmount, BlockRef};
+use teller_domain::{AssetAmount, Authorization, BlockRef, PayerSignature, Payment};
+use teller_schemes::settling_call;
 
 use crate::NodeError;
 
@@ -19,6 +20,9 @@ sol! {
     struct Item { address token; address payer; address payee; bytes32 nonce; bytes call; }
     struct State { uint256 codeSize; bool balanceRead; uint256 balance; uint256 payeeBalance; uint8 authorization; bool simulated; uint256 gasUsed; bytes revertData; }
     function inspect(Item[] items, uint256 gasPerItem) returns (uint256 blockNumber, uint256 blockTimestamp, State[] states);
+    struct PermitItem { address proxy; address token; address payer; address payee; uint256 nonce; bytes call; }
+    struct PermitState { uint256 codeSize; bool proxyReady; bool balanceRead; uint256 balance; uint256 payeeBalance; uint256 allowance; uint8 nonce; bool simulated; uint256 gasUsed; bytes revertData; }
+    function inspectPermits(PermitItem[] items, uint256 gasPerItem) returns (uint256 blockNumber, uint256 blockTimestamp, PermitState[] states);
     function codeSizes(address[] accounts) returns (uint256 blockNumber, uint256[] sizes);
 }
 
@@ -27,12 +31,20 @@ struct Artifact<'a> {
     runtime: &'a str,
 }
 
-/// `{lens: {code}}` as JSON, made once.
-static OVERRIDE: LazyLock<Option<Box<RawValue>>> = LazyLock::new(|| {
+/// The lens's code in hex.
+static CODE: LazyLock<Option<&'static str>> = LazyLock::new(|| {
     let text = include_str!("../../../contracts/artifacts/PaymentLens.json");
-    let artifact: Artifact<'_> = serde_json::from_str(text).ok()?;
-    RawValue::from_string(format!(r#"{{"{LENS}":{{"code":"{}"}}}}"#, artifact.runtime)).ok()
+    let artifact: Artifact<'static> = serde_json::from_str(text).ok()?;
+    Some(artifact.runtime)
 });
+
+/// `{lens: {code}}` as JSON, made once for the place where it usually stands.
+static OVERRIDE: LazyLock<Option<Box<RawValue>>> = LazyLock::new(|| override_at(LENS));
+
+fn override_at(lens: Address) -> Option<Box<RawValue>> {
+    let code = (*CODE)?;
+    RawValue::from_string(format!(r#"{{"{lens}":{{"code":"{code}"}}}}"#)).ok()
+}
 
 /// What to find out about one payment.
 #[derive(Debug, Clone)]
@@ -45,8 +57,92 @@ pub struct InspectItem {
     pub payee: Address,
     /// The authorization's nonce.
     pub nonce: B256,
-    /// The call that would settle it, simulated against the token; empty to read only.
+    /// The call that would settle it; empty to read only.
     pub call: Bytes,
+    /// Whom it goes to, and whose nonce it is.
+    pub target: Target,
+    /// Gas that the simulated call may use, where that is more than what all others get: then it is read apart.
+    pub gas: Option<u64>,
+}
+
+/// Whom a simulated call goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The token, whose nonce it is (EIP-3009).
+    Token,
+    /// A contract that calls the token, whose nonce it is.
+    Through(Address),
+    /// A proxy that spends a permit; the nonce is Permit2's.
+    Permit2 {
+        /// The proxy.
+        proxy: Address,
+        /// Who makes the call, where that matters.
+        caller: Option<Address>,
+    },
+}
+
+/// Gas that a call may use in a simulation when a contract judges the signature: passkeys are dear.
+const JUDGED_GAS: u64 = 500_000;
+/// The same when the contract is made first.
+const MADE_GAS: u64 = 2_000_000;
+
+impl InspectItem {
+    /// What there is to find out about a payment: with the very call that settles it.
+    pub fn of(payment: &Payment, multicall3: Address) -> Self {
+        let (called, call) = settling_call(payment, multicall3);
+        let target = match &payment.authorization {
+            Authorization::Permit2(_) => Target::Permit2 {
+                proxy: called,
+                caller: payment.facilitator(),
+            },
+            Authorization::Eip3009 { .. } if called == payment.asset => Target::Token,
+            Authorization::Eip3009 { .. } => Target::Through(called),
+        };
+        Self {
+            token: payment.asset,
+            payer: payment.key.payer,
+            payee: payment.payee,
+            nonce: payment.key.nonce.0,
+            call,
+            target,
+            gas: match payment.authorization.signature() {
+                PayerSignature::Ecdsa(_) => None,
+                PayerSignature::Contract(_) => Some(JUDGED_GAS),
+                PayerSignature::Counterfactual { .. } => Some(MADE_GAS),
+            },
+        }
+    }
+
+    /// The same, to read only.
+    pub fn without_call(&self) -> Self {
+        Self {
+            call: Bytes::new(),
+            target: match self.target {
+                Target::Token | Target::Through(_) => Target::Token,
+                permit => permit,
+            },
+            gas: None,
+            ..self.clone()
+        }
+    }
+
+    /// How its call is simulated.
+    pub(crate) fn view(&self) -> View {
+        match self.target {
+            Target::Token => View::Tokens,
+            Target::Through(_) => View::Permits(LENS),
+            Target::Permit2 { caller, .. } => View::Permits(caller.unwrap_or(LENS)),
+        }
+    }
+}
+
+/// Which of the lens's functions is asked, and where the lens stands: its calls come from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum View {
+    /// `inspect`
+    Tokens,
+    /// `inspectPermits`
+    Permits(Address),
 }
 
 /// What a token says of an authorization.
@@ -89,11 +185,23 @@ pub struct Inspection {
     pub authorization: AuthorizationState,
     /// The simulated call.
     pub simulation: Simulation,
+    /// What only payments by Permit2 need.
+    pub permit2: Option<PermitReading>,
+}
+
+/// What Permit2 and its proxy say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PermitReading {
+    /// Whether the proxy is there and names Permit2.
+    pub proxy_ready: bool,
+    /// What the token lets Permit2 move for the payer.
+    pub allowance: AssetAmount,
 }
 
 /// The parameters of the `eth_call`.
 #[derive(Clone, Debug)]
 pub(crate) struct LensCall {
+    lens: Address,
     data: Bytes,
     gas: u64,
     block: At,
@@ -137,12 +245,16 @@ struct Transaction<'a> {
 
 impl Serialize for LensCall {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let code = OVERRIDE
-            .as_ref()
-            .ok_or_else(|| serde::ser::Error::custom("the lens artefact is broken"))?;
+        let broken = || serde::ser::Error::custom("the lens artefact is broken");
+        let elsewhere = match self.lens {
+            LENS => None,
+            lens => Some(override_at(lens).ok_or_else(broken)?),
+        };
+        let code = elsewhere.as_ref().or(OVERRIDE.as_ref());
+        let code = code.ok_or_else(broken)?;
         let mut tuple = serializer.serialize_tuple(3)?;
         tuple.serialize_element(&Transaction {
-            to: LENS,
+            to: self.lens,
             data: &self.data,
             gas: U64::from(self.gas),
         })?;
@@ -153,22 +265,21 @@ impl Serialize for LensCall {
 }
 
 impl LensCall {
-    pub(crate) fn inspect(items: &[InspectItem], gas_per_item: u64, gas: u64, block: At) -> Self {
-        let call = inspectCall {
-            items: items
-                .iter()
-                .map(|item| Item {
-                    token: item.token,
-                    payer: item.payer,
-                    payee: item.payee,
-                    nonce: item.nonce,
-                    call: item.call.clone(),
-                })
-                .collect(),
-            gasPerItem: U256::from(gas_per_item),
+    pub(crate) fn inspect(
+        view: View,
+        items: &[InspectItem],
+        gas_per_item: u64,
+        gas: u64,
+        block: At,
+    ) -> Self {
+        let gas_per_item = U256::from(gas_per_item);
+        let (lens, data) = match view {
+            View::Tokens => (LENS, tokens_call(items, gas_per_item)),
+            View::Permits(lens) => (lens, permits_call(items, gas_per_item)),
         };
         Self {
-            data: call.abi_encode().into(),
+            lens,
+            data: data.into(),
             gas,
             block,
         }
@@ -179,6 +290,7 @@ impl LensCall {
             accounts: accounts.to_vec(),
         };
         Self {
+            lens: LENS,
             data: call.abi_encode().into(),
             gas,
             block,
@@ -186,8 +298,99 @@ impl LensCall {
     }
 }
 
-/// Reads what `inspect` returned for `items`.
+fn tokens_call(items: &[InspectItem], gas_per_item: U256) -> Vec<u8> {
+    let item = |item: &InspectItem| Item {
+        token: item.token,
+        payer: item.payer,
+        payee: item.payee,
+        nonce: item.nonce,
+        call: item.call.clone(),
+    };
+    inspectCall {
+        items: items.iter().map(item).collect(),
+        gasPerItem: gas_per_item,
+    }
+    .abi_encode()
+}
+
+fn permits_call(items: &[InspectItem], gas_per_item: U256) -> Vec<u8> {
+    let item = |item: &InspectItem| PermitItem {
+        proxy: match item.target {
+            Target::Token => item.token,
+            Target::Through(target) => target,
+            Target::Permit2 { proxy, .. } => proxy,
+        },
+        token: item.token,
+        payer: item.payer,
+        payee: item.payee,
+        nonce: item.nonce.into(),
+        call: item.call.clone(),
+    };
+    inspectPermitsCall {
+        items: items.iter().map(item).collect(),
+        gasPerItem: gas_per_item,
+    }
+    .abi_encode()
+}
+
+/// Reads what the lens returned for `items`.
 pub(crate) fn read_inspect(
+    view: View,
+    answer: &Bytes,
+    items: &[InspectItem],
+    block: BlockRef,
+) -> Result<Vec<Inspection>, NodeError> {
+    match view {
+        View::Tokens => read_tokens(answer, items, block),
+        View::Permits(_) => read_permits(answer, items, block),
+    }
+}
+
+fn authorization(state: u8) -> AuthorizationState {
+    match state {
+        0 => AuthorizationState::Unused,
+        1 => AuthorizationState::Used,
+        _ => AuthorizationState::Unreadable,
+    }
+}
+
+fn simulation(item: &InspectItem, succeeded: bool, gas_used: U256, data: Bytes) -> Simulation {
+    match (item.call.is_empty(), succeeded) {
+        (true, _) => Simulation::Skipped,
+        (false, true) => Simulation::Succeeded {
+            gas_used: gas_used.saturating_to(),
+        },
+        (false, false) => Simulation::Reverted(data),
+    }
+}
+
+fn read_permits(
+    answer: &Bytes,
+    items: &[InspectItem],
+    block: BlockRef,
+) -> Result<Vec<Inspection>, NodeError> {
+    let answer = inspectPermitsCall::abi_decode_returns(answer)
+        .map_err(|_| NodeError::BadAnswer("not what the lens returns"))?;
+    if answer.states.len() != items.len() {
+        return Err(NodeError::BadAnswer("the lens lost items"));
+    }
+    let read = answer.states.into_iter().zip(items);
+    let read = read.map(|(state, item)| Inspection {
+        block,
+        code_size: state.codeSize.saturating_to(),
+        balance: state.balanceRead.then_some(AssetAmount(state.balance)),
+        payee_balance: AssetAmount(state.payeeBalance),
+        authorization: authorization(state.nonce),
+        simulation: simulation(item, state.simulated, state.gasUsed, state.revertData),
+        permit2: Some(PermitReading {
+            proxy_ready: state.proxyReady,
+            allowance: AssetAmount(state.allowance),
+        }),
+    });
+    Ok(read.collect())
+}
+
+fn read_tokens(
     answer: &Bytes,
     items: &[InspectItem],
     block: BlockRef,
@@ -206,18 +409,9 @@ pub(crate) fn read_inspect(
             code_size: state.codeSize.saturating_to(),
             balance: state.balanceRead.then_some(AssetAmount(state.balance)),
             payee_balance: AssetAmount(state.payeeBalance),
-            authorization: match state.authorization {
-                0 => AuthorizationState::Unused,
-                1 => AuthorizationState::Used,
-                _ => AuthorizationState::Unreadable,
-            },
-            simulation: match (item.call.is_empty(), state.simulated) {
-                (true, _) => Simulation::Skipped,
-                (false, true) => Simulation::Succeeded {
-                    gas_used: state.gasUsed.saturating_to(),
-                },
-                (false, false) => Simulation::Reverted(state.revertData),
-            },
+            authorization: authorization(state.authorization),
+            simulation: simulation(item, state.simulated, state.gasUsed, state.revertData),
+            permit2: None,
         })
         .collect())
 }
@@ -248,15 +442,24 @@ mod tests {
             payee: Address::ZERO,
             nonce: B256::ZERO,
             call: Bytes::from_static(&[1, 2]),
+            target: Target::Token,
+            gas: None,
         }];
-        let call = LensCall::inspect(&items, 150_000, 30_000_000, At::Number(16));
+        let inspect = |view, at| LensCall::inspect(view, &items, 150_000, 30_000_000, at);
+        let call = inspect(View::Tokens, At::Number(16));
         let json = serde_json::to_value(&call).unwrap();
         assert_eq!(json[0]["gas"], "0x1c9c380");
         assert_eq!(json[1], "0x10");
         let code = json[2][LENS.to_string()]["code"].as_str().unwrap();
         assert!(code.starts_with("0x60") && code.len() > 1000);
 
-        let pinned = LensCall::inspect(&items, 150_000, 30_000_000, At::Hash(B256::ZERO));
+        let caller = Address::repeat_byte(0xfa);
+        let call = inspect(View::Permits(caller), At::Number(16));
+        let json = serde_json::to_value(&call).unwrap();
+        assert_eq!(json[0]["to"], serde_json::to_value(caller).unwrap());
+        assert!(json[2][caller.to_string()]["code"].is_string());
+
+        let pinned = inspect(View::Tokens, At::Hash(B256::ZERO));
         let json = serde_json::to_value(&pinned).unwrap();
         assert_eq!(json[1]["requireCanonical"], true);
         assert_eq!(json[1]["blockHash"], B256::ZERO.to_string());

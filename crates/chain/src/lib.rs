@@ -21,7 +21,7 @@ pub use error::{CallError, NodeError};
 pub use fees::FeePolicy;
 pub use heads::{Head, HeadEvent, HeadHandle, watch_heads};
 pub use inspect::{InspectLimits, Inspector};
-pub use lens::{AuthorizationState, InspectItem, Inspection, Simulation};
+pub use lens::{AuthorizationState, InspectItem, Inspection, PermitReading, Simulation, Target};
 pub use nodes::{NodeConfig, Nodes};
 pub use send::SendOutcome;
 pub use sightings::{BlockCheck, Sighting};

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use teller_domain::{AccountNonce, ChainId, Wei};
 
 use crate::endpoint::Endpoint;
-use crate::wire::{WireBlock, WireLog, WireReceipt};
+use crate::wire::{WireBlock, WireCall, WireLog, WireReceipt};
 use crate::{Block, CallError, Log, NodeError, TxReceipt};
 
 /// How many endpoints must agree on a "no" that has consequences, where so many are configured.
@@ -205,6 +205,17 @@ impl Nodes {
             .into_iter()
             .map(|receipt| receipt.map(TxReceipt::from))
             .collect())
+    }
+
+    /// Whom a transaction called with what; no address for one that made a contract, nothing for one that is not known.
+    pub async fn calldata(
+        &self,
+        transaction: B256,
+    ) -> Result<Option<(Option<Address>, Bytes)>, NodeError> {
+        let found: Option<WireCall> = self
+            .read("eth_getTransactionByHash", (transaction,))
+            .await?;
+        Ok(found.map(|call| (call.to, call.input)))
     }
 
     /// Whether any endpoint knows these transactions, mined or waiting. A "no" takes the word of two endpoints where

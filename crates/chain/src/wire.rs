@@ -72,6 +72,21 @@ pub struct Log {
     pub block: BlockRef,
 }
 
+/// What a transaction calls. It may hold signatures, so it is not printed.
+#[derive(Deserialize)]
+pub(crate) struct WireCall {
+    pub(crate) to: Option<Address>,
+    pub(crate) input: Bytes,
+}
+
+impl std::fmt::Debug for WireCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WireCall")
+            .field("to", &self.to)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WireBlock {

@@ -67,19 +67,15 @@ fn item(payer: B256, payee: Address, value: u64) -> InspectItem {
         valid_after: UnixSeconds(0),
         valid_before: UnixSeconds(u64::MAX),
         authorization: Authorization::Eip3009 {
-            signature: teller_schemes::sign(B256::ZERO, &payer.0).unwrap(),
+            signature: teller_schemes::sign(B256::ZERO, &payer.0).unwrap().into(),
         },
     };
     let digest = eip3009::Domain::new(&asset).digest(&payment);
     let signature = teller_schemes::sign(digest, &payer.0).unwrap();
-    payment.authorization = Authorization::Eip3009 { signature };
-    InspectItem {
-        token: TEST_DOLLAR,
-        payer: from,
-        payee,
-        nonce: payment.key.nonce.0,
-        call: eip3009::transfer_call(&payment),
-    }
+    payment.authorization = Authorization::Eip3009 {
+        signature: signature.into(),
+    };
+    InspectItem::of(&payment, teller_schemes::multicall::MULTICALL3)
 }
 
 #[tokio::test(flavor = "multi_thread")]

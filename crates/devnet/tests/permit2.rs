@@ -18,7 +18,7 @@ use support::{quantity, read, send, start, wallet};
 use teller_devnet::contracts::abi::{Permit2, Token};
 use teller_devnet::contracts::{PERMIT2, PLAIN_TOKEN, TEST_DOLLAR};
 use teller_devnet::{Devnet, contracts};
-use teller_domain::{AssetAmount, Authorization, EvmReason, UnixSeconds};
+use teller_domain::{AssetAmount, Authorization, Reason, UnixSeconds};
 use teller_schemes::permit2::{
     self, EXACT_PROXY, Findings, Permit, Proxy, UPTO_PROXY, decode_call, diagnose, invalidates,
     nonce_used, settle_call, settlements,
@@ -97,7 +97,7 @@ async fn exact_moves_the_permitted_amount_once_whoever_calls() {
         assert_eq!((sent.permit, sent.owner), (permit, payer));
 
         let again = refusal_reason(&devnet, payee, EXACT_PROXY, &data).await;
-        assert_eq!(again, Some(EvmReason::Permit2InvalidNonce));
+        assert_eq!(again, Some(Reason::Permit2InvalidNonce));
         // A nonce is spent across tokens.
         let other = Permit {
             token: PERMIT2,
@@ -105,7 +105,7 @@ async fn exact_moves_the_permitted_amount_once_whoever_calls() {
         };
         let data = settle_call(&other, payer, other.amount, &signed(key, other.digest()));
         let again = refusal_reason(&devnet, payee, EXACT_PROXY, &data).await;
-        assert_eq!(again, Some(EvmReason::Permit2InvalidNonce));
+        assert_eq!(again, Some(Reason::Permit2InvalidNonce));
     }
     devnet.shutdown().await;
 }
@@ -120,8 +120,8 @@ async fn upto_moves_what_the_named_facilitator_says_and_nobody_else() {
     let signature = signed(key, permit.digest());
     let settle = |amount: u64| settle_call(&permit, payer, AssetAmount::from(amount), &signature);
     for (from, amount, reason) in [
-        (payer, 4_000, EvmReason::UptoUnauthorizedFacilitator),
-        (facilitator, 10_001, EvmReason::UptoAmountExceedsPermitted),
+        (payer, 4_000, Reason::UptoUnauthorizedFacilitator),
+        (facilitator, 10_001, Reason::UptoAmountExceedsPermitted),
     ] {
         let told = refusal_reason(&devnet, from, UPTO_PROXY, &settle(amount)).await;
         assert_eq!(told, Some(reason));
@@ -138,7 +138,7 @@ async fn upto_moves_what_the_named_facilitator_says_and_nobody_else() {
     assert_eq!(found[0].pays(&permit, payer, permit.amount), None);
     assert_eq!(tokens(&devnet, PLAIN_TOKEN, payee).await, 4_000);
     let rest = refusal_reason(&devnet, facilitator, UPTO_PROXY, &settle(6_000)).await;
-    assert_eq!(rest, Some(EvmReason::Permit2InvalidNonce));
+    assert_eq!(rest, Some(Reason::Permit2InvalidNonce));
     devnet.shutdown().await;
 }
 
@@ -156,7 +156,7 @@ async fn what_was_not_signed_reverts_with_its_reason() {
         ..good
     };
     let stranger = signed(B256::random(), good.digest());
-    let invalid = Some(EvmReason::Permit2InvalidSignature);
+    let invalid = Some(Reason::Permit2InvalidSignature);
     let late = Permit {
         deadline: UnixSeconds(1),
         ..good
@@ -213,28 +213,28 @@ async fn what_was_not_signed_reverts_with_its_reason() {
             early,
             payer,
             signed(key, early.digest()),
-            Some(EvmReason::Permit2PaymentTooEarly),
+            Some(Reason::Permit2PaymentTooEarly),
         ),
         (
             "zero",
             nothing,
             payer,
             signed(key, nothing.digest()),
-            Some(EvmReason::Permit2InvalidAmount),
+            Some(Reason::Permit2InvalidAmount),
         ),
         (
             "no payee",
             nobody,
             payer,
             signed(key, nobody.digest()),
-            Some(EvmReason::Permit2InvalidDestination),
+            Some(Reason::Permit2InvalidDestination),
         ),
         (
             "no owner",
             good,
             Address::ZERO,
             signature.clone(),
-            Some(EvmReason::Permit2InvalidOwner),
+            Some(Reason::Permit2InvalidOwner),
         ),
     ] {
         let data = settle_call(&permit, owner, permit.amount, &signature);
@@ -250,8 +250,8 @@ async fn a_refusal_by_the_token_is_diagnosed_from_what_the_chain_says() {
     let caller = signer(&devnet);
     let (key, payer) = approving_payer(&devnet, PLAIN_TOKEN, 9_999).await;
     for (amount, reason) in [
-        (10_000, EvmReason::Permit2AllowanceRequired),
-        (1_000_001, EvmReason::Permit2InsufficientBalance),
+        (10_000, Reason::Permit2AllowanceRequired),
+        (1_000_001, Reason::Permit2InsufficientBalance),
     ] {
         let permit = permit(PLAIN_TOKEN, Address::random(), amount, Proxy::Exact);
         let data = settle_call(&permit, payer, permit.amount, &signed(key, permit.digest()));
@@ -271,7 +271,7 @@ async fn a_refusal_by_the_token_is_diagnosed_from_what_the_chain_says() {
     };
     assert_eq!(
         diagnose(&elsewhere, AssetAmount::from(1), &[]),
-        EvmReason::Permit2ProxyNotDeployed
+        Reason::Permit2ProxyNotDeployed
     );
     devnet.shutdown().await;
 }
@@ -301,7 +301,7 @@ async fn an_invalidated_nonce_is_used_and_says_so() {
     let data = settle_call(&permit, payer, permit.amount, &signed(key, permit.digest()));
     assert_eq!(
         refusal_reason(&devnet, payer, EXACT_PROXY, &data).await,
-        Some(EvmReason::Permit2InvalidNonce)
+        Some(Reason::Permit2InvalidNonce)
     );
     devnet.shutdown().await;
 }
@@ -316,7 +316,9 @@ async fn a_batch_of_both_kinds_is_told_apart_and_one_bad_item_fails_alone() {
     let bad = permit(TEST_DOLLAR, payee, 7_000, Proxy::Exact);
     let (mut paid, digest) = payment(payer, payee, 7_000);
     let signature = normalize(&signed(key, digest)).unwrap();
-    paid.authorization = Authorization::Eip3009 { signature };
+    paid.authorization = Authorization::Eip3009 {
+        signature: signature.into(),
+    };
     let call = |permit: &Permit, signature: &[u8]| {
         let data = settle_call(permit, payer, permit.amount, signature);
         (EXACT_PROXY, data)

@@ -17,7 +17,7 @@ use teller_devnet::Devnet;
 use teller_devnet::contracts::abi::PaymentLens;
 use teller_devnet::contracts::abi::PaymentLens::{PermitItem, PermitState};
 use teller_devnet::contracts::{Contract, MULTICALL3, PLAIN_TOKEN};
-use teller_domain::{AssetAmount, EvmReason};
+use teller_domain::{AssetAmount, Reason};
 use teller_schemes::permit2::{
     EXACT_PROXY, Findings, PERMIT2, Permit, Proxy, UPTO_PROXY, classify_revert, diagnose,
     settle_call,
@@ -53,7 +53,7 @@ fn item(permit: &Permit, payer: Address, signature: &[u8]) -> PermitItem {
     }
 }
 
-fn told(state: &PermitState, amount: u64) -> EvmReason {
+fn told(state: &PermitState, amount: u64) -> Reason {
     let findings = Findings {
         permit2: state.proxyReady.then_some(PERMIT2),
         balance: AssetAmount(state.balance),
@@ -108,11 +108,11 @@ async fn each_permit_of_a_mixed_call_gets_its_own_state() {
     assert_eq!(first.allowance, U256::from(49_999));
     assert!(!states[1].simulated && states[1].codeSize > U256::ZERO);
     for (index, amount, reason) in [
-        (2, 1_000_001, EvmReason::Permit2InsufficientBalance),
-        (3, 50_001, EvmReason::Permit2AllowanceRequired),
-        (4, 1, EvmReason::Permit2InvalidNonce),
-        (5, 10_000, EvmReason::Permit2SimulationFailed),
-        (6, 10_000, EvmReason::Permit2ProxyNotDeployed),
+        (2, 1_000_001, Reason::Permit2InsufficientBalance),
+        (3, 50_001, Reason::Permit2AllowanceRequired),
+        (4, 1, Reason::Permit2InvalidNonce),
+        (5, 10_000, Reason::Permit2SimulationFailed),
+        (6, 10_000, Reason::Permit2ProxyNotDeployed),
     ] {
         assert!(!states[index].simulated, "{index}");
         assert_eq!(told(&states[index], amount), reason, "{index}");
@@ -120,7 +120,7 @@ async fn each_permit_of_a_mixed_call_gets_its_own_state() {
     assert_eq!(states[4].nonce, 1);
     assert_eq!(
         classify_revert(&states[5].revertData),
-        Some(EvmReason::Permit2InvalidSignature)
+        Some(Reason::Permit2InvalidSignature)
     );
     assert_eq!(states[7], *first);
     devnet.shutdown().await;
@@ -140,7 +140,7 @@ async fn upto_is_simulated_by_a_lens_at_the_facilitators_address_and_by_no_other
         let states = inspect(&devnet, other, items()).await;
         assert_eq!(
             classify_revert(&states[0].revertData),
-            Some(EvmReason::UptoUnauthorizedFacilitator)
+            Some(Reason::UptoUnauthorizedFacilitator)
         );
     }
     // The override was for the call only.

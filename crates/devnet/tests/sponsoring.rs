@@ -22,7 +22,7 @@ use teller_devnet::contracts::{
     PERMIT_TOKEN, PERMIT_TOKEN_NAME, PERMIT_TOKEN_VERSION, PLAIN_TOKEN, TEST_DOLLAR,
 };
 use teller_devnet::{Devnet, fund_token};
-use teller_domain::{Asset, AssetAmount, EvmReason, UnixSeconds, Wei, known_assets};
+use teller_domain::{Asset, AssetAmount, Reason, UnixSeconds, Wei, known_assets};
 use teller_schemes::builder_code::{BuilderCodes, Code};
 use teller_schemes::eip3009::Domain;
 use teller_schemes::erc20_approval::{self, Approval};
@@ -155,7 +155,7 @@ async fn a_permit_for_another_amount_or_by_another_key_does_not_pay() {
     let more = call(allowance(key, payer, &dollar, 10_001));
     assert_eq!(
         refusal_reason(&devnet, caller, EXACT_PROXY, &more).await,
-        Some(EvmReason::Permit2612AmountMismatch)
+        Some(Reason::Permit2612AmountMismatch)
     );
     let forged = call(allowance(B256::random(), payer, &dollar, 10_000));
     let words = refusal(&devnet, caller, EXACT_PROXY, &forged).await;

@@ -21,7 +21,7 @@ use teller_devnet::contracts::{
     Contract, DELEGATION_MANAGER, PLAIN_TOKEN, SMART_WALLET, TEST_DOLLAR, WALLET_FACTORY,
 };
 use teller_devnet::{Devnet, fund, fund_token};
-use teller_domain::{AssetAmount, EvmReason};
+use teller_domain::{AssetAmount, Reason};
 use teller_schemes::erc1271::{self, AccountCode};
 use teller_schemes::erc6492::{Unwrapped, Wrapper, unwrap};
 use teller_schemes::erc7710::Redemption;
@@ -196,7 +196,7 @@ async fn a_contract_wallet_pays_by_permit2_and_a_hostile_one_does_not() {
     let forged = call(&signed(B256::random(), permit.digest()));
     assert_eq!(
         refusal_reason(&devnet, signer(&devnet), EXACT_PROXY, &forged).await,
-        Some(EvmReason::Permit2InvalidSignature)
+        Some(Reason::Permit2InvalidSignature)
     );
     let receipt = send(
         &devnet,

@@ -6,13 +6,13 @@
 
 mod amount;
 mod asset;
-mod evm_reason;
 mod identity;
 pub mod invariants;
 pub mod known;
 mod network;
 mod payer_signature;
 mod payment;
+mod permit2;
 mod reason;
 mod request;
 mod settlement;
@@ -20,7 +20,6 @@ mod slot;
 
 pub use amount::{AccountNonce, AmountError, AssetAmount, UnixMillis, UnixSeconds, Wei};
 pub use asset::{Asset, KnownAsset, known_assets};
-pub use evm_reason::EvmReason;
 pub use identity::{
     IdempotencyKey, IdempotencyKeyError, ProcessId, RequestId, SettlementId, TenantId,
 };
@@ -30,6 +29,7 @@ pub use payment::{
     Authorization, AuthorizationKey, AuthorizationNonce, EcdsaSignature, Payment, PaymentDigest,
     Scheme, X402Version,
 };
+pub use permit2::{EXACT_PROXY, PERMIT2, Permit2, PermitTerms, TokenPermit, UPTO_PROXY};
 pub use reason::{Reason, Refusal, UnknownReason};
 pub use request::{Eip712Name, PaymentRequest};
 pub use settlement::{

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use alloy_primitives::{Address, Bytes};
+use alloy_primitives::{Address, Bytes, Keccak256};
 
 use crate::EcdsaSignature;
 
@@ -25,12 +25,56 @@ pub enum PayerSignature {
 }
 
 impl PayerSignature {
+    /// The signature inside a plain account's.
+    pub fn ecdsa(&self) -> Option<EcdsaSignature> {
+        match self {
+            Self::Ecdsa(signature) => Some(*signature),
+            Self::Contract(_) | Self::Counterfactual { .. } => None,
+        }
+    }
+
+    /// Whether code has to judge it.
+    pub fn is_for_code(&self) -> bool {
+        self.ecdsa().is_none()
+    }
+
+    /// The same bytes, for the payer's code to judge: there is code, whatever the signature looks like.
+    pub fn judged_by_code(&self) -> Self {
+        Self::Contract(self.to_bytes())
+    }
+
+    /// Whether the bytes have the length of a plain account's signature.
+    pub(crate) fn is_standard(&self) -> bool {
+        match self {
+            Self::Ecdsa(_) => true,
+            Self::Contract(bytes) => bytes.len() == 65,
+            Self::Counterfactual { signature, .. } => signature.len() == 65,
+        }
+    }
+
+    /// Writes what tells this signature from every other into a hash. Who judges it, and how the payer's contract is
+    /// made first, is no part of it: that changes between two requests of one payment.
+    pub(crate) fn hash_into(&self, hasher: &mut Keccak256) {
+        let bytes = self.to_bytes();
+        if !self.is_standard() {
+            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            hasher.update(length.to_be_bytes());
+        }
+        hasher.update(bytes);
+    }
+
     /// The bytes that a token or Permit2 is given.
     pub fn to_bytes(&self) -> Bytes {
         match self {
             Self::Ecdsa(signature) => Bytes::copy_from_slice(&signature.to_bytes()),
             Self::Contract(signature) | Self::Counterfactual { signature, .. } => signature.clone(),
         }
+    }
+}
+
+impl From<EcdsaSignature> for PayerSignature {
+    fn from(signature: EcdsaSignature) -> Self {
+        Self::Ecdsa(signature)
     }
 }
 

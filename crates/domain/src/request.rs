@@ -23,11 +23,13 @@ pub struct PaymentRequest {
     pub version: X402Version,
     /// The scheme.
     pub scheme: Scheme,
-    /// What the payer signed. `payment.asset` and `payment.key.chain` are the required ones.
+    /// What the payer signed. `payment.key.chain` is the required network.
     pub payment: Payment,
+    /// What must move. An EIP-3009 authorization names no token of its own and gets this one.
+    pub asset: Address,
     /// Who must receive.
     pub pay_to: Address,
-    /// How much must move.
+    /// How much must move; of an `upto` payment that is verified, how much may.
     pub amount: AssetAmount,
     /// How long the seller waits for a settlement.
     pub max_timeout_seconds: u64,

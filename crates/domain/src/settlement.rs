@@ -85,6 +85,21 @@ pub struct Receipt {
     pub cost: Wei,
 }
 
+impl Receipt {
+    /// Of an `upto` payment of which nothing was charged: no transaction was needed, and none will be made.
+    pub const NOTHING: Self = Self {
+        transaction: B256::ZERO,
+        block: BlockRef {
+            number: 0,
+            hash: B256::ZERO,
+        },
+        log_index: 0,
+        level: Level::Finalized,
+        gas_used: 0,
+        cost: Wei::ZERO,
+    };
+}
+
 /// How far a payment has come. Each state carries only its own data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SettlementState {

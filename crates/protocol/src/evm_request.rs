@@ -1,6 +1,4 @@
 //! The body of `/verify` and `/settle` for every EVM way of paying, with its extensions.
-//!
-//! [`Request`](crate::Request) reads the part of this that is served today; this is what it grows into.
 
 use alloy_primitives::Address;
 
@@ -73,8 +71,17 @@ fn read(
         Version::V2 => sent.object("accepted")?,
     };
     if chosen.text("scheme")? != scheme.as_str() {
+        let is_permit = sent
+            .object("payload")
+            .is_ok_and(|payload| payload.object.get("permit2Authorization").is_some());
+        // The reference calls a permit under another scheme than `exact` another kind of payload.
+        let fault = match (scheme, is_permit) {
+            (EvmScheme::Upto, _) => Fault::UptoSchemeMismatch,
+            (EvmScheme::Exact, true) => Fault::PayloadKind,
+            (EvmScheme::Exact, false) => Fault::SchemeMismatch,
+        };
         return Err(Problem(
-            Fault::SchemeMismatch,
+            fault,
             format!("{} is not {}", chosen.path("scheme"), scheme.as_str()),
         ));
     }

@@ -20,8 +20,9 @@ pub use payloads::{
     Erc7710Payload, EvmPayload, EvmScheme, MAX_PERMISSION_CONTEXT_BYTES, Permit2Payload, Served,
 };
 pub use request::{
-    AssetTransferMethod, Eip3009Payload, Extra, Fault, PaymentPayload, PaymentRequirements,
-    ReadError, Request, SchemePayload, Version,
+    AssetTransferMethod, Eip3009Payload, Extra, Fault, PaymentRequirements, ReadError, Version,
 };
 pub use resource::Resource;
-pub use response::{SettleResponse, SupportedKind, SupportedResponse, VerifyResponse};
+pub use response::{
+    SettleResponse, SupportedExtra, SupportedKind, SupportedResponse, VerifyResponse,
+};

@@ -15,35 +15,6 @@ pub enum Version {
     V2,
 }
 
-/// A payment and what it is to satisfy, as a seller's server sends them.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// `paymentPayload.x402Version`
-    pub version: Version,
-    /// `paymentPayload`
-    pub payload: PaymentPayload,
-    /// `paymentRequirements`
-    pub requirements: PaymentRequirements,
-}
-
-/// What the buyer sent to the seller.
-#[derive(Debug, Clone)]
-pub struct PaymentPayload {
-    /// The scheme that the buyer chose.
-    pub scheme: String,
-    /// The network that the buyer chose.
-    pub network: String,
-    /// What the buyer signed.
-    pub payload: SchemePayload,
-}
-
-/// The payload of a scheme. Other kinds are refused by name before they get here.
-#[derive(Debug, Clone)]
-pub enum SchemePayload {
-    /// `exact` with EIP-3009.
-    Eip3009(Eip3009Payload),
-}
-
 /// A signed EIP-3009 authorization.
 #[derive(Clone)]
 pub struct Eip3009Payload {
@@ -125,10 +96,12 @@ pub enum Fault {
     Body,
     /// `x402Version` is neither 1 nor 2, or the two of them differ.
     Version,
-    /// The scheme that the seller demands is not `exact`.
+    /// The scheme that the seller demands is not served.
     Scheme,
-    /// The buyer used another scheme than the seller demands.
+    /// The buyer used another scheme than the seller demands, which is `exact`.
     SchemeMismatch,
+    /// The buyer used another scheme than the seller demands, which is `upto`.
+    UptoSchemeMismatch,
     /// A payload kind that is not served, or not the one that the seller demands.
     PayloadKind,
     /// `paymentPayload` is malformed.
@@ -149,13 +122,6 @@ pub struct ReadError {
     pub payer: Option<Address>,
     /// The network as the request named it; `""` if it did not.
     pub network: String,
-}
-
-impl Request {
-    /// Reads a request body. Unknown members are ignored; `null` counts as absent.
-    pub fn read(body: &[u8]) -> Result<Self, ReadError> {
-        read_body(body, read)
-    }
 }
 
 /// Opens a body and hands `paymentPayload` and `paymentRequirements` to `read`; an error gets the answer's context.
@@ -185,42 +151,6 @@ pub(crate) fn read_body<T>(
         detail,
         payer: payer_of(payload),
         network: network_of(payload, requirements),
-    })
-}
-
-fn read(body: &Object<'_>, payload: &Object<'_>, requirements: &Object<'_>) -> Found<Request> {
-    let version = read_version(body, payload)?;
-    let demanded = Fields::of(requirements, "paymentRequirements", Fault::Requirements);
-    let scheme = demanded.text("scheme")?;
-    if scheme != "exact" {
-        return Err(Problem(
-            Fault::Scheme,
-            "paymentRequirements.scheme is not supported; exact is".into(),
-        ));
-    }
-    let sent = Fields::of(payload, "paymentPayload", Fault::Payload);
-    let chosen = match version {
-        Version::V1 => sent.clone(),
-        Version::V2 => sent.object("accepted")?,
-    };
-    let chosen_scheme = chosen.text("scheme")?;
-    if chosen_scheme != scheme {
-        return Err(Problem(
-            Fault::SchemeMismatch,
-            format!("{} is not exact", chosen.path("scheme")),
-        ));
-    }
-    let chosen_network = chosen.text("network")?.to_owned();
-    let requirements = read_requirements(version, &demanded)?;
-    let payload = read_payload(&sent.object("payload")?, &requirements.extra)?;
-    Ok(Request {
-        version,
-        payload: PaymentPayload {
-            scheme: chosen_scheme.to_owned(),
-            network: chosen_network,
-            payload,
-        },
-        requirements,
     })
 }
 
@@ -274,27 +204,6 @@ pub(crate) fn read_requirements(
             },
         },
     })
-}
-
-fn read_payload(fields: &Fields<'_, '_>, extra: &Extra) -> Found<SchemePayload> {
-    for kind in ["permit2Authorization", "delegationManager"] {
-        if fields.object.get(kind).is_some() {
-            return Err(Problem(
-                Fault::PayloadKind,
-                format!("{} is not supported; EIP-3009 is", fields.path(kind)),
-            ));
-        }
-    }
-    if !matches!(
-        extra.asset_transfer_method,
-        None | Some(AssetTransferMethod::Eip3009)
-    ) {
-        return Err(Problem(
-            Fault::PayloadKind,
-            "paymentRequirements.extra.assetTransferMethod is not supported; eip3009 is".into(),
-        ));
-    }
-    read_eip3009(fields).map(SchemePayload::Eip3009)
 }
 
 pub(crate) fn read_eip3009(fields: &Fields<'_, '_>) -> Found<Eip3009Payload> {

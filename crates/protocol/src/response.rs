@@ -47,9 +47,20 @@ pub struct SettleResponse {
     /// Whose money it is; `""` if unknown, never absent.
     #[serde(default)]
     pub payer: String,
+    /// How much was charged; only under `upto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<String>,
     /// Only with a status of 400 and above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What a client has to know to use a kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SupportedExtra {
+    /// The one account that settles `upto` on this network.
+    pub facilitator_address: String,
 }
 
 /// One thing that the facilitator can do.
@@ -62,6 +73,9 @@ pub struct SupportedKind {
     pub scheme: Text,
     /// A concrete network: a name in version 1, CAIP-2 in version 2.
     pub network: String,
+    /// Where something has to be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<SupportedExtra>,
 }
 
 /// The answer to `/supported`.

@@ -240,7 +240,14 @@ fn schemes_must_agree() {
         "/paymentPayload/accepted/scheme",
         Some(json!("exact")),
     );
-    assert_eq!(fault(&body, ALL), Fault::SchemeMismatch);
+    assert_eq!(fault(&body, ALL), Fault::UptoSchemeMismatch);
+    for (body, expected) in [
+        (permit2(), Fault::PayloadKind),
+        (eip3009(), Fault::SchemeMismatch),
+    ] {
+        let body = with(body, "/paymentPayload/accepted/scheme", Some(json!("upto")));
+        assert_eq!(fault(&body, ALL), expected);
+    }
     let body = with(
         upto(),
         "/paymentRequirements/scheme",

@@ -9,7 +9,7 @@
 use alloy_primitives::U256;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use teller_protocol::{Fault, ReadError, Request, SchemePayload, Version};
+use teller_protocol::{EvmPayload, EvmRequest, Fault, ReadError, Served, Version};
 
 const PAYER: &str = "0x857b06519E91e3A54538791bDbb0E22373e36b66";
 
@@ -66,8 +66,8 @@ fn v1() -> Value {
     body
 }
 
-fn read(body: &Value) -> Result<Request, ReadError> {
-    Request::read(&serde_json::to_vec(body).unwrap())
+fn read(body: &Value) -> Result<EvmRequest, ReadError> {
+    EvmRequest::read(&serde_json::to_vec(body).unwrap(), Served::default())
 }
 
 /// The body with one member changed, or taken away by `None`.
@@ -96,7 +96,9 @@ fn both_versions_read() {
     assert_eq!(two.requirements.network, "eip155:84532");
     assert_eq!(two.requirements.amount, U256::from(10_000));
     assert_eq!(two.requirements.extra.name.as_deref(), Some("USDC"));
-    let SchemePayload::Eip3009(signed) = &two.payload.payload;
+    let EvmPayload::Eip3009(signed) = &two.payload else {
+        panic!("another kind")
+    };
     assert_eq!(signed.from.to_string(), PAYER);
     assert_eq!(signed.signature.len(), 65);
     assert!(
@@ -106,7 +108,7 @@ fn both_versions_read() {
 
     let one = read(&v1()).unwrap();
     assert_eq!(one.version, Version::V1);
-    assert_eq!(one.payload.network, "base-sepolia");
+    assert_eq!(one.network, "base-sepolia");
     assert_eq!(one.requirements.amount, U256::from(10_000));
 }
 
@@ -143,13 +145,16 @@ fn numbers_come_as_decimal_hex_or_json_integers() {
     let bare = serde_json::to_string(&v2())
         .unwrap()
         .replace("\"value\":\"10000\"", &format!("\"value\":{largest}"));
-    let SchemePayload::Eip3009(signed) = Request::read(bare.as_bytes()).unwrap().payload.payload;
+    let request = EvmRequest::read(bare.as_bytes(), Served::default()).unwrap();
+    let EvmPayload::Eip3009(signed) = request.payload else {
+        panic!("another kind")
+    };
     assert_eq!(signed.value, U256::MAX);
     for value in [json!("0x2710"), json!(10_000), json!("010000")] {
-        let SchemePayload::Eip3009(signed) = read(&with(v2(), VALUE, Some(value)))
-            .unwrap()
-            .payload
-            .payload;
+        let request = read(&with(v2(), VALUE, Some(value))).unwrap();
+        let EvmPayload::Eip3009(signed) = request.payload else {
+            panic!("another kind")
+        };
         assert_eq!(signed.value, U256::from(10_000));
     }
 }
@@ -310,7 +315,7 @@ fn a_body_that_is_no_request_is_told_apart() {
         r#"{"paymentPayload":null,"paymentRequirements":{}}"#,
         r#"{"paymentPayload":{"a":{"b":1,"b":1}},"paymentRequirements":{}}"#,
     ] {
-        let error = Request::read(body.as_bytes()).unwrap_err();
+        let error = EvmRequest::read(body.as_bytes(), Served::default()).unwrap_err();
         assert_eq!(error.fault, Fault::Body, "{body}: {error}");
     }
     let deep = format!("{}1{}", "[".repeat(40), "]".repeat(40));
@@ -318,7 +323,9 @@ fn a_body_that_is_no_request_is_told_apart() {
         .unwrap()
         .replace("{}", &format!("{{\"x\":{deep}}}"));
     assert_eq!(
-        Request::read(body.as_bytes()).unwrap_err().fault,
+        EvmRequest::read(body.as_bytes(), Served::default())
+            .unwrap_err()
+            .fault,
         Fault::Body
     );
 }
@@ -337,7 +344,7 @@ fn an_error_still_names_payer_and_network() {
 proptest! {
     #[test]
     fn no_bytes_make_reading_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = Request::read(&bytes);
+        let _ = EvmRequest::read(&bytes, Served::default());
     }
 
     /// A good body with some bytes overwritten reaches further in than noise.
@@ -349,6 +356,6 @@ proptest! {
         let at = at % body.len();
         let end = (at + with.len()).min(body.len());
         body.splice(at..end, with);
-        let _ = Request::read(&body);
+        let _ = EvmRequest::read(&body, Served::default());
     }
 }

@@ -3,7 +3,7 @@
 
 use alloy_primitives::{Address, B256, Bytes, Keccak256, U256, b256};
 use alloy_sol_types::{SolCall, sol};
-use teller_domain::{AssetAmount, EcdsaSignature, EvmReason, UnixSeconds};
+use teller_domain::{AssetAmount, EcdsaSignature, Reason, TokenPermit, UnixSeconds};
 
 use crate::eip3009::Domain;
 use crate::permit2::PERMIT2;
@@ -58,6 +58,22 @@ pub struct SignedPermit {
     pub signature: EcdsaSignature,
 }
 
+impl SignedPermit {
+    /// The permit that was sent along with a payment.
+    pub fn of(sent: &TokenPermit) -> Self {
+        Self {
+            permit: Permit {
+                owner: sent.owner,
+                spender: sent.spender,
+                value: sent.value,
+                nonce: sent.nonce,
+                deadline: sent.deadline,
+            },
+            signature: sent.signature,
+        }
+    }
+}
+
 /// What a permit must satisfy to sponsor a payment.
 #[derive(Debug, Clone, Copy)]
 pub struct Sponsored {
@@ -81,25 +97,19 @@ pub fn check(
     domain: &Domain,
     now: UnixSeconds,
     margin: u64,
-) -> Result<(), EvmReason> {
+) -> Result<(), Reason> {
     let permit = &signed.permit;
     let failures = [
-        (
-            permit.owner != sponsored.payer,
-            EvmReason::Eip2612FromMismatch,
-        ),
-        (asset != sponsored.asset, EvmReason::Eip2612AssetMismatch),
-        (
-            permit.spender != PERMIT2,
-            EvmReason::Eip2612SpenderNotPermit2,
-        ),
+        (permit.owner != sponsored.payer, Reason::Eip2612FromMismatch),
+        (asset != sponsored.asset, Reason::Eip2612AssetMismatch),
+        (permit.spender != PERMIT2, Reason::Eip2612SpenderNotPermit2),
         (
             permit.deadline < U256::from(now.plus(margin).0),
-            EvmReason::Eip2612DeadlineExpired,
+            Reason::Eip2612DeadlineExpired,
         ),
         (
             permit.value != sponsored.permitted,
-            EvmReason::Permit2612AmountMismatch,
+            Reason::Permit2612AmountMismatch,
         ),
     ];
     if let Some((_, reason)) = failures.into_iter().find(|(failed, _)| *failed) {
@@ -107,7 +117,7 @@ pub fn check(
     }
     match recover(permit.digest(domain), &signed.signature) {
         Some(signer) if signer == permit.owner => Ok(()),
-        _ => Err(EvmReason::Eip2612InvalidSignature),
+        _ => Err(Reason::Eip2612InvalidSignature),
     }
 }
 
@@ -165,9 +175,9 @@ mod tests {
                 },
                 asset.address
             ),
-            Err(EvmReason::Eip2612FromMismatch)
+            Err(Reason::Eip2612FromMismatch)
         );
-        assert_eq!(told(good, PERMIT2), Err(EvmReason::Eip2612AssetMismatch));
+        assert_eq!(told(good, PERMIT2), Err(Reason::Eip2612AssetMismatch));
         assert_eq!(
             told(
                 Permit {
@@ -176,7 +186,7 @@ mod tests {
                 },
                 asset.address
             ),
-            Err(EvmReason::Eip2612SpenderNotPermit2)
+            Err(Reason::Eip2612SpenderNotPermit2)
         );
         assert_eq!(
             told(
@@ -186,7 +196,7 @@ mod tests {
                 },
                 asset.address
             ),
-            Err(EvmReason::Eip2612DeadlineExpired)
+            Err(Reason::Eip2612DeadlineExpired)
         );
         assert_eq!(
             told(
@@ -206,7 +216,7 @@ mod tests {
                 },
                 asset.address
             ),
-            Err(EvmReason::Permit2612AmountMismatch)
+            Err(Reason::Permit2612AmountMismatch)
         );
         let signature = sign(good.digest(&domain), &key).unwrap();
         let other = SignedPermit {
@@ -218,7 +228,7 @@ mod tests {
         };
         assert_eq!(
             check(&other, asset.address, &sponsored, &domain, now, 6),
-            Err(EvmReason::Eip2612InvalidSignature)
+            Err(Reason::Eip2612InvalidSignature)
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Address, B256, Bytes, Keccak256, U256, b256, keccak256};
 use alloy_sol_types::{SolCall, SolError, sol};
-use teller_domain::{Asset, Authorization, Payment, Reason};
+use teller_domain::{Asset, PayerSignature, Payment, Reason};
 
 sol! {
     function transferWithAuthorization(
@@ -71,9 +71,13 @@ impl Domain {
     }
 }
 
-/// Calldata of the call to the token that settles the payment: the `v, r, s` overload, for payers without code.
+/// Calldata of the call to the token that settles the payment: the `v, r, s` overload for a plain account's signature,
+/// else the one that lets the payer's code judge it (ERC-1271).
 pub fn transfer_call(payment: &Payment) -> Bytes {
-    let Authorization::Eip3009 { signature } = payment.authorization;
+    let signature = match payment.authorization.signature() {
+        PayerSignature::Ecdsa(signature) => signature,
+        for_code => return transfer_call_with_bytes(payment, &for_code.to_bytes()),
+    };
     transferWithAuthorizationCall {
         from: payment.key.payer,
         to: payment.payee,
@@ -89,8 +93,7 @@ pub fn transfer_call(payment: &Payment) -> Bytes {
     .into()
 }
 
-/// Calldata of the call to the token that settles the payment of a payer with code: the overload that takes the
-/// signature as bytes and lets the payer judge it (ERC-1271). The signature is not the one in `payment`.
+/// Calldata of the overload that takes the signature as bytes and lets the payer's code judge it (ERC-1271).
 pub fn transfer_call_with_bytes(payment: &Payment, signature: &[u8]) -> Bytes {
     with_bytes::transferWithAuthorizationCall {
         from: payment.key.payer,
@@ -146,7 +149,8 @@ mod tests {
     use crate::{Effect, EventLog, effects, normalize, recover};
     use alloy_primitives::{address, hex};
     use teller_domain::{
-        AssetAmount, AuthorizationKey, AuthorizationNonce, ChainId, UnixSeconds, known_assets,
+        AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, UnixSeconds,
+        known_assets,
     };
 
     /// PROTOCOL section 11, vector 1: the example of the x402 specification.
@@ -170,7 +174,7 @@ mod tests {
             valid_after: UnixSeconds(1_740_672_089),
             valid_before: UnixSeconds(1_740_672_154),
             authorization: Authorization::Eip3009 {
-                signature: normalize(&signature).unwrap(),
+                signature: normalize(&signature).unwrap().into(),
             },
         }
     }
@@ -187,7 +191,7 @@ mod tests {
             digest,
             b256!("f256992871671abcb27ff92885a7afa46218724e5fc0bac35d050115aa1d22e6")
         );
-        let Authorization::Eip3009 { signature } = payment.authorization;
+        let signature = payment.authorization.signature().ecdsa().unwrap();
         assert_eq!(recover(digest, &signature), Some(payment.key.payer));
     }
 
@@ -217,8 +221,12 @@ mod tests {
 
     #[test]
     fn the_call_for_a_payer_with_code_is_the_bytes_overload() {
-        let call = transfer_call_with_bytes(&vector(), &[1, 2, 3]);
+        let mut payment = vector();
+        payment.judged_by_code();
+        let signature = payment.authorization.signature().to_bytes();
+        let call = transfer_call_with_bytes(&payment, &signature);
         assert_eq!(call[..4], hex!("cf092995"));
+        assert_eq!(transfer_call(&payment), call);
     }
 
     #[test]

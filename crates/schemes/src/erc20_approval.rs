@@ -7,7 +7,7 @@ use alloy_consensus::TxEip1559;
 use alloy_consensus::transaction::RlpEcdsaDecodableTx;
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy_sol_types::{SolCall, sol};
-use teller_domain::{AssetAmount, ChainId, EcdsaSignature, EvmReason, Wei};
+use teller_domain::{AssetAmount, ChainId, EcdsaSignature, Reason, Wei};
 
 use crate::permit2::PERMIT2;
 use crate::{normalize, recover};
@@ -83,15 +83,15 @@ pub fn check_members(
     (from, asset, spender): (Address, Address, Address),
     payer: Address,
     required_asset: Address,
-) -> Result<(), EvmReason> {
+) -> Result<(), Reason> {
     if from != payer {
-        return Err(EvmReason::ApprovalFromMismatch);
+        return Err(Reason::ApprovalFromMismatch);
     }
     if asset != required_asset {
-        return Err(EvmReason::ApprovalAssetMismatch);
+        return Err(Reason::ApprovalAssetMismatch);
     }
     if spender != PERMIT2 {
-        return Err(EvmReason::ApprovalSpenderNotPermit2);
+        return Err(Reason::ApprovalSpenderNotPermit2);
     }
     Ok(())
 }
@@ -102,20 +102,20 @@ impl Approval {
     ///
     /// # Errors
     /// The reason of the first thing that is wrong with it.
-    pub fn decode(bytes: &[u8], asset: Address) -> Result<Self, EvmReason> {
+    pub fn decode(bytes: &[u8], asset: Address) -> Result<Self, Reason> {
         if bytes.len() > MAX_TRANSACTION_BYTES {
-            return Err(EvmReason::ApprovalTxParseFailed);
+            return Err(Reason::ApprovalTxParseFailed);
         }
         let mut rest = bytes;
         let signed =
-            TxEip1559::eip2718_decode(&mut rest).map_err(|_| EvmReason::ApprovalTxParseFailed)?;
+            TxEip1559::eip2718_decode(&mut rest).map_err(|_| Reason::ApprovalTxParseFailed)?;
         let transaction = signed.tx();
         // An access list costs gas and does nothing for an approval.
         if !rest.is_empty() || !transaction.access_list.is_empty() {
-            return Err(EvmReason::ApprovalTxParseFailed);
+            return Err(Reason::ApprovalTxParseFailed);
         }
         if transaction.to != TxKind::Call(asset) {
-            return Err(EvmReason::ApprovalTxWrongTarget);
+            return Err(Reason::ApprovalTxWrongTarget);
         }
         let amount = approved_amount(&transaction.input)?;
         let signature = signed.signature();
@@ -127,7 +127,7 @@ impl Approval {
         let signer = normalize(&signature.to_bytes())
             .ok()
             .and_then(|signature| recover(signed.signature_hash(), &signature))
-            .ok_or(EvmReason::ApprovalTxInvalidSignature)?;
+            .ok_or(Reason::ApprovalTxInvalidSignature)?;
         Ok(Self {
             signer,
             token: asset,
@@ -148,30 +148,27 @@ impl Approval {
     ///
     /// # Errors
     /// The reason of the first check that fails.
-    pub fn check(&self, sponsored: &Sponsored) -> Result<(), EvmReason> {
+    pub fn check(&self, sponsored: &Sponsored) -> Result<(), Reason> {
         let failures = [
             (
                 self.signer != sponsored.payer,
-                EvmReason::ApprovalTxSignerMismatch,
+                Reason::ApprovalTxSignerMismatch,
             ),
-            (
-                self.chain != sponsored.chain,
-                EvmReason::ApprovalTxWrongChain,
-            ),
+            (self.chain != sponsored.chain, Reason::ApprovalTxWrongChain),
             (
                 self.nonce != sponsored.account_nonce,
-                EvmReason::ApprovalTxWrongNonce,
+                Reason::ApprovalTxWrongNonce,
             ),
-            (self.value != Wei::ZERO, EvmReason::ApprovalTxValueNotZero),
+            (self.value != Wei::ZERO, Reason::ApprovalTxValueNotZero),
             (
                 self.amount < sponsored.permitted,
-                EvmReason::ApprovalTxAmountTooLow,
+                Reason::ApprovalTxAmountTooLow,
             ),
-            (self.gas_limit > MAX_GAS, EvmReason::ApprovalTxGasLimit),
+            (self.gas_limit > MAX_GAS, Reason::ApprovalTxGasLimit),
             (
                 self.max_fee_per_gas < sponsored.base_fee
                     || self.max_priority_fee_per_gas > self.max_fee_per_gas,
-                EvmReason::ApprovalTxFeeTooLow,
+                Reason::ApprovalTxFeeTooLow,
             ),
         ];
         match failures.into_iter().find(|(failed, _)| *failed) {
@@ -198,18 +195,18 @@ impl Approval {
     }
 }
 
-fn approved_amount(input: &[u8]) -> Result<U256, EvmReason> {
+fn approved_amount(input: &[u8]) -> Result<U256, Reason> {
     if !input.starts_with(&approveCall::SELECTOR) {
-        return Err(EvmReason::ApprovalTxWrongSelector);
+        return Err(Reason::ApprovalTxWrongSelector);
     }
     // Exactly two words: nothing may stand behind them.
     if input.len() != 4 + 64 {
-        return Err(EvmReason::ApprovalTxInvalidCalldata);
+        return Err(Reason::ApprovalTxInvalidCalldata);
     }
-    let call = approveCall::abi_decode_validate(input)
-        .map_err(|_| EvmReason::ApprovalTxInvalidCalldata)?;
+    let call =
+        approveCall::abi_decode_validate(input).map_err(|_| Reason::ApprovalTxInvalidCalldata)?;
     if call.spender != PERMIT2 {
-        return Err(EvmReason::ApprovalTxWrongSpender);
+        return Err(Reason::ApprovalTxWrongSpender);
     }
     Ok(call.amount)
 }
@@ -273,7 +270,7 @@ mod tests {
         }
     }
 
-    fn told(change: impl FnOnce(&mut TxEip1559)) -> Result<(), EvmReason> {
+    fn told(change: impl FnOnce(&mut TxEip1559)) -> Result<(), Reason> {
         let mut transaction = transaction();
         change(&mut transaction);
         Approval::decode(&signed_by_key_one(transaction), TOKEN)?.check(&sponsored())
@@ -294,23 +291,20 @@ mod tests {
     #[test]
     fn each_single_fault_has_its_reason() {
         type Change = fn(&mut TxEip1559);
-        let wrong: [(Change, EvmReason); 13] = [
+        let wrong: [(Change, Reason); 13] = [
             (
                 |t| t.to = TxKind::Call(PERMIT2),
-                EvmReason::ApprovalTxWrongTarget,
+                Reason::ApprovalTxWrongTarget,
             ),
-            (|t| t.to = TxKind::Create, EvmReason::ApprovalTxWrongTarget),
-            (
-                |t| t.input = Bytes::new(),
-                EvmReason::ApprovalTxWrongSelector,
-            ),
+            (|t| t.to = TxKind::Create, Reason::ApprovalTxWrongTarget),
+            (|t| t.input = Bytes::new(), Reason::ApprovalTxWrongSelector),
             (
                 |t| t.input = [&[0xa9, 0x05, 0x9c, 0xbb], &t.input[4..]].concat().into(),
-                EvmReason::ApprovalTxWrongSelector,
+                Reason::ApprovalTxWrongSelector,
             ),
             (
                 |t| t.input = [&t.input[..], &[0]].concat().into(),
-                EvmReason::ApprovalTxInvalidCalldata,
+                Reason::ApprovalTxInvalidCalldata,
             ),
             (
                 |t| {
@@ -318,24 +312,21 @@ mod tests {
                     input[4] = 1;
                     t.input = input.into();
                 },
-                EvmReason::ApprovalTxInvalidCalldata,
+                Reason::ApprovalTxInvalidCalldata,
             ),
             (
                 |t| t.input = approve(TOKEN, 10_000),
-                EvmReason::ApprovalTxWrongSpender,
+                Reason::ApprovalTxWrongSpender,
             ),
-            (|t| t.chain_id = 8453, EvmReason::ApprovalTxWrongChain),
-            (|t| t.nonce = 4, EvmReason::ApprovalTxWrongNonce),
-            (
-                |t| t.value = U256::from(1),
-                EvmReason::ApprovalTxValueNotZero,
-            ),
+            (|t| t.chain_id = 8453, Reason::ApprovalTxWrongChain),
+            (|t| t.nonce = 4, Reason::ApprovalTxWrongNonce),
+            (|t| t.value = U256::from(1), Reason::ApprovalTxValueNotZero),
             (
                 |t| t.input = approve(PERMIT2, 9_999),
-                EvmReason::ApprovalTxAmountTooLow,
+                Reason::ApprovalTxAmountTooLow,
             ),
-            (|t| t.gas_limit = 100_001, EvmReason::ApprovalTxGasLimit),
-            (|t| t.max_fee_per_gas = 899, EvmReason::ApprovalTxFeeTooLow),
+            (|t| t.gas_limit = 100_001, Reason::ApprovalTxGasLimit),
+            (|t| t.max_fee_per_gas = 899, Reason::ApprovalTxFeeTooLow),
         ];
         for (change, reason) in wrong {
             assert_eq!(told(change), Err(reason));
@@ -343,7 +334,7 @@ mod tests {
         let access = |t: &mut TxEip1559| {
             t.access_list = AccessList(vec![AccessListItem::default()]);
         };
-        assert_eq!(told(access), Err(EvmReason::ApprovalTxParseFailed));
+        assert_eq!(told(access), Err(Reason::ApprovalTxParseFailed));
     }
 
     #[test]
@@ -355,7 +346,7 @@ mod tests {
         let approval = Approval::decode(&signed_by_key_one(transaction()), TOKEN).unwrap();
         assert_eq!(
             approval.check(&other),
-            Err(EvmReason::ApprovalTxSignerMismatch)
+            Err(Reason::ApprovalTxSignerMismatch)
         );
         let nobody = encoded(
             transaction(),
@@ -368,7 +359,7 @@ mod tests {
         for bytes in [nobody, high_s] {
             assert_eq!(
                 Approval::decode(&bytes, TOKEN),
-                Err(EvmReason::ApprovalTxInvalidSignature)
+                Err(Reason::ApprovalTxInvalidSignature)
             );
         }
     }
@@ -383,7 +374,7 @@ mod tests {
         for bytes in [vec![], vec![2], legacy, long, two, good[..100].to_vec()] {
             assert_eq!(
                 Approval::decode(&bytes, TOKEN),
-                Err(EvmReason::ApprovalTxParseFailed)
+                Err(Reason::ApprovalTxParseFailed)
             );
         }
     }
@@ -394,15 +385,15 @@ mod tests {
         assert_eq!(told(PAYER, TOKEN, PERMIT2), Ok(()));
         assert_eq!(
             told(TOKEN, TOKEN, PERMIT2),
-            Err(EvmReason::ApprovalFromMismatch)
+            Err(Reason::ApprovalFromMismatch)
         );
         assert_eq!(
             told(PAYER, PAYER, PERMIT2),
-            Err(EvmReason::ApprovalAssetMismatch)
+            Err(Reason::ApprovalAssetMismatch)
         );
         assert_eq!(
             told(PAYER, TOKEN, TOKEN),
-            Err(EvmReason::ApprovalSpenderNotPermit2)
+            Err(Reason::ApprovalSpenderNotPermit2)
         );
     }
 

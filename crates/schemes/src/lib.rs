@@ -11,7 +11,9 @@ pub mod erc7710;
 mod event;
 pub mod multicall;
 pub mod permit2;
+mod settling;
 mod signature;
 
 pub use event::{Effect, EventLog, Transfer, effects};
-pub use signature::{SignatureError, normalize, recover, sign};
+pub use settling::{Outcome, classify_revert, settling_call, used_by};
+pub use signature::{ReadSignatureError, SignatureError, normalize, read, recover, sign};

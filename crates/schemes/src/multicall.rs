@@ -32,6 +32,25 @@ pub(crate) fn sequence(calls: impl Iterator<Item = (Address, bool, Bytes)>) -> B
     aggregate3Call { calls }.abi_encode().into()
 }
 
+/// Reads calldata as a contract does: what stands behind the arguments is ignored, such as builder codes, and a word that
+/// does not fit its type is no argument.
+pub(crate) fn decoded<C: SolCall>(calldata: &[u8]) -> Option<C> {
+    let call = C::abi_decode(calldata).ok()?;
+    calldata.starts_with(&call.abi_encode()).then_some(call)
+}
+
+/// The longest calldata of Multicall3 that is read back: more than a transaction's gas pays for.
+const MAX_CALLDATA_BYTES: usize = 1024 * 1024;
+
+/// The calls that calldata of `aggregate3` makes; `None` if it is no such calldata.
+pub fn calls(calldata: &[u8]) -> Option<Vec<(Address, Bytes)>> {
+    if calldata.len() > MAX_CALLDATA_BYTES {
+        return None;
+    }
+    let calls = decoded::<aggregate3Call>(calldata)?.calls.into_iter();
+    Some(calls.map(|call| (call.target, call.callData)).collect())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -55,5 +74,7 @@ pub(crate) mod tests {
         assert_eq!(decoded.calls[0].target, calls[0].0);
         assert!(decoded.calls[0].allowFailure);
         assert_eq!(decoded.calls[0].callData, calls[0].1);
+        assert_eq!(super::calls(&data), Some(calls.to_vec()));
+        assert_eq!(super::calls(&data[..40]), None);
     }
 }

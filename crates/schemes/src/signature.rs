@@ -1,9 +1,11 @@
-//! ECDSA on secp256k1, through libsecp256k1.
+//! What payers send as signatures, and ECDSA on secp256k1, through libsecp256k1.
 
-use alloy_primitives::{Address, B256, U256, keccak256, uint};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256, uint};
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{Message, PublicKey, SecretKey};
-use teller_domain::EcdsaSignature;
+use teller_domain::{EcdsaSignature, PayerSignature};
+
+use crate::erc6492::{MAX_INNER_BYTES, Unwrapped, WrapperError, unwrap};
 
 /// Half the order of the group; a higher `s` is refused (EIP-2, and every token contract).
 const HALF_ORDER: U256 =
@@ -50,6 +52,48 @@ pub fn normalize(bytes: &[u8]) -> Result<EcdsaSignature, SignatureError> {
         return Err(SignatureError::HighS);
     }
     Ok(EcdsaSignature { v, ..signature })
+}
+
+/// Why bytes are no signature of any kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadSignatureError {
+    /// They end like a wrapper and are none.
+    #[error(transparent)]
+    Wrapper(#[from] WrapperError),
+    /// Nothing at all.
+    #[error("the signature is empty")]
+    Empty,
+    /// Longer than [`MAX_INNER_BYTES`].
+    #[error("the signature is too long")]
+    TooLong,
+}
+
+/// Which kind of signature these bytes are by their form (PROTOCOL section 3.4). What looks like a plain account's may
+/// be for code to judge all the same: that is known once the payer's code was looked at.
+///
+/// # Errors
+/// When no payer can have meant them as a signature.
+pub fn read(bytes: &[u8]) -> Result<PayerSignature, ReadSignatureError> {
+    match unwrap(bytes)? {
+        Unwrapped::Wrapped(wrapper) => Ok(PayerSignature::Counterfactual {
+            factory: wrapper.factory,
+            factory_calldata: wrapper.factory_calldata,
+            signature: wrapper.signature,
+        }),
+        Unwrapped::Plain([]) => Err(ReadSignatureError::Empty),
+        Unwrapped::Plain(plain) if plain.len() > MAX_INNER_BYTES => {
+            Err(ReadSignatureError::TooLong)
+        }
+        Unwrapped::Plain(plain) => Ok(match normalize(plain) {
+            Ok(signature) if !names_an_account(plain) => PayerSignature::Ecdsa(signature),
+            Ok(_) | Err(_) => PayerSignature::Contract(Bytes::copy_from_slice(plain)),
+        }),
+    }
+}
+
+/// Some wallets put an account where `r` stands; no key makes such an `r`, and the bytes must stay as they are.
+fn names_an_account(bytes: &[u8]) -> bool {
+    bytes.iter().take(12).all(|byte| *byte == 0)
 }
 
 /// The account whose key made this signature over `digest`; `None` if no key can have.
@@ -119,6 +163,40 @@ mod tests {
         assert_eq!(normalize(&bytes), Err(SignatureError::HighS));
     }
 
+    #[test]
+    fn the_form_of_the_bytes_says_what_kind_they_are() {
+        let signature = sign(B256::repeat_byte(7), &key_one()).unwrap();
+        let bytes = signature.to_bytes();
+        assert_eq!(read(&bytes), Ok(PayerSignature::Ecdsa(signature)));
+        let contract = |bytes: &[u8]| PayerSignature::Contract(bytes.to_vec().into());
+        let mut approved = [0; 65];
+        approved[31] = 5;
+        approved[64] = 1;
+        let mut bad_v = bytes;
+        bad_v[64] = 29;
+        for other in [&approved[..], &bad_v, &bytes[..63], &[1; 66], &[1; 500]] {
+            assert_eq!(read(other), Ok(contract(other)));
+        }
+        let wrapper = crate::erc6492::Wrapper {
+            factory: Address::repeat_byte(1),
+            factory_calldata: Bytes::from_static(&[2]),
+            signature: bytes.to_vec().into(),
+        };
+        let wrapped = wrapper.to_bytes();
+        let read_back = read(&wrapped).unwrap();
+        assert_eq!(read_back.to_bytes(), wrapper.signature);
+        assert!(matches!(read_back, PayerSignature::Counterfactual { .. }));
+        assert_eq!(read(&[]), Err(ReadSignatureError::Empty));
+        assert_eq!(
+            read(&[1; MAX_INNER_BYTES + 1]),
+            Err(ReadSignatureError::TooLong)
+        );
+        assert_eq!(
+            read(&wrapped[wrapped.len() - 64..]),
+            Err(WrapperError::Encoding.into())
+        );
+    }
+
     proptest! {
         #[test]
         fn every_accepted_form_is_the_same_signature(digest: [u8; 32]) {
@@ -136,6 +214,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_reading_or_recovery_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), digest: [u8; 32]) {
+            let _ = read(&bytes);
             if let Ok(signature) = normalize(&bytes) {
                 let _ = recover(B256::from(digest), &signature);
             }

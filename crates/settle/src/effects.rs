@@ -11,7 +11,7 @@ use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, Fees, FencedLane, LaneMode, Level,
     Resolution, SettlementId, SettlementState, SlotId,
 };
-use teller_schemes::{eip3009, multicall};
+use teller_schemes::multicall;
 use teller_store::{Boundary, NewSlot, OpenSlotOutcome, SlotClosure, StoreError, StoreResult};
 
 use crate::core::{Effect, Event, Queued, Sent, ToSign};
@@ -460,18 +460,11 @@ fn sign(
     }
 }
 
-/// One payment goes straight to its token; several share Multicall3.
+/// One payment is settled by its own call; several share Multicall3.
 fn settling_call(multicall3: Address, payments: &[Queued]) -> (Address, Bytes) {
+    let call = |queued: &Queued| teller_schemes::settling_call(&queued.payment, multicall3);
     match payments {
-        [alone] => (alone.payment.asset, eip3009::transfer_call(&alone.payment)),
-        _ => {
-            let calls = payments.iter().map(|queued| {
-                (
-                    queued.payment.asset,
-                    eip3009::transfer_call(&queued.payment),
-                )
-            });
-            (multicall3, multicall::aggregate(calls))
-        }
+        [alone] => call(alone),
+        _ => (multicall3, multicall::aggregate(payments.iter().map(call))),
     }
 }

@@ -189,7 +189,7 @@ impl Settler {
             id,
             tenant: request.tenant.clone(),
             version: request.version,
-            payment: request.payment,
+            payment: request.payment.clone(),
             queued_by: has_engine.then_some(self.shared.process),
         };
         match Boundary::Accept.around(self.ledger().accept(new)).await {

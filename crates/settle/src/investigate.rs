@@ -2,9 +2,10 @@
 
 use alloy_primitives::{B256, b256};
 use futures::StreamExt;
-use teller_chain::{AuthorizationState, Inspection, Log, NodeError, Simulation};
-use teller_domain::{BlockRef, Level, Payment, Reason, Receipt, SettlementId, SlotId, Wei};
-use teller_schemes::{EventLog, effects, eip3009};
+use teller_chain::{AuthorizationState, Inspection, Log, NodeError, Simulation, TxReceipt};
+use teller_domain::{BlockRef, Level, Payment, Reason, Receipt, Scheme, SettlementId, SlotId, Wei};
+use teller_schemes::permit2::Permit;
+use teller_schemes::{EventLog, classify_revert, effects, used_by};
 use teller_store::{SettlementQuery, StoreError, StoreResult};
 
 use crate::core::{Event, Finding, Queued};
@@ -14,12 +15,20 @@ use crate::engine::Shell;
 /// Payments looked into at the same time.
 const EXPLAINED_AT_ONCE: usize = 32;
 
+/// The reason for a payment whose transaction had no effect and whose call says nothing more.
+fn transaction_failed(payment: &Payment) -> Reason {
+    match payment.scheme() {
+        Scheme::Exact => Reason::TransactionFailed,
+        Scheme::Upto => Reason::UptoTransactionFailed,
+    }
+}
+
 /// Blocks asked for in one `eth_getLogs`: at first, and at most.
-const FIRST_RANGE: u64 = 64;
-const WIDEST_RANGE: u64 = 2_000;
+pub(crate) const FIRST_RANGE: u64 = 64;
+pub(crate) const WIDEST_RANGE: u64 = 2_000;
 
 /// How far back a use is looked for: a day of 2 s blocks.
-const OLDEST_USE: u64 = 43_200;
+pub(crate) const OLDEST_USE: u64 = 43_200;
 
 const AUTHORIZATION_USED: B256 =
     b256!("98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5");
@@ -28,7 +37,7 @@ const AUTHORIZATION_CANCELED: B256 =
 
 /// Why a payment cannot be explained yet.
 #[derive(Debug, thiserror::Error)]
-enum Unclear {
+pub(crate) enum Unclear {
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error(transparent)]
@@ -110,7 +119,15 @@ impl Shell {
         let mut finding = None;
         for inspection in seen {
             match inspection.authorization {
-                AuthorizationState::Used => return self.find_use(payment, mined_in).await,
+                AuthorizationState::Used => {
+                    return match Permit::of(payment) {
+                        None => self.find_use(payment, mined_in).await,
+                        Some(permit) => {
+                            let used_at = inspection.block;
+                            self.find_spending(payment, &permit, used_at).await
+                        }
+                    };
+                }
                 AuthorizationState::Unused => {}
                 AuthorizationState::Unreadable => {
                     return Err(NodeError::BadAnswer("authorizationState").into());
@@ -119,7 +136,7 @@ impl Shell {
             let now = match inspection.simulation {
                 Simulation::Succeeded { .. } => Finding::WouldSettle,
                 Simulation::Reverted(data) => Finding::WouldRevert(
-                    eip3009::classify_revert(&data).unwrap_or(Reason::TransactionFailed),
+                    classify_revert(payment, &data).unwrap_or(transaction_failed(payment)),
                 ),
                 Simulation::Skipped => return Err(NodeError::BadAnswer("simulation").into()),
             };
@@ -166,17 +183,7 @@ impl Shell {
     }
 
     async fn read_use(&self, payment: &Payment, log: &Log) -> Result<Finding, Unclear> {
-        let receipts = self.parts.nodes.receipts(&[log.transaction]).await?;
-        let receipt = receipts
-            .into_iter()
-            .flatten()
-            .next()
-            .ok_or(NodeError::BadAnswer("receipt of a known log"))?;
-        if self.parts.heads.is_canonical(receipt.block) == Some(false) {
-            return Err(
-                NodeError::BadAnswer("a receipt of a block that the chain has left").into(),
-            );
-        }
+        let receipt = self.canonical_receipt(log.transaction).await?;
         let logs = receipt.logs.iter().map(|log| EventLog {
             address: log.address,
             topics: &log.topics,
@@ -184,33 +191,53 @@ impl Shell {
             index: log.index,
         });
         let effects = effects(logs);
-        let effect = effects.get(&(payment.asset, payment.key.payer, payment.key.nonce));
-        Ok(match effect.and_then(|effect| effect.settles(payment)) {
-            Some(log_index) => Finding::SettledElsewhere {
-                ours: self.is_ours(receipt.transaction).await?,
-                receipt: Receipt {
-                    transaction: receipt.transaction,
-                    block: receipt.block,
-                    log_index,
-                    level: Level::Included,
-                    gas_used: 0,
-                    cost: Wei::ZERO,
+        Ok(
+            match used_by(&effects, payment).and_then(|effect| effect.settles(payment)) {
+                Some(log_index) => Finding::SettledElsewhere {
+                    ours: self.is_ours(receipt.transaction).await?,
+                    receipt: receipt_of(&receipt, log_index),
+                },
+                None => Finding::Spent {
+                    transaction: Some(receipt.transaction),
                 },
             },
-            None => Finding::Spent {
-                transaction: Some(receipt.transaction),
-            },
-        })
+        )
+    }
+
+    pub(crate) async fn canonical_receipt(&self, transaction: B256) -> Result<TxReceipt, Unclear> {
+        let receipts = self.parts.nodes.receipts(&[transaction]).await?;
+        let receipt = receipts
+            .into_iter()
+            .flatten()
+            .next()
+            .ok_or(NodeError::BadAnswer("receipt of a known log"))?;
+        if self.parts.heads.is_canonical(receipt.block) == Some(false) {
+            let left = "a receipt of a block that the chain has left";
+            return Err(NodeError::BadAnswer(left).into());
+        }
+        Ok(receipt)
     }
 
     /// Whether an attempt of the ledger has this hash.
-    async fn is_ours(&self, transaction: B256) -> StoreResult<bool> {
+    pub(crate) async fn is_ours(&self, transaction: B256) -> StoreResult<bool> {
         let carried = SettlementQuery {
             transaction: Some(transaction),
             limit: 1,
             ..SettlementQuery::default()
         };
         Ok(!self.ledger.list(&carried).await?.settlements.is_empty())
+    }
+}
+
+/// What is kept of a settlement that was not this slot's: its gas is not this payment's.
+pub(crate) fn receipt_of(receipt: &TxReceipt, log_index: u64) -> Receipt {
+    Receipt {
+        transaction: receipt.transaction,
+        block: receipt.block,
+        log_index,
+        level: Level::Included,
+        gas_used: 0,
+        cost: Wei::ZERO,
     }
 }
 

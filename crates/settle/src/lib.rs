@@ -11,6 +11,7 @@ mod engine;
 mod feed;
 mod handle;
 mod investigate;
+mod permits;
 mod recover;
 mod report;
 mod share;

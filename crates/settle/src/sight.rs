@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
 use teller_chain::{AuthorizationState, InspectItem, Inspection, NodeError, Simulation, TxReceipt};
-use teller_domain::{BlockRef, FencedLane, Payment, Reason, SettlementId, SlotId};
-use teller_schemes::eip3009;
+use teller_domain::{Authorization, BlockRef, FencedLane, Payment, Reason, SettlementId, SlotId};
+use teller_schemes::classify_revert;
 
 use crate::core::{Event, Log, Mined, Place, Queued, Sighting};
 use crate::engine::Shell;
@@ -75,8 +75,11 @@ impl Shell {
         for inspection in seen.into_iter().flatten() {
             match (inspection.authorization, inspection.simulation) {
                 (AuthorizationState::Unused, Simulation::Reverted(data)) => {
-                    let why = eip3009::classify_revert(&data).unwrap_or(Reason::SimulationFailed);
-                    reason = Some(why);
+                    let otherwise = match payment.authorization {
+                        Authorization::Eip3009 { .. } => Reason::SimulationFailed,
+                        Authorization::Permit2(_) => Reason::Permit2SimulationFailed,
+                    };
+                    reason = Some(classify_revert(payment, &data).unwrap_or(otherwise));
                 }
                 _ => return Ok(None),
             }
@@ -92,13 +95,7 @@ impl Shell {
     ) -> Result<Vec<Vec<Inspection>>, NodeError> {
         let items: Vec<InspectItem> = payments
             .iter()
-            .map(|payment| InspectItem {
-                token: payment.asset,
-                payer: payment.key.payer,
-                payee: payment.payee,
-                nonce: payment.key.nonce.0,
-                call: eip3009::transfer_call(payment),
-            })
+            .map(|payment| InspectItem::of(payment, self.parts.multicall3))
             .collect();
         let witnesses = self.parts.inspector.witnessed(&items, not_before).await?;
         let mut seen = vec![Vec::with_capacity(witnesses.len()); payments.len()];

@@ -355,7 +355,8 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> StoreResult<Vec<SettlementId>>;
 
     /// Takes up to `limit` (at most 2,000) accepted payments of a network into this process's queue, oldest first: those that nobody
-    /// has queued, that this process has, or whose process is dead. Skips what others are taking (`SKIP LOCKED`).
+    /// has queued, that this process has, or whose process is dead. Skips what others are taking (`SKIP LOCKED`), and
+    /// what only an account may settle whose lane is not this process's.
     async fn claim_accepted(
         &self,
         chain: ChainId,

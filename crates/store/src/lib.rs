@@ -9,6 +9,7 @@
     reason = "the files in sql/ are compiled once for each ledger"
 )]
 
+mod authorizations;
 mod boundary;
 mod claiming;
 mod error;

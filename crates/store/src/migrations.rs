@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 3] = [
+const SQLITE: [(i64, &str, &str); 4] = [
     (
         1,
         "ledger",
@@ -24,9 +24,14 @@ const SQLITE: [(i64, &str, &str); 3] = [
         "reorgs",
         include_str!("../../../migrations/sqlite/0003_reorgs.sql"),
     ),
+    (
+        4,
+        "ways_of_paying",
+        include_str!("../../../migrations/sqlite/0004_ways_of_paying.sql"),
+    ),
 ];
 
-const POSTGRES: [(i64, &str, &str); 3] = [
+const POSTGRES: [(i64, &str, &str); 4] = [
     (
         1,
         "ledger",
@@ -41,6 +46,11 @@ const POSTGRES: [(i64, &str, &str); 3] = [
         3,
         "reorgs",
         include_str!("../../../migrations/postgres/0003_reorgs.sql"),
+    ),
+    (
+        4,
+        "ways_of_paying",
+        include_str!("../../../migrations/postgres/0004_ways_of_paying.sql"),
     ),
 ];
 

@@ -3,17 +3,16 @@
 use alloy_primitives::{Address, B256, Bytes};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 use teller_domain::{
-    AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
-    AuthorizationNonce, BlockRef, ChainId, EcdsaSignature, Fees, Level, Payment, PaymentDigest,
-    Receipt, Refusal, Settlement, SettlementId, SettlementState, SettlementStateKind, Slot,
-    SlotEnd, SlotId, SlotState, TenantId, Told, UnixMillis, UnixSeconds, X402Version,
+    AccountNonce, AssetAmount, Attempt, AttemptKind, AuthorizationKey, AuthorizationNonce,
+    BlockRef, ChainId, Fees, Level, Payment, PaymentDigest, Receipt, Refusal, Settlement,
+    SettlementId, SettlementState, SettlementStateKind, Slot, SlotEnd, SlotId, SlotState, TenantId,
+    Told, UnixMillis, UnixSeconds, X402Version,
 };
 use uuid::Uuid;
 
+use crate::authorizations::AuthorizationColumns;
 use crate::{StoreError, StoreResult};
 
-/// The one kind of authorization there is.
-pub(crate) const EIP3009: &str = "eip3009";
 /// [`AttemptKind::NoOp`] in the ledger.
 const NO_OP: &str = "noop";
 /// [`SlotState::Open`] in the ledger.
@@ -203,7 +202,8 @@ macro_rules! settlement_columns {
         concat!(
             "s.id, s.tenant, s.version, s.chain_id, s.authority, s.payer, s.nonce, s.asset, s.payee, s.value", $text,
             ", s.valid_after", $text, ", s.valid_before", $text,
-            ", s.authorization_kind, s.signature, s.digest, s.tries, s.accepted_at, s.updated_at, s.state, ",
+            ", s.authorization_kind, s.signature_kind, s.signature, s.factory, s.factory_calldata, s.permitted", $text,
+            ", s.facilitator, s.token_permit, s.digest, s.tries, s.accepted_at, s.updated_at, s.state, ",
             "s.slot_signer, s.slot_nonce, s.transaction_hash, s.reason, s.detail, s.block_number, s.block_hash, ",
             "s.log_index, s.level, s.gas_used, s.cost", $text,
             ", s.told, s.told_transaction, s.told_level, s.told_reason, s.told_at"
@@ -263,14 +263,17 @@ readable! {
         let value: AssetAmount = read(&columns.take::<String>()?, "amount")?;
         let valid_after = UnixSeconds(read(&columns.take::<String>()?, "moment")?);
         let valid_before = UnixSeconds(read(&columns.take::<String>()?, "moment")?);
-        let kind: String = columns.take()?;
-        let signature: Vec<u8> = columns.take()?;
-        let authorization = match kind.as_str() {
-            EIP3009 => Authorization::Eip3009 {
-                signature: present(EcdsaSignature::from_bytes(&signature), "signature")?,
-            },
-            _ => return Err(StoreError::Corrupt("an unknown kind of authorization".to_owned())),
-        };
+        let authorization = AuthorizationColumns {
+            kind: columns.take()?,
+            signature_kind: columns.take()?,
+            signature: columns.take()?,
+            factory: columns.take()?,
+            factory_calldata: columns.take()?,
+            permitted: columns.take()?,
+            facilitator: columns.take()?,
+            token_permit: columns.take()?,
+        }
+        .read(key.payer, asset, value)?;
         let digest = PaymentDigest(word(&columns.take::<Vec<u8>>()?)?);
         let tries = u32::try_from(columns.take::<i64>()?)
             .map_err(|_| StoreError::Corrupt("too many tries".to_owned()))?;
@@ -374,26 +377,27 @@ readable! {
     }
 }
 
+/// In which state a payment begins: one that charges nothing has its outcome at once.
+pub(crate) fn first_state(payment: &Payment) -> SettlementState {
+    match payment.charges_nothing() {
+        true => SettlementState::Settled(Receipt::NOTHING),
+        false => SettlementState::Accepted,
+    }
+}
+
 /// Accepted just now: what [`settlement`] would read.
 pub(crate) fn accepted(new: &crate::NewSettlement, at: UnixMillis) -> Settlement {
     Settlement {
         id: new.id,
         tenant: new.tenant.clone(),
         version: new.version,
-        payment: new.payment,
+        payment: new.payment.clone(),
         digest: new.payment.digest(),
-        state: SettlementState::Accepted,
+        state: first_state(&new.payment),
         told: None,
         tries: 0,
         accepted_at: at,
         updated_at: at,
-    }
-}
-
-/// The signature's bytes with the name of their kind.
-pub(crate) fn authorization_columns(authorization: &Authorization) -> (&'static str, Vec<u8>) {
-    match authorization {
-        Authorization::Eip3009 { signature } => (EIP3009, signature.to_bytes().to_vec()),
     }
 }
 

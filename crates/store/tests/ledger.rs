@@ -24,6 +24,8 @@ contract! {
     a_bad_row_does_not_fail_its_neighbours,
     a_withdrawn_payment_may_be_accepted_again_under_a_new_id,
     amounts_up_to_256_bits_come_back_exactly,
+    every_way_of_paying_comes_back_as_it_was_signed,
+    what_charges_nothing_is_settled_as_it_is_accepted_and_told_once,
     a_withdrawal_and_a_slot_never_both_get_a_payment,
     a_slot_under_an_old_epoch_or_another_nonce_writes_nothing,
     a_slot_with_a_moved_payment_writes_nothing,
@@ -51,7 +53,8 @@ contract! {
 async fn of_fifty_accepts_of_one_authorization_one_is_accepted(store: TestLedger) {
     let payment = payment();
     let outcomes =
-        join_all((0..50).map(|_| store.ledger.accept(new_settlement("shop", payment)))).await;
+        join_all((0..50).map(|_| store.ledger.accept(new_settlement("shop", payment.clone()))))
+            .await;
     let mut winners = Vec::new();
     let mut found = Vec::new();
     for outcome in outcomes {
@@ -97,7 +100,7 @@ async fn a_bad_row_does_not_fail_its_neighbours(store: TestLedger) {
             ),
         }
     }
-    let again = new_settlement("shop", known.payment);
+    let again = new_settlement("shop", known.payment.clone());
     let again = NewSettlement {
         id: known.id,
         ..again
@@ -112,9 +115,12 @@ async fn a_withdrawn_payment_may_be_accepted_again_under_a_new_id(store: TestLed
     assert!(!store.ledger.withdraw(first.id).await.unwrap());
     let found = store.ledger.find(first.payment.key).await.unwrap().unwrap();
     assert_eq!(found.state, SettlementState::Withdrawn);
-    let outcomes =
-        join_all((0..10).map(|_| store.ledger.accept(new_settlement("other", first.payment))))
-            .await;
+    let outcomes = join_all((0..10).map(|_| {
+        store
+            .ledger
+            .accept(new_settlement("other", first.payment.clone()))
+    }))
+    .await;
     let winners: Vec<Settlement> = outcomes
         .into_iter()
         .filter_map(|outcome| match outcome.unwrap() {
@@ -151,6 +157,113 @@ async fn amounts_up_to_256_bits_come_back_exactly(store: TestLedger) {
     assert!(
         matches!(settled.state, SettlementState::Settled(receipt) if receipt.cost == Wei(U256::MAX))
     );
+}
+
+fn permit2(terms: PermitTerms, signature: PayerSignature, with_allowance: bool) -> Payment {
+    let mut payment = payment();
+    payment.key.authority = PERMIT2;
+    let permitted = match terms {
+        PermitTerms::Exact => payment.value,
+        PermitTerms::Upto { permitted, .. } => permitted,
+    };
+    let bytes: Vec<u8> = (0..TokenPermit::BYTES).map(|n| n as u8).collect();
+    let allowance =
+        TokenPermit::of_checked(payment.key.payer, payment.asset, permitted, &bytes).unwrap();
+    payment.authorization = Authorization::Permit2(Permit2 {
+        terms,
+        signature,
+        allowance: with_allowance.then(|| Box::new(allowance)),
+    });
+    payment
+}
+
+fn upto(permitted: AssetAmount) -> PermitTerms {
+    PermitTerms::Upto {
+        facilitator: SIGNER,
+        permitted,
+    }
+}
+
+async fn every_way_of_paying_comes_back_as_it_was_signed(store: TestLedger) {
+    let ecdsa = || payment().authorization.signature().clone();
+    let contract = |length: usize| PayerSignature::Contract(vec![7; length].into());
+    let counterfactual = PayerSignature::Counterfactual {
+        factory: SIGNER,
+        factory_calldata: vec![0; 3_000].into(),
+        signature: vec![9; 65].into(),
+    };
+    let eip3009 = |signature| Payment {
+        authorization: Authorization::Eip3009 { signature },
+        ..payment()
+    };
+    let most = AssetAmount(U256::MAX);
+    let payments = [
+        eip3009(ecdsa()),
+        eip3009(contract(65)),
+        eip3009(contract(4_000)),
+        eip3009(counterfactual),
+        permit2(PermitTerms::Exact, ecdsa(), false),
+        permit2(PermitTerms::Exact, contract(100), true),
+        permit2(upto(most), ecdsa(), false),
+        permit2(upto(most), contract(65), true),
+    ];
+    // In one group, as they come together.
+    let accepting = payments
+        .iter()
+        .map(|payment| store.ledger.accept(new_settlement("shop", payment.clone())));
+    for outcome in join_all(accepting).await {
+        assert!(matches!(outcome.unwrap(), AcceptOutcome::Accepted(_)));
+    }
+    for payment in payments {
+        let found = store.ledger.find(payment.key).await.unwrap().unwrap();
+        assert_eq!(found.payment, payment);
+        assert_eq!(found.digest, payment.digest());
+        assert_eq!(found.state, SettlementState::Accepted);
+        // Taken back and accepted anew as another kind: nothing of the old one is left.
+        assert!(store.ledger.withdraw(found.id).await.unwrap());
+        let mut plain = payment.clone();
+        plain.authorization = Authorization::Eip3009 { signature: ecdsa() };
+        let again = new_settlement("shop", plain.clone());
+        store.ledger.accept(again).await.unwrap();
+        let found = store.ledger.find(payment.key).await.unwrap().unwrap();
+        assert_eq!(found.payment, plain);
+    }
+}
+
+async fn what_charges_nothing_is_settled_as_it_is_accepted_and_told_once(store: TestLedger) {
+    let ecdsa = payment().authorization.signature().clone();
+    let mut free = permit2(upto(AssetAmount::from(9)), ecdsa, false);
+    free.value = AssetAmount::ZERO;
+    let new = new_settlement("shop", free.clone());
+    let AcceptOutcome::Accepted(accepted) = store.ledger.accept(new.clone()).await.unwrap() else {
+        panic!("not accepted")
+    };
+    let nothing = SettlementState::Settled(Receipt::NOTHING);
+    assert_eq!(accepted.state, nothing);
+    let found = store.ledger.find(free.key).await.unwrap().unwrap();
+    assert_eq!(found, accepted);
+    assert_eq!(store.ledger.unresolved().await.unwrap(), 0);
+    // It is used up: what would move something is not accepted any more.
+    let more = Payment {
+        value: AssetAmount::from(9),
+        ..free
+    };
+    let outcome = store.ledger.accept(new_settlement("shop", more)).await;
+    assert!(matches!(outcome.unwrap(), AcceptOutcome::Exists(found) if found == accepted));
+    let success = Success {
+        transaction: Receipt::NOTHING.transaction,
+        level: Receipt::NOTHING.level,
+    };
+    let mut claimed = 0;
+    for _ in 0..2 {
+        let (request, process) = (RequestId::fresh(), ProcessId::fresh());
+        let claim = store
+            .ledger
+            .claim_delivery(new.id, request, process, success);
+        claimed += usize::from(claim.await.unwrap() == ClaimOutcome::Claimed);
+        let _ = store.ledger.confirm_delivery(new.id, request).await;
+    }
+    assert_eq!(claimed, 1);
 }
 
 async fn a_withdrawal_and_a_slot_never_both_get_a_payment(store: TestLedger) {

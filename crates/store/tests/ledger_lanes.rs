@@ -461,7 +461,7 @@ fn old_row(url: &LedgerUrl, new: &NewSettlement, state: &str) -> String {
         LedgerUrl::Sqlite(_) => bytes(new.id.0.as_bytes()),
         LedgerUrl::Postgres(_) => format!("'{}'", new.id.0),
     };
-    let Authorization::Eip3009 { signature } = new.payment.authorization;
+    let signature = new.payment.authorization.signature().ecdsa().unwrap();
     format!(
         "INSERT INTO settlements (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, \
          valid_after, valid_before, authorization_kind, signature, digest, accepted_at, updated_at, tries, {}) \

@@ -32,6 +32,7 @@ contract! {
     a_claim_notes_what_is_told,
     a_claim_that_is_given_back_was_not_told,
     a_withdrawn_payment_starts_anew,
+    what_only_one_account_may_settle_is_for_the_owner_of_its_lane,
 }
 
 async fn queued(store: &TestLedger, process: Option<ProcessId>) -> SettlementId {
@@ -399,4 +400,48 @@ async fn what_the_database_undoes_is_done_again_or_certainly_not_done() {
     };
     assert!(matches!(error, StoreError::Undone), "{error}");
     assert!(error.is_retryable() && !error.is_uncertain());
+}
+
+async fn what_only_one_account_may_settle_is_for_the_owner_of_its_lane(store: TestLedger) {
+    let (owner, other) = (alive(&store).await, alive(&store).await);
+    let lane = store
+        .ledger
+        .claim_lane(CHAIN, SIGNER, owner, 1, 60_000)
+        .await
+        .unwrap();
+    assert!(lane.is_some());
+    let mut payment = payment();
+    payment.key.authority = PERMIT2;
+    payment.valid_before = UnixSeconds(1_000);
+    payment.authorization = Authorization::Permit2(Permit2 {
+        terms: PermitTerms::Upto {
+            facilitator: SIGNER,
+            permitted: payment.value,
+        },
+        signature: payment.authorization.signature().clone(),
+        allowance: None,
+    });
+    let id = accepted(
+        store
+            .ledger
+            .accept(new_settlement("shop", payment))
+            .await
+            .unwrap(),
+    )
+    .id;
+    let plain = queued(&store, None).await;
+    assert_eq!(claimed(&store, other, 10).await, [plain]);
+    let late = |moment| Wanted::Late(UnixSeconds(moment));
+    for (moment, found) in [(999, vec![]), (1_000, vec![id])] {
+        let wanted = late(moment);
+        let claiming = store
+            .ledger
+            .claim_accepted(CHAIN, other, 10, &wanted)
+            .await
+            .unwrap();
+        let ids: Vec<_> = claiming.iter().map(|settlement| settlement.id).collect();
+        assert_eq!(ids, found, "late at {moment}");
+    }
+    store.ledger.release_accepted(other, &[id]).await.unwrap();
+    assert_eq!(claimed(&store, owner, 10).await, [id]);
 }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use alloy_primitives::Address;
+use teller_api::SupportedNetwork;
 use teller_chain::{
-    FeePolicy, HeadHandle, InspectLimits, Inspector, LocalSigner, NodeConfig, Nodes, watch_heads,
+    FeePolicy, HeadHandle, InspectLimits, Inspector, LocalSigner, NodeConfig, NodeError, Nodes,
+    watch_heads,
 };
-use teller_domain::ChainId;
+use teller_domain::{ChainId, EXACT_PROXY, UPTO_PROXY};
 use teller_settle::NetworkParts;
 use teller_settle::core::{BatchLimits, Budgets, CoreConfig};
 use teller_verify::{VerifyNetwork, margin_seconds};
@@ -73,12 +76,47 @@ impl Chain {
         }
     }
 
+    /// The one account that settles `upto`. It must stay the same while authorizations name it, so it is the first signer.
+    fn facilitator(&self) -> Option<Address> {
+        self.network.signers.first().map(|signer| signer.address)
+    }
+
+    /// What `/supported` says of it: of the proxies only those that are seen to be there.
+    pub async fn supported(&self, within: Duration) -> SupportedNetwork {
+        let look = async {
+            let exact = self.nodes.code(EXACT_PROXY).await?;
+            let upto = self.nodes.code(UPTO_PROXY).await?;
+            Ok::<_, NodeError>((!exact.is_empty(), !upto.is_empty()))
+        };
+        let (exact, upto) = match tokio::time::timeout(within, look).await {
+            Ok(Ok(there)) => there,
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(network = %self.network.id, "it could not be seen whether the x402 proxies are there; what needs them is not offered");
+                (false, false)
+            }
+        };
+        SupportedNetwork {
+            chain: self.network.id,
+            signers: self
+                .network
+                .signers
+                .iter()
+                .map(|signer| signer.address)
+                .collect(),
+            facilitator: self.facilitator().filter(|_| upto),
+            token_permits: exact,
+        }
+    }
+
     /// What verification needs of it.
     pub fn verify_parts(&self) -> VerifyNetwork {
         let network = &self.network;
         VerifyNetwork {
             chain: network.id,
             assets: network.assets.clone(),
+            multicall3: network.multicall3,
+            wallet_factories: network.wallet_factories.clone(),
+            facilitator: self.facilitator(),
             own_addresses: network
                 .signers
                 .iter()

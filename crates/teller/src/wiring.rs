@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teller_api::{
-    Api, ApiConfig, Health, Readiness, ServeLimits, Supported, SupportedNetwork, TenantLimits,
-    serve_grpc, serve_rest,
+    Api, ApiConfig, Health, Readiness, ServeLimits, Supported, TenantLimits, serve_grpc, serve_rest,
 };
 use teller_domain::ProcessId;
 use teller_settle::core::Budgets;
@@ -35,6 +34,8 @@ const COMPENSATIONS_POLL: Duration = Duration::from_secs(5);
 const STORES_RETRY: Duration = Duration::from_secs(1);
 /// How long a start waits for nodes. One that is away must not keep a teller from starting.
 const SETTLE_IN: Duration = Duration::from_secs(5);
+/// However late it is, nodes are given this long to show which proxies are there.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
 /// Settle requests wait on for at most this long once shutdown has begun.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -168,7 +169,8 @@ pub async fn start(config: &Config, role: Role, health: Health) -> Result<Teller
     if let Some((rest, grpc)) = listeners {
         teller.rest = rest.local_addr().ok();
         let verifier = verifier(config, &chains, &stores);
-        let api = api(config, &stores, verifier, settler, readiness);
+        let supported = supported(&chains, deadline).await;
+        let api = api(config, supported, &stores, verifier, settler, readiness);
         teller.open_doors(config, &api, rest, grpc);
         teller.api = Some(api);
     }
@@ -258,27 +260,23 @@ fn policy(config: &Config) -> Policy {
     }
 }
 
+async fn supported(chains: &[Chain], deadline: tokio::time::Instant) -> Supported {
+    let mut networks = Vec::with_capacity(chains.len());
+    for chain in chains {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        networks.push(chain.supported(left.max(LOOK_AT_LEAST)).await);
+    }
+    Supported { networks }
+}
+
 fn api(
     config: &Config,
+    supported: Supported,
     stores: &Stores,
     verifier: Verifier,
     settler: Settler,
     readiness: Readiness,
 ) -> Api {
-    let supported = Supported {
-        networks: config
-            .networks
-            .iter()
-            .map(|network| SupportedNetwork {
-                chain: network.id,
-                signers: network
-                    .signers
-                    .iter()
-                    .map(|signer| signer.address)
-                    .collect(),
-            })
-            .collect(),
-    };
     let api_config = ApiConfig {
         max_concurrent_requests: config.server.max_in_flight,
         settle_wait: config.server.settle_wait,

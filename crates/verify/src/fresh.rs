@@ -14,11 +14,23 @@ const FRESH_BLOCKS: u64 = 2;
 /// Findings in one generation. Two of them take some 10 MB.
 const GENERATION: usize = 32_768;
 
-/// The payer's balance and where it was read.
+/// Who judged a payment's signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judge {
+    /// The signature is the payer's key's, and the payer has no code.
+    Key,
+    /// The payer's code.
+    PayersCode,
+    /// The code that the payer will have.
+    NewCode,
+}
+
+/// The payer's balance and where it was read. Only what keys have judged is kept: code may change its mind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
     pub(crate) balance: AssetAmount,
     pub(crate) block: u64,
+    pub(crate) judge: Judge,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +84,7 @@ mod tests {
     const READING: Reading = Reading {
         balance: AssetAmount::ZERO,
         block: 10,
+        judge: Judge::Key,
     };
 
     #[test]

@@ -9,6 +9,8 @@ use teller_domain::{AuthorizationKey, PaymentDigest, TenantId, UnixMillis};
 use teller_store::{HoldVersion, Reservations};
 use tokio::runtime::Handle;
 
+use crate::fresh::Judge;
+
 /// The clock of leases and holds.
 pub(crate) fn wall_clock() -> UnixMillis {
     let since = SystemTime::now()
@@ -21,6 +23,7 @@ pub(crate) fn wall_clock() -> UnixMillis {
 /// granted is given back unless somebody else was promised it meanwhile: an answer that reached nobody reserves nothing.
 pub struct Hold {
     payer: Address,
+    judge: Judge,
     kind: Kind,
 }
 
@@ -48,6 +51,7 @@ impl Hold {
     pub(crate) fn renewed(payer: Address) -> Self {
         Self {
             payer,
+            judge: Judge::Key,
             kind: Kind::Renewed,
         }
     }
@@ -55,6 +59,7 @@ impl Hold {
     pub(crate) fn absent(payer: Address) -> Self {
         Self {
             payer,
+            judge: Judge::Key,
             kind: Kind::Absent,
         }
     }
@@ -62,8 +67,20 @@ impl Hold {
     pub(crate) fn granted(payer: Address, give_back: GiveBack) -> Self {
         Self {
             payer,
+            judge: Judge::Key,
             kind: Kind::Granted(give_back),
         }
+    }
+
+    pub(crate) fn judged_by(mut self, judge: Judge) -> Self {
+        self.judge = judge;
+        self
+    }
+
+    /// Whether the payer's code judged the signature: then it has to when the payment is settled, too
+    /// ([`Payment::judged_by_code`](teller_domain::Payment::judged_by_code)).
+    pub fn is_judged_by_code(&self) -> bool {
+        self.judge == Judge::PayersCode
     }
 
     /// Whether somebody held this before.

@@ -2,6 +2,7 @@
 //! (DESIGN section 3.1). Cheap checks come first; nothing here sends a transaction.
 
 mod checks;
+mod findings;
 mod fresh;
 mod hold;
 mod meters;
@@ -9,7 +10,7 @@ mod network;
 mod policy;
 mod verifier;
 
-use teller_domain::Refusal;
+use teller_domain::{PayerSignature, Reason, Refusal};
 use teller_store::StoreError;
 
 pub use hold::Hold;
@@ -40,4 +41,13 @@ pub enum CheckError {
     /// A store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What kind of signature these bytes are (PROTOCOL section 3.4).
+///
+/// # Errors
+/// When no payer can have meant them as one.
+pub fn read_signature(bytes: &[u8]) -> Result<PayerSignature, Refusal> {
+    teller_schemes::read(bytes)
+        .map_err(|error| Refusal::new(Reason::InvalidSignature, error.to_string()))
 }

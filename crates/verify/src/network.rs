@@ -26,6 +26,12 @@ pub struct VerifyNetwork {
     pub chain: ChainId,
     /// The assets that may be paid with.
     pub assets: Vec<Asset>,
+    /// Multicall3, which makes contract wallets that are not there yet.
+    pub multicall3: Address,
+    /// Who may make contract wallets that are not there yet (ERC-6492): they are called with whatever a payer sends.
+    pub wallet_factories: Vec<Address>,
+    /// The one account that settles `upto`; none where that is not served.
+    pub facilitator: Option<Address>,
     /// Teller's own signers, and whatever else must never be a party to a payment.
     pub own_addresses: Vec<Address>,
     /// Reads chain state.
@@ -48,6 +54,9 @@ pub(crate) struct KnownDomain {
 pub(crate) struct Network {
     pub(crate) chain: ChainId,
     pub(crate) assets: Vec<KnownDomain>,
+    pub(crate) multicall3: Address,
+    pub(crate) wallet_factories: Vec<Address>,
+    pub(crate) facilitator: Option<Address>,
     pub(crate) own_addresses: Vec<Address>,
     pub(crate) inspector: Inspector,
     pub(crate) heads: HeadHandle,
@@ -64,6 +73,9 @@ impl From<VerifyNetwork> for Network {
         Self {
             chain: network.chain,
             assets: assets.collect(),
+            multicall3: network.multicall3,
+            wallet_factories: network.wallet_factories,
+            facilitator: network.facilitator,
             own_addresses: network.own_addresses,
             inspector: network.inspector,
             heads: network.heads,

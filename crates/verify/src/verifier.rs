@@ -1,23 +1,24 @@
 //! The pipeline.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::U256;
-use teller_chain::InspectItem;
+use teller_chain::{InspectItem, Inspection};
 use teller_domain::{
-    AssetAmount, AuthorizationKey, PaymentDigest, PaymentRequest, Reason, Refusal, TenantId,
-    UnixMillis, UnixSeconds,
+    AssetAmount, Authorization, AuthorizationKey, PayerSignature, Payment, PaymentDigest,
+    PaymentRequest, Reason, Refusal, TenantId, UnixMillis, UnixSeconds,
 };
-use teller_schemes::eip3009::transfer_call;
 use teller_store::{
     Boundary, HoldPurpose, Reservations, ReserveOutcome, ReserveRequest, StoreError,
 };
 use tokio::time::timeout;
 
-use crate::checks::{check_inspection, check_request, check_signature};
-use crate::fresh::{Fresh, Reading};
+use crate::checks::check_request;
+use crate::findings::{check_codeless, check_inspection, signed_by_key};
+use crate::fresh::{Fresh, Judge, Reading};
 use crate::hold::{GiveBack, Hold, wall_clock};
 use crate::meters::{Stage, count_elsewhere};
 use crate::network::Network;
@@ -154,7 +155,7 @@ impl Inner {
         let head = network.heads.first(READ_DEADLINE).await;
         let head = head.map_err(|_| unknown())?;
         let now = head.chain_time();
-        let known = check_request(network, &self.policy, request, now)?;
+        let known = check_request(network, &self.policy, request, purpose, now)?;
         let started = network.meters.stage(Stage::Checks, started);
 
         let digest = request.payment.digest();
@@ -166,9 +167,9 @@ impl Inner {
             // The digest covers everything that was signed and the signature.
             Some(reading) => (reading, started),
             None => {
-                check_signature(known, &request.payment)?;
+                let by_key = signed_by_key(known, &request.payment);
                 let started = network.meters.stage(Stage::Signature, started);
-                let reading = match self.read(network, request).await {
+                let reading = match self.read(network, &request.payment, by_key).await {
                     Err(Stop::Refused(refusal)) if spent_by_another(&refusal, purpose) => {
                         return self
                             .resume(request, digest, head.block.number, now, refusal)
@@ -177,7 +178,9 @@ impl Inner {
                     reading => reading?,
                 };
                 let started = network.meters.stage(Stage::Chain, started);
-                self.fresh.insert(digest, reading, started);
+                if reading.judge == Judge::Key {
+                    self.fresh.insert(digest, reading, started);
+                }
                 (reading, started)
             }
         };
@@ -193,33 +196,67 @@ impl Inner {
             }
             hold => hold,
         };
+        let hold = hold.map(|hold| hold.judged_by(reading.judge));
         network.meters.stage(Stage::Reserve, started);
         hold
     }
 
-    /// The chain's state and a simulation of the very call that would settle the payment, at one block.
-    async fn read(&self, network: &Network, request: &PaymentRequest) -> Result<Reading, Stop> {
-        let payment = &request.payment;
-        let item = InspectItem {
-            token: payment.asset,
-            payer: payment.key.payer,
-            payee: payment.payee,
-            nonce: payment.key.nonce.0,
-            call: transfer_call(payment),
+    /// The chain's state and a simulation of the very call that would settle the payment, at one block. What a payer with
+    /// code sent is for its code to judge, whatever it looks like.
+    async fn read(
+        &self,
+        network: &Network,
+        payment: &Payment,
+        by_key: bool,
+    ) -> Result<Reading, Stop> {
+        // A payment of nothing makes no call; the payer must have allowed one all the same.
+        let whole = payment.charges_nothing().then(|| Payment {
+            value: payment.permitted(),
+            ..payment.clone()
+        });
+        let payment = whole.as_ref().unwrap_or(payment);
+        let item = InspectItem::of(payment, network.multicall3);
+        let first = match payment.authorization.signature() {
+            PayerSignature::Ecdsa(_) | PayerSignature::Contract(_) => item,
+            // Nobody is called before it is known that this has to be.
+            PayerSignature::Counterfactual { .. } => item.without_call(),
         };
-        let inspection = match timeout(READ_DEADLINE, network.inspector.inspect(item)).await {
-            Ok(Ok(inspection)) => inspection,
-            Ok(Err(_)) | Err(_) => {
-                return Err(Stop::Unknown(CheckError::Node {
-                    chain: network.chain,
-                }));
-            }
+        let mut inspection = self.inspect(network, first).await?;
+        let judge = match payment.authorization.signature() {
+            _ if inspection.code_size > 0 => Judge::PayersCode,
+            PayerSignature::Ecdsa(_) => Judge::Key,
+            PayerSignature::Contract(_) | PayerSignature::Counterfactual { .. } => Judge::NewCode,
         };
-        let balance = check_inspection(payment, &inspection)?;
+        let mut judged = Cow::Borrowed(payment);
+        if judge == Judge::PayersCode {
+            judged.to_mut().judged_by_code();
+        } else {
+            check_codeless(network, payment, by_key)?;
+        }
+        let is_unjudged = match payment.authorization.signature() {
+            PayerSignature::Ecdsa(_) => judge == Judge::PayersCode,
+            PayerSignature::Contract(_) => false,
+            PayerSignature::Counterfactual { .. } => true,
+        };
+        if is_unjudged {
+            let again = InspectItem::of(&judged, network.multicall3);
+            inspection = self.inspect(network, again).await?;
+        }
+        let balance = check_inspection(&judged, &inspection)?;
         Ok(Reading {
             balance,
             block: inspection.block.number,
+            judge,
         })
+    }
+
+    async fn inspect(&self, network: &Network, item: InspectItem) -> Result<Inspection, Stop> {
+        match timeout(READ_DEADLINE, network.inspector.inspect(item)).await {
+            Ok(Ok(inspection)) => Ok(inspection),
+            Ok(Err(_)) | Err(_) => Err(Stop::Unknown(CheckError::Node {
+                chain: network.chain,
+            })),
+        }
     }
 
     /// The authorization was used although this tenant may hold it: then whoever used it moved the money to the payee,
@@ -237,6 +274,7 @@ impl Inner {
         let reading = Reading {
             balance: AssetAmount(U256::MAX),
             block,
+            judge: Judge::Key,
         };
         let held = self.reserve(request, HoldPurpose::Settle, digest, reading, now);
         match held.await {
@@ -300,11 +338,9 @@ impl Inner {
                 Reason::AuthorizationAlreadyReserved,
                 "the authorization is reserved by another request",
             ))),
-            ReserveOutcome::InsufficientBalance { held } => Err(Stop::Refused(too_little(
-                reading.balance,
-                held,
-                payment.value,
-            ))),
+            ReserveOutcome::InsufficientBalance { held } => {
+                Err(Stop::Refused(too_little(reading.balance, held, payment)))
+            }
         }
     }
 
@@ -326,7 +362,8 @@ fn no_answer() -> StoreError {
 }
 
 fn spent_by_another(refusal: &Refusal, purpose: HoldPurpose) -> bool {
-    refusal.reason == Reason::NonceAlreadyUsed && purpose == HoldPurpose::Settle
+    let spent = [Reason::NonceAlreadyUsed, Reason::Permit2InvalidNonce];
+    spent.contains(&refusal.reason) && purpose == HoldPurpose::Settle
 }
 
 /// `validBefore` is chain time; the hold ends when that much of it has passed on the clock of holds.
@@ -340,9 +377,13 @@ fn nonce_hold_until(
     UnixMillis(now.0.saturating_add(left))
 }
 
-fn too_little(balance: AssetAmount, held: AssetAmount, value: AssetAmount) -> Refusal {
-    Refusal::new(
-        Reason::InsufficientBalance,
-        format!("the payer has {balance}, of which {held} is reserved; the payment is {value}"),
-    )
+fn too_little(balance: AssetAmount, held: AssetAmount, payment: &Payment) -> Refusal {
+    let value = payment.value;
+    let reason = match payment.authorization {
+        Authorization::Eip3009 { .. } => Reason::InsufficientBalance,
+        Authorization::Permit2(_) => Reason::Permit2InsufficientBalance,
+    };
+    let detail =
+        format!("the payer has {balance}, of which {held} is reserved; the payment is {value}");
+    Refusal::new(reason, detail)
 }

@@ -17,6 +17,7 @@ use teller_domain::{
     Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Eip712Name,
     Payment, PaymentRequest, Reason, Scheme, TenantId, UnixSeconds, X402Version,
 };
+use teller_schemes::multicall::MULTICALL3;
 use teller_schemes::{eip3009, sign};
 use teller_store::{MemoryReservations, SqliteLedger};
 use teller_verify::{
@@ -63,6 +64,9 @@ impl World {
         let network = VerifyNetwork {
             chain: CHAIN,
             assets: vec![asset(&devnet)],
+            multicall3: MULTICALL3,
+            wallet_factories: Vec::new(),
+            facilitator: None,
             own_addresses: Vec::new(),
             inspector: Inspector::spawn(nodes.clone(), heads.clone(), InspectLimits::default()),
             heads: heads.clone(),
@@ -100,18 +104,19 @@ impl World {
             valid_after: UnixSeconds(0),
             valid_before: head.chain_time().plus(300),
             authorization: Authorization::Eip3009 {
-                signature: sign(B256::ZERO, &secret.0).unwrap(),
+                signature: sign(B256::ZERO, &secret.0).unwrap().into(),
             },
         };
         let digest = eip3009::Domain::new(&asset).digest(&payment);
         payment.authorization = Authorization::Eip3009 {
-            signature: sign(digest, &secret.0).unwrap(),
+            signature: sign(digest, &secret.0).unwrap().into(),
         };
         PaymentRequest {
             tenant: TenantId::new("seller"),
             version: X402Version::V2,
             scheme: Scheme::Exact,
             payment,
+            asset: asset.address,
             pay_to: payee,
             amount: AssetAmount::from(value),
             max_timeout_seconds: 60,
@@ -309,8 +314,9 @@ async fn what_the_chain_says_is_told_by_name() {
         "0xef01000000000000000000000000000000000000000001"
     ]);
     world.devnet.rpc("anvil_setCode", code).await.unwrap();
-    let has_code = Some(Reason::PayerHasCode);
-    assert_eq!(reason(verifier.verify(&contract).await), has_code);
+    // It delegates to nothing that could accept a signature.
+    let not_accepted = Some(Reason::InvalidSignature);
+    assert_eq!(reason(verifier.verify(&contract).await), not_accepted);
 
     let paused = world.request(3, 10_000).await;
     let asset = world.devnet.info().asset.address;

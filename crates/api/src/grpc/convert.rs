@@ -2,13 +2,14 @@
 
 use alloy_primitives::U256;
 use teller_domain::{
-    Compensation, CompensationKind, Level, Settlement as Row, SettlementStateKind, Told,
+    Compensation, CompensationKind, Level, Scheme, Settlement as Row, SettlementStateKind, Told,
     X402Version as DomainVersion,
 };
+use teller_protocol::extensions::Extensions;
 use teller_protocol::field::{self, FieldError};
 use teller_protocol::{
-    Eip3009Payload, Extra, Fault, PaymentPayload, PaymentRequirements, ReadError, Request,
-    SchemePayload, Version,
+    Eip3009Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault, PaymentRequirements,
+    ReadError, Version,
 };
 
 use crate::proto;
@@ -26,7 +27,7 @@ impl Problem {
 pub(super) fn request(
     payload: Option<proto::PaymentPayload>,
     requirements: Option<proto::PaymentRequirements>,
-) -> Result<Request, ReadError> {
+) -> Result<EvmRequest, ReadError> {
     let missing = |what: &str| ReadError {
         fault: Fault::Body,
         detail: format!("{what} is missing"),
@@ -55,7 +56,7 @@ fn authorization(payload: &proto::PaymentPayload) -> Option<&proto::Eip3009Autho
 fn read(
     payload: proto::PaymentPayload,
     requirements: proto::PaymentRequirements,
-) -> Result<Request, Problem> {
+) -> Result<EvmRequest, Problem> {
     let version = match payload.x402_version() {
         proto::X402Version::V1 => Version::V1,
         proto::X402Version::V2 => Version::V2,
@@ -105,20 +106,19 @@ fn read(
             asset_transfer_method: None,
         },
     };
-    Ok(Request {
+    Ok(EvmRequest {
         version,
-        payload: PaymentPayload {
-            scheme: "exact".into(),
-            network: payload.network,
-            payload: scheme_payload(payload.payload)?,
-        },
+        scheme: EvmScheme::Exact,
+        network: payload.network,
+        payload: scheme_payload(payload.payload)?,
         requirements,
+        facilitator_address: None,
+        resource: None,
+        extensions: Extensions::default(),
     })
 }
 
-fn scheme_payload(
-    payload: Option<proto::payment_payload::Payload>,
-) -> Result<SchemePayload, Problem> {
+fn scheme_payload(payload: Option<proto::payment_payload::Payload>) -> Result<EvmPayload, Problem> {
     const PATH: &str = "payment_payload.exact_eip3009";
     let missing = |path: &str| Problem::of(Fault::Payload, path, "is missing");
     let Some(proto::payment_payload::Payload::ExactEip3009(exact)) = payload else {
@@ -136,7 +136,7 @@ fn scheme_payload(
         ));
     }
     let path = |field: &str| format!("{PATH}.authorization.{field}");
-    Ok(SchemePayload::Eip3009(Eip3009Payload {
+    Ok(EvmPayload::Eip3009(Eip3009Payload {
         from: parsed(Fault::Payload, &path("from"), &signed.from, field::address)?,
         to: parsed(Fault::Payload, &path("to"), &signed.to, field::address)?,
         value: parsed(
@@ -164,6 +164,13 @@ fn parsed<T>(
     read: fn(&str) -> Result<T, &'static str>,
 ) -> Result<T, Problem> {
     read(text).map_err(|problem| Problem::of(fault, path, problem))
+}
+
+pub(super) fn scheme(scheme: Scheme) -> proto::Scheme {
+    match scheme {
+        Scheme::Exact => proto::Scheme::Exact,
+        Scheme::Upto => proto::Scheme::Upto,
+    }
 }
 
 pub(super) fn state(kind: SettlementStateKind) -> proto::SettlementState {
@@ -241,7 +248,7 @@ pub(super) fn settlement(row: &Row) -> proto::Settlement {
         state: state(row.state.kind()).into(),
         x402_version: version.into(),
         network: payment.key.chain.to_string(),
-        scheme: proto::Scheme::Exact.into(),
+        scheme: scheme(payment.scheme()).into(),
         asset: payment.asset.to_string(),
         payer: payment.key.payer.to_string(),
         payee: payment.payee.to_string(),

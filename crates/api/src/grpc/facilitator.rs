@@ -264,7 +264,10 @@ impl Facilitator for FacilitatorDoor {
                 1 => proto::X402Version::V1.into(),
                 _ => proto::X402Version::V2.into(),
             },
-            scheme: proto::Scheme::Exact.into(),
+            scheme: match kind.extra {
+                Some(_) => proto::Scheme::Upto.into(),
+                None => proto::Scheme::Exact.into(),
+            },
             network: kind.network.clone(),
         });
         let signers = supported.signers.iter().map(|(pattern, addresses)| {

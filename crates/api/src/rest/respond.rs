@@ -114,6 +114,7 @@ pub(super) fn settle(answer: SettleAnswer, is_malformed: bool) -> Response {
             .payer
             .map(|payer| payer.to_string())
             .unwrap_or_default(),
+        amount: answer.charged.map(|amount| amount.to_string()),
         error: text.filter(|_| status.is_client_error()),
     };
     let mut response = json(status, &body);

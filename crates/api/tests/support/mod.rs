@@ -59,6 +59,8 @@ pub fn api_over(
             networks: vec![SupportedNetwork {
                 chain: ChainId(84532),
                 signers: vec![Address::repeat_byte(0x11)],
+                facilitator: None,
+                token_permits: false,
             }],
         },
         auth,
@@ -84,6 +86,9 @@ fn without_a_node() -> VerifyNetwork {
     VerifyNetwork {
         chain,
         assets: known_assets(chain).collect(),
+        multicall3: Address::repeat_byte(0x33),
+        wallet_factories: Vec::new(),
+        facilitator: None,
         own_addresses: Vec::new(),
         inspector: Inspector::spawn(nodes, heads.clone(), limits),
         heads,

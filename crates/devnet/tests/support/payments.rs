@@ -6,7 +6,7 @@ use teller_devnet::contracts::abi::Token;
 use teller_devnet::contracts::{PERMIT2, TEST_DOLLAR};
 use teller_devnet::{Devnet, fund_token};
 use teller_domain::{
-    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, EvmReason, Payment,
+    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Payment, Reason,
     UnixSeconds, known_assets,
 };
 use teller_schemes::permit2::{Permit, Proxy, classify_revert};
@@ -58,7 +58,7 @@ pub fn payment(payer: Address, to: Address, value: u64) -> (Payment, B256) {
         valid_after: UnixSeconds(0),
         valid_before: UnixSeconds(now() + 3_600),
         authorization: Authorization::Eip3009 {
-            signature: sign(B256::ZERO, &B256::repeat_byte(1).0).unwrap(),
+            signature: sign(B256::ZERO, &B256::repeat_byte(1).0).unwrap().into(),
         },
     };
     let digest = eip3009::Domain::new(&asset).digest(&payment);
@@ -139,7 +139,7 @@ pub async fn refusal_reason(
     from: Address,
     to: Address,
     data: &[u8],
-) -> Option<EvmReason> {
+) -> Option<Reason> {
     let words = refusal(devnet, from, to, data).await;
     let digits = words.split("custom error 0x").nth(1).unwrap_or_default();
     let selector = digits.get(..8).and_then(|text| hex::decode(text).ok())?;

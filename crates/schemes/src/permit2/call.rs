@@ -5,7 +5,8 @@ use alloy_sol_types::{SolCall, sol};
 use teller_domain::{AssetAmount, ChainId, UnixSeconds};
 
 use super::{EXACT_PROXY, PERMIT2, Permit, Proxy, UPTO_PROXY};
-use crate::eip2612;
+use crate::multicall::decoded;
+use crate::{eip2612, multicall};
 
 sol! {
     struct TokenPermissions { address token; uint256 amount; }
@@ -157,39 +158,37 @@ pub fn decode_call(chain: ChainId, target: Address, calldata: &[u8]) -> Option<P
     }
     match target {
         EXACT_PROXY => {
-            let (permit, owner, witness, signature) = if let Ok(call) =
-                ExactProxy::settleCall::abi_decode_validate(calldata)
-            {
-                (call.permit, call.owner, call.witness, call.signature)
-            } else {
-                let call = ExactProxy::settleWithPermitCall::abi_decode_validate(calldata).ok()?;
-                (call.permit, call.owner, call.witness, call.signature)
-            };
+            let (permit, owner, witness, signature) =
+                if let Some(call) = decoded::<ExactProxy::settleCall>(calldata) {
+                    (call.permit, call.owner, call.witness, call.signature)
+                } else {
+                    let call = decoded::<ExactProxy::settleWithPermitCall>(calldata)?;
+                    (call.permit, call.owner, call.witness, call.signature)
+                };
             let amount = permit.permitted.amount;
             let to = (witness.to, witness.validAfter);
             call_of(chain, permit, to, Proxy::Exact, owner, amount, signature)
         }
         UPTO_PROXY => {
-            let (permit, amount, owner, witness, signature) = if let Ok(call) =
-                UptoProxy::settleCall::abi_decode_validate(calldata)
-            {
-                (
-                    call.permit,
-                    call.amount,
-                    call.owner,
-                    call.witness,
-                    call.signature,
-                )
-            } else {
-                let call = UptoProxy::settleWithPermitCall::abi_decode_validate(calldata).ok()?;
-                (
-                    call.permit,
-                    call.amount,
-                    call.owner,
-                    call.witness,
-                    call.signature,
-                )
-            };
+            let (permit, amount, owner, witness, signature) =
+                if let Some(call) = decoded::<UptoProxy::settleCall>(calldata) {
+                    (
+                        call.permit,
+                        call.amount,
+                        call.owner,
+                        call.witness,
+                        call.signature,
+                    )
+                } else {
+                    let call = decoded::<UptoProxy::settleWithPermitCall>(calldata)?;
+                    (
+                        call.permit,
+                        call.amount,
+                        call.owner,
+                        call.witness,
+                        call.signature,
+                    )
+                };
             let proxy = Proxy::Upto {
                 facilitator: witness.facilitator,
             };
@@ -198,6 +197,23 @@ pub fn decode_call(chain: ChainId, target: Address, calldata: &[u8]) -> Option<P
         }
         _ => None,
     }
+}
+
+/// The settlements that a transaction to `target` asks for: of a proxy itself, or of several through Multicall3.
+pub fn calls_of(
+    chain: ChainId,
+    multicall3: Address,
+    target: Address,
+    calldata: &[u8],
+) -> Vec<ProxyCall> {
+    if target != multicall3 {
+        return decode_call(chain, target, calldata).into_iter().collect();
+    }
+    let calls = multicall::calls(calldata).unwrap_or_default();
+    let calls = calls.iter();
+    calls
+        .filter_map(|(target, call)| decode_call(chain, *target, call))
+        .collect()
 }
 
 fn call_of(
@@ -299,6 +315,30 @@ mod tests {
         assert_eq!(proxy_probe_call()[..], hex!("6afdd850"));
         assert_eq!(nonce_bitmap_call(owner, U256::MAX)[..4], hex!("4fe02b44"));
         assert_eq!(allowance_call(owner)[..4], hex!("dd62ed3e"));
+    }
+
+    #[test]
+    fn what_stands_behind_the_arguments_is_ignored_as_contracts_ignore_it() {
+        let owner = Address::repeat_byte(1);
+        for proxy in [Proxy::Exact, upto()] {
+            let permit = vector(proxy);
+            let call = settle_call(&permit, owner, permit.amount, &[7; 65]);
+            let read = decode_call(permit.chain, proxy.address(), &call).unwrap();
+            let attributed = [&call[..], &hex!("a161616474657374000c028021")].concat();
+            let target = proxy.address();
+            assert_eq!(
+                decode_call(permit.chain, target, &attributed),
+                Some(read.clone())
+            );
+            let batch = multicall::aggregate([(target, Bytes::from(attributed))].into_iter());
+            let attributed = [&batch[..], &[0x80, 0x21]].concat();
+            let at = multicall::MULTICALL3;
+            assert_eq!(calls_of(permit.chain, at, at, &attributed), [read]);
+            // A word that a contract would not take for an address.
+            let mut dirty = call.to_vec();
+            dirty[4] = 1;
+            assert_eq!(decode_call(permit.chain, target, &dirty), None);
+        }
     }
 
     #[test]

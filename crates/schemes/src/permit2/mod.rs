@@ -6,23 +6,20 @@
 mod call;
 mod outcome;
 
-use alloy_primitives::{Address, B256, Keccak256, U256, address, b256};
-use teller_domain::{AssetAmount, ChainId, EvmReason, UnixSeconds};
+use alloy_primitives::{Address, B256, Keccak256, U256, b256};
+use teller_domain::{
+    AssetAmount, Authorization, ChainId, Payment, PermitTerms, Reason, UnixSeconds,
+};
 
 pub use call::{
-    MAX_CALLDATA_BYTES, ProxyCall, allowance_call, decode_call, nonce_bitmap_call,
+    MAX_CALLDATA_BYTES, ProxyCall, allowance_call, calls_of, decode_call, nonce_bitmap_call,
     proxy_probe_call, settle_call, settle_with_permit_call,
 };
 pub use outcome::{
     Findings, ProxySettlement, classify_revert, diagnose, invalidates, nonce_used, settlements,
 };
 
-/// Permit2, at the same address on every chain that has it.
-pub const PERMIT2: Address = address!("000000000022D473030F116dDEE9F6B43aC78BA3");
-/// `x402ExactPermit2Proxy`.
-pub const EXACT_PROXY: Address = address!("402085c248EeA27D92E8b30b2C58ed07f9E20001");
-/// `x402UptoPermit2Proxy`.
-pub const UPTO_PROXY: Address = address!("4020A4f3b7b90ccA423B9fabCc0CE57C6C240002");
+pub use teller_domain::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
 
 /// `EIP712Domain(string name,uint256 chainId,address verifyingContract)`: Permit2 has no version.
 const DOMAIN_TYPE: B256 = b256!("8cad95687ba82c2ce50e74f7b754645e5117c3a5bec8151c0726d5857980a866");
@@ -86,6 +83,26 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// What the payer of this payment signed; `None` if it is no payment by Permit2.
+    pub fn of(payment: &Payment) -> Option<Self> {
+        let Authorization::Permit2(permit) = &payment.authorization else {
+            return None;
+        };
+        Some(Self {
+            chain: payment.key.chain,
+            token: payment.asset,
+            amount: payment.permitted(),
+            nonce: payment.key.nonce.0.into(),
+            deadline: deadline_of(payment.valid_before),
+            to: payment.payee,
+            valid_after: payment.valid_after,
+            proxy: match permit.terms {
+                PermitTerms::Exact => Proxy::Exact,
+                PermitTerms::Upto { facilitator, .. } => Proxy::Upto { facilitator },
+            },
+        })
+    }
+
     /// The digest that the payer signs.
     pub fn digest(&self) -> B256 {
         let permit_type = match self.proxy {
@@ -128,6 +145,15 @@ impl Permit {
     }
 }
 
+/// Permit2 takes a permit in its deadline's second; a payment is void from the second behind that on.
+pub fn valid_before(deadline: UnixSeconds) -> UnixSeconds {
+    deadline.plus(1)
+}
+
+fn deadline_of(valid_before: UnixSeconds) -> UnixSeconds {
+    UnixSeconds(valid_before.0.saturating_sub(1))
+}
+
 /// Permit2's EIP-712 domain separator on a network.
 pub fn domain_separator(chain: ChainId) -> B256 {
     let mut hasher = Keccak256::new();
@@ -162,31 +188,25 @@ pub fn check(
     demand: &Demand,
     now: UnixSeconds,
     margin: u64,
-) -> Result<(), EvmReason> {
+) -> Result<(), Reason> {
     let foreign = match permit.proxy {
         Proxy::Exact => false,
         Proxy::Upto { facilitator } => facilitator != demand.facilitator,
     };
     let failures = [
-        (spender != permit.proxy.address(), EvmReason::Permit2Spender),
-        (
-            permit.to != demand.pay_to,
-            EvmReason::Permit2RecipientMismatch,
-        ),
-        (foreign, EvmReason::UptoFacilitatorMismatch),
+        (spender != permit.proxy.address(), Reason::Permit2Spender),
+        (permit.to != demand.pay_to, Reason::Permit2RecipientMismatch),
+        (foreign, Reason::UptoFacilitatorMismatch),
         (
             permit.deadline < now.plus(margin),
-            EvmReason::Permit2DeadlineExpired,
+            Reason::Permit2DeadlineExpired,
         ),
-        (permit.valid_after > now, EvmReason::Permit2NotYetValid),
+        (permit.valid_after > now, Reason::Permit2NotYetValid),
         (
             permit.amount != demand.amount,
-            EvmReason::Permit2AmountMismatch,
+            Reason::Permit2AmountMismatch,
         ),
-        (
-            permit.token != demand.asset,
-            EvmReason::Permit2TokenMismatch,
-        ),
+        (permit.token != demand.asset, Reason::Permit2TokenMismatch),
     ];
     match failures.into_iter().find(|(failed, _)| *failed) {
         Some((_, reason)) => Err(reason),
@@ -197,7 +217,7 @@ pub fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloy_primitives::keccak256;
+    use alloy_primitives::{address, keccak256};
 
     /// PROTOCOL section 11, vector 2.
     pub(super) fn vector(proxy: Proxy) -> Permit {
@@ -273,18 +293,18 @@ mod tests {
             assert_eq!(told(&good), Ok(()));
             assert_eq!(
                 check(&good, PERMIT2, &demand, now, 6),
-                Err(EvmReason::Permit2Spender)
+                Err(Reason::Permit2Spender)
             );
             let to = Permit {
                 to: PERMIT2,
                 ..good
             };
-            assert_eq!(told(&to), Err(EvmReason::Permit2RecipientMismatch));
+            assert_eq!(told(&to), Err(Reason::Permit2RecipientMismatch));
             let late = Permit {
                 deadline: UnixSeconds(1_740_672_105),
                 ..good
             };
-            assert_eq!(told(&late), Err(EvmReason::Permit2DeadlineExpired));
+            assert_eq!(told(&late), Err(Reason::Permit2DeadlineExpired));
             let just = Permit {
                 deadline: UnixSeconds(1_740_672_106),
                 ..good
@@ -294,22 +314,22 @@ mod tests {
                 valid_after: now.plus(1),
                 ..good
             };
-            assert_eq!(told(&early), Err(EvmReason::Permit2NotYetValid));
+            assert_eq!(told(&early), Err(Reason::Permit2NotYetValid));
             let more = Permit {
                 amount: AssetAmount::from(10_001),
                 ..good
             };
-            assert_eq!(told(&more), Err(EvmReason::Permit2AmountMismatch));
+            assert_eq!(told(&more), Err(Reason::Permit2AmountMismatch));
             let token = Permit {
                 token: PERMIT2,
                 ..more
             };
-            assert_eq!(told(&token), Err(EvmReason::Permit2AmountMismatch));
+            assert_eq!(told(&token), Err(Reason::Permit2AmountMismatch));
             let token = Permit {
                 token: PERMIT2,
                 ..good
             };
-            assert_eq!(told(&token), Err(EvmReason::Permit2TokenMismatch));
+            assert_eq!(told(&token), Err(Reason::Permit2TokenMismatch));
         }
         let foreign = vector(Proxy::Upto {
             facilitator: PERMIT2,
@@ -322,7 +342,7 @@ mod tests {
         };
         assert_eq!(
             check(&foreign, UPTO_PROXY, &demand, now, 6),
-            Err(EvmReason::UptoFacilitatorMismatch)
+            Err(Reason::UptoFacilitatorMismatch)
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Address, U256};
 use alloy_sol_types::{SolError, SolEvent, sol};
-use teller_domain::{AssetAmount, EvmReason};
+use teller_domain::{AssetAmount, Reason};
 
 use super::{EXACT_PROXY, PERMIT2, Permit, UPTO_PROXY};
 use crate::event::TRANSFER_TOPIC;
@@ -125,26 +125,26 @@ pub fn invalidates(log: &EventLog<'_>, owner: Address, nonce: U256) -> bool {
 
 /// What a revert of a proxy or of Permit2 says about the payment (PROTOCOL sections 3.7 and 11); `None` if it says
 /// nothing that teller knows, as `TRANSFER_FROM_FAILED`, Permit2's word for any refusal by the token.
-pub fn classify_revert(data: &[u8]) -> Option<EvmReason> {
+pub fn classify_revert(data: &[u8]) -> Option<Reason> {
     use Permit2Errors as permit2;
     use ProxyErrors as proxy;
     let selector: [u8; 4] = data.get(..4)?.try_into().ok()?;
     let reason = match selector {
         proxy::InvalidAmount::SELECTOR | permit2::InvalidAmount::SELECTOR => {
-            EvmReason::Permit2InvalidAmount
+            Reason::Permit2InvalidAmount
         }
-        proxy::InvalidDestination::SELECTOR => EvmReason::Permit2InvalidDestination,
-        proxy::InvalidOwner::SELECTOR => EvmReason::Permit2InvalidOwner,
-        proxy::PaymentTooEarly::SELECTOR => EvmReason::Permit2PaymentTooEarly,
-        proxy::Permit2612AmountMismatch::SELECTOR => EvmReason::Permit2612AmountMismatch,
-        proxy::AmountExceedsPermitted::SELECTOR => EvmReason::UptoAmountExceedsPermitted,
-        proxy::UnauthorizedFacilitator::SELECTOR => EvmReason::UptoUnauthorizedFacilitator,
-        permit2::InvalidNonce::SELECTOR => EvmReason::Permit2InvalidNonce,
+        proxy::InvalidDestination::SELECTOR => Reason::Permit2InvalidDestination,
+        proxy::InvalidOwner::SELECTOR => Reason::Permit2InvalidOwner,
+        proxy::PaymentTooEarly::SELECTOR => Reason::Permit2PaymentTooEarly,
+        proxy::Permit2612AmountMismatch::SELECTOR => Reason::Permit2612AmountMismatch,
+        proxy::AmountExceedsPermitted::SELECTOR => Reason::UptoAmountExceedsPermitted,
+        proxy::UnauthorizedFacilitator::SELECTOR => Reason::UptoUnauthorizedFacilitator,
+        permit2::InvalidNonce::SELECTOR => Reason::Permit2InvalidNonce,
         permit2::SignatureExpired::SELECTOR
         | permit2::InvalidSigner::SELECTOR
         | permit2::InvalidSignature::SELECTOR
         | permit2::InvalidSignatureLength::SELECTOR
-        | permit2::InvalidContractSignature::SELECTOR => EvmReason::Permit2InvalidSignature,
+        | permit2::InvalidContractSignature::SELECTOR => Reason::Permit2InvalidSignature,
         _ => return None,
     };
     Some(reason)
@@ -163,19 +163,19 @@ pub struct Findings {
 
 /// Why the simulation failed: the first that matches, the balance before the allowance (PROTOCOL section 3.7), then
 /// what the revert itself says about the nonce, then the general reason.
-pub fn diagnose(findings: &Findings, amount: AssetAmount, revert: &[u8]) -> EvmReason {
+pub fn diagnose(findings: &Findings, amount: AssetAmount, revert: &[u8]) -> Reason {
     if findings.permit2 != Some(PERMIT2) {
-        return EvmReason::Permit2ProxyNotDeployed;
+        return Reason::Permit2ProxyNotDeployed;
     }
     if findings.balance < amount {
-        return EvmReason::Permit2InsufficientBalance;
+        return Reason::Permit2InsufficientBalance;
     }
     if findings.allowance < amount {
-        return EvmReason::Permit2AllowanceRequired;
+        return Reason::Permit2AllowanceRequired;
     }
     match classify_revert(revert) {
-        Some(EvmReason::Permit2InvalidNonce) => EvmReason::Permit2InvalidNonce,
-        _ => EvmReason::Permit2SimulationFailed,
+        Some(Reason::Permit2InvalidNonce) => Reason::Permit2InvalidNonce,
+        _ => Reason::Permit2SimulationFailed,
     }
 }
 
@@ -319,20 +319,20 @@ mod tests {
     #[test]
     fn reverts_are_understood_by_their_selectors() {
         for (selector, reason) in [
-            (hex!("2c5211c6"), EvmReason::Permit2InvalidAmount),
-            (hex!("3728b83d"), EvmReason::Permit2InvalidAmount),
-            (hex!("ac6b05f5"), EvmReason::Permit2InvalidDestination),
-            (hex!("49e27cff"), EvmReason::Permit2InvalidOwner),
-            (hex!("a65539fa"), EvmReason::Permit2PaymentTooEarly),
-            (hex!("050cda49"), EvmReason::Permit2612AmountMismatch),
-            (hex!("0f6fae87"), EvmReason::UptoUnauthorizedFacilitator),
-            (hex!("fe64b4c7"), EvmReason::UptoAmountExceedsPermitted),
-            (hex!("756688fe"), EvmReason::Permit2InvalidNonce),
-            (hex!("cd21db4f"), EvmReason::Permit2InvalidSignature),
-            (hex!("815e1d64"), EvmReason::Permit2InvalidSignature),
-            (hex!("8baa579f"), EvmReason::Permit2InvalidSignature),
-            (hex!("4be6321b"), EvmReason::Permit2InvalidSignature),
-            (hex!("b0669cbc"), EvmReason::Permit2InvalidSignature),
+            (hex!("2c5211c6"), Reason::Permit2InvalidAmount),
+            (hex!("3728b83d"), Reason::Permit2InvalidAmount),
+            (hex!("ac6b05f5"), Reason::Permit2InvalidDestination),
+            (hex!("49e27cff"), Reason::Permit2InvalidOwner),
+            (hex!("a65539fa"), Reason::Permit2PaymentTooEarly),
+            (hex!("050cda49"), Reason::Permit2612AmountMismatch),
+            (hex!("0f6fae87"), Reason::UptoUnauthorizedFacilitator),
+            (hex!("fe64b4c7"), Reason::UptoAmountExceedsPermitted),
+            (hex!("756688fe"), Reason::Permit2InvalidNonce),
+            (hex!("cd21db4f"), Reason::Permit2InvalidSignature),
+            (hex!("815e1d64"), Reason::Permit2InvalidSignature),
+            (hex!("8baa579f"), Reason::Permit2InvalidSignature),
+            (hex!("4be6321b"), Reason::Permit2InvalidSignature),
+            (hex!("b0669cbc"), Reason::Permit2InvalidSignature),
         ] {
             assert_eq!(classify_revert(&selector), Some(reason), "{reason}");
         }
@@ -350,16 +350,16 @@ mod tests {
         };
         let there = Some(PERMIT2);
         for (found, reason) in [
-            (findings(None, 0, 0), EvmReason::Permit2ProxyNotDeployed),
-            (findings(there, 4, 4), EvmReason::Permit2InsufficientBalance),
-            (findings(there, 5, 4), EvmReason::Permit2AllowanceRequired),
-            (findings(there, 5, 5), EvmReason::Permit2SimulationFailed),
+            (findings(None, 0, 0), Reason::Permit2ProxyNotDeployed),
+            (findings(there, 4, 4), Reason::Permit2InsufficientBalance),
+            (findings(there, 5, 4), Reason::Permit2AllowanceRequired),
+            (findings(there, 5, 5), Reason::Permit2SimulationFailed),
         ] {
             assert_eq!(diagnose(&found, amount, &[]), reason);
         }
         assert_eq!(
             diagnose(&findings(there, 5, 5), amount, &hex!("756688fe")),
-            EvmReason::Permit2InvalidNonce
+            Reason::Permit2InvalidNonce
         );
     }
 

@@ -2,10 +2,24 @@
 
 use alloy_primitives::U256;
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
-use teller_domain::{Payment, Settlement, SettlementId, TenantId, UnixSeconds, Wei};
+use teller_domain::{
+    Authorization, PayerSignature, Payment, Settlement, SettlementId, TenantId, UnixSeconds, Wei,
+};
 
 /// Gas that one payment may need at most in a batch: 80k when the payee's balance is zero (DESIGN section 4).
 const GAS_PER_PAYMENT: u64 = 80_000;
+
+/// The same of a permit that a proxy spends: proxy, Permit2 and the token.
+const GAS_PER_PERMIT: u64 = 150_000;
+
+/// What the token's own permit takes on top.
+const GAS_PER_ALLOWANCE: u64 = 90_000;
+
+/// What a contract that judges a signature may use on top: passkeys are dear.
+const GAS_OF_JUDGE: u64 = 500_000;
+
+/// What making that contract may use on top.
+const GAS_OF_MAKING: u64 = 1_700_000;
 
 /// Gas of a batch beside its payments: the transaction itself and Multicall3's frame.
 const GAS_PER_BATCH: u64 = 60_000;
@@ -34,11 +48,46 @@ impl Queued {
     pub fn new(settlement: &Settlement) -> Self {
         Self {
             id: settlement.id,
-            payment: settlement.payment,
+            payment: settlement.payment.clone(),
             tries: settlement.tries,
-            company: usize::MAX,
+            company: match settlement.payment.travels_alone() {
+                true => 1,
+                false => usize::MAX,
+            },
             tenant: settlement.tenant.clone(),
         }
+    }
+
+    /// Gas that it may need at most in a batch.
+    fn gas(&self) -> u64 {
+        let call = match &self.payment.authorization {
+            Authorization::Eip3009 { .. } => GAS_PER_PAYMENT,
+            Authorization::Permit2(permit) if permit.allowance.is_some() => {
+                GAS_PER_PERMIT + GAS_PER_ALLOWANCE
+            }
+            Authorization::Permit2(_) => GAS_PER_PERMIT,
+        };
+        match self.payment.authorization.signature() {
+            PayerSignature::Ecdsa(_) => call,
+            PayerSignature::Contract(_) => call + GAS_OF_JUDGE,
+            PayerSignature::Counterfactual { .. } => call + GAS_OF_JUDGE + GAS_OF_MAKING,
+        }
+    }
+
+    /// Whether nothing but a nonce tells this permit from that one: a proxy's event names none, so what one of the two
+    /// did in a transaction could be taken for what the other did.
+    fn is_twin_of(&self, other: &Self) -> bool {
+        let terms = |queued: &Self| match &queued.payment.authorization {
+            Authorization::Permit2(permit) => Some((
+                permit.terms.proxy(),
+                queued.payment.asset,
+                queued.payment.key.payer,
+                queued.payment.payee,
+                queued.payment.value,
+            )),
+            Authorization::Eip3009 { .. } => None,
+        };
+        terms(self).is_some() && terms(self) == terms(other)
     }
 
     fn largest_batch(&self) -> usize {
@@ -70,26 +119,36 @@ impl BatchLimits {
         };
         let gas = budget.0 / U256::from(max_fee_per_gas.max(1));
         let max_gas = self.max_gas.min(gas.saturating_to());
-        (max_gas >= gas_limit(1)).then_some(Self { max_gas, ..self })
+        (max_gas >= GAS_PER_BATCH + GAS_PER_PAYMENT).then_some(Self { max_gas, ..self })
+    }
+
+    /// Whether so many payments that need so much gas are no more than a batch may be.
+    pub(super) fn admit(&self, payments: usize, gas: u64) -> bool {
+        payments <= self.items() && gas <= self.payments_gas()
+    }
+
+    fn payments_gas(&self) -> u64 {
+        let gas = self.max_gas.min(TRANSACTION_GAS_CAP);
+        gas.saturating_sub(GAS_PER_BATCH)
     }
 
     pub(super) fn items(&self) -> usize {
-        let gas = self
-            .max_gas
-            .min(TRANSACTION_GAS_CAP)
-            .saturating_sub(GAS_PER_BATCH);
-        let by_gas = usize::try_from(gas / GAS_PER_PAYMENT).unwrap_or(usize::MAX);
+        let by_gas = self.payments_gas() / GAS_PER_PAYMENT;
+        let by_gas = usize::try_from(by_gas).unwrap_or(usize::MAX);
         self.max_items.min(by_gas).max(1)
     }
 }
 
-/// The gas limit of a batch of so many payments: a fixed budget, not an estimate of a node.
-pub fn gas_limit(payments: usize) -> u64 {
-    let payments = u64::try_from(payments).unwrap_or(u64::MAX);
-    payments
-        .saturating_mul(GAS_PER_PAYMENT)
+/// The gas limit of a batch of these payments: a fixed budget, not an estimate of a node.
+pub fn gas_limit(payments: &[Queued]) -> u64 {
+    gas_of(payments)
         .saturating_add(GAS_PER_BATCH)
         .min(TRANSACTION_GAS_CAP)
+}
+
+/// What these payments need of a batch's gas.
+pub(super) fn gas_of(payments: &[Queued]) -> u64 {
+    payments.iter().map(Queued::gas).sum()
 }
 
 /// Whether a lane that has room is otherwise idle.
@@ -154,6 +213,12 @@ impl Queue {
             .collect()
     }
 
+    /// Takes out whatever cannot be settled here, and names it.
+    pub fn take_stranded(&mut self, stranded: impl Fn(&Queued) -> bool) -> Vec<SettlementId> {
+        let taken = self.waiting.extract_if(.., |(queued, _)| stranded(queued));
+        taken.map(|(queued, _)| queued.id).collect()
+    }
+
     /// Everything that waits.
     pub fn drain(&mut self) -> Vec<Queued> {
         let waiting = std::mem::take(&mut self.waiting);
@@ -175,6 +240,7 @@ impl Queue {
         allowed: impl Fn(&Queued) -> bool,
     ) -> Option<Vec<Queued>> {
         let items = limits.items();
+        let allowed = |queued: &Queued| limits.admit(1, queued.gas()) && allowed(queued);
         let mut candidates = self.waiting.iter().filter(|(queued, _)| allowed(queued));
         let oldest = candidates.next().map(|(_, since)| *since)?;
         let full = 1 + candidates.count() >= items;
@@ -188,11 +254,18 @@ impl Queue {
         }
         let mut batch: Vec<Queued> = Vec::new();
         let mut largest = items;
+        let mut gas: u64 = 0;
         let mut left = Vec::with_capacity(self.waiting.len());
         for (queued, since) in self.waiting.drain(..) {
             let company = largest.min(queued.largest_batch());
-            if batch.len() < company && allowed(&queued) {
+            let with_it = gas.saturating_add(queued.gas());
+            if batch.len() < company
+                && limits.admit(batch.len() + 1, with_it)
+                && !batch.iter().any(|other| queued.is_twin_of(other))
+                && allowed(&queued)
+            {
                 largest = company;
+                gas = with_it;
                 batch.push(queued);
             } else {
                 left.push((queued, since));

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use alloy_primitives::B256;
 use teller_domain::invariants::split_by_largest_remainder;
 use teller_domain::{
-    AttemptKind, BlockRef, FencedLane, LaneMode, Level, Reason, Receipt, Refusal, Resolution,
-    SettlementId, SettlementState, SlotEnd, SlotId, TenantId, UnixSeconds, Wei,
+    AttemptKind, Authorization, BlockRef, FencedLane, LaneMode, Level, Reason, Receipt, Refusal,
+    Resolution, SettlementId, SettlementState, SlotEnd, SlotId, TenantId, UnixSeconds, Wei,
 };
-use teller_schemes::{EventLog, effects};
+use teller_schemes::{EventLog, Outcome};
 use teller_store::SlotClosure;
 
 use super::ancestry::Standing;
@@ -23,7 +23,7 @@ const MAX_TRIES: u32 = 3;
 /// The payments of a slot, told apart by what the receipt shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcomes {
-    /// Used by our transaction, followed by exactly the signed transfer; with the index of its log.
+    /// Settled by our transaction, with exactly the signed transfer; with the index of its log.
     pub settled: Vec<(SettlementId, u64)>,
     /// No such events: the chain must be asked why.
     pub unexplained: Vec<SettlementId>,
@@ -38,15 +38,13 @@ impl Outcomes {
             data: &log.data,
             index: log.index,
         });
-        let effects = effects(logs);
+        let mut found = Outcome::read(logs);
         let mut outcomes = Self {
             settled: Vec::new(),
             unexplained: Vec::new(),
         };
         for queued in payments {
-            let payment = &queued.payment;
-            let effect = effects.get(&(payment.asset, payment.key.payer, payment.key.nonce));
-            match effect.and_then(|effect| effect.settles(payment)) {
+            match found.take(&queued.payment) {
                 Some(log_index) if mined.succeeded => outcomes.settled.push((queued.id, log_index)),
                 _ => outcomes.unexplained.push(queued.id),
             }
@@ -114,7 +112,10 @@ pub(super) fn explain(
             false => SettlementState::SettledExternally(receipt),
         }),
         Finding::Spent { transaction } => fail(
-            Reason::NonceAlreadyUsed,
+            match queued.payment.authorization {
+                Authorization::Eip3009 { .. } => Reason::NonceAlreadyUsed,
+                Authorization::Permit2(_) => Reason::Permit2InvalidNonce,
+            },
             "the authorization was cancelled or spent on another transfer",
             transaction,
         ),

@@ -141,6 +141,7 @@ impl Core {
         self.expire(now_ms);
         self.hand_over(now_ms);
         self.release_queue(now_ms);
+        self.release_stranded(now_ms);
         self.form_batches(now_ms);
         self.attend_slots(now_ms);
         std::mem::take(&mut self.effects)
@@ -390,6 +391,22 @@ impl Core {
         self.emit(Effect::ReleaseQueued(released));
     }
 
+    /// What only an account may settle whose lane is another's goes back to the ledger. What is late stays, to be ended.
+    fn release_stranded(&mut self, now_ms: u64) {
+        let cutoff = self.cutoff(now_ms).unwrap_or_default();
+        let lanes = &self.lanes;
+        let released = self.queue.take_stranded(|queued| {
+            let facilitator = queued.payment.facilitator();
+            let has_lane = facilitator.is_none_or(|who| lanes.contains_key(&who));
+            !has_lane && queued.payment.valid_before > cutoff
+        });
+        if released.is_empty() {
+            return;
+        }
+        self.forget(&released);
+        self.emit(Effect::ReleaseQueued(released));
+    }
+
     /// Gives every lane that has room a batch, if there is one worth sending.
     fn form_batches(&mut self, now_ms: u64) {
         let Some(fees) = self.initial_fees() else {
@@ -409,8 +426,13 @@ impl Core {
                 continue;
             };
             let spending = &self.spending;
-            let affordable = |queued: &Queued| budgets.allow(spending, &queued.tenant);
-            let Some(payments) = self.queue.take_batch(&limits, room, now_ms, affordable) else {
+            let signer = lane.signer();
+            // Nobody but its facilitator can settle an `upto` payment.
+            let allowed = |queued: &Queued| {
+                queued.payment.facilitator().is_none_or(|who| who == signer)
+                    && budgets.allow(spending, &queued.tenant)
+            };
+            let Some(payments) = self.queue.take_batch(&limits, room, now_ms, allowed) else {
                 continue;
             };
             self.batches += 1;

@@ -8,6 +8,7 @@ use teller_domain::{
     SettlementState, SlotId,
 };
 
+use super::batch::gas_of;
 use super::lane::{Forming, Gap, Lane, OpenSlot, Phase, Stage};
 use super::rules::Rule;
 use super::unfinal::Unfinal;
@@ -206,9 +207,9 @@ impl Core {
         let budget = self.config.budgets.per_transaction;
         let limits = self.config.limits;
         let too_dear = self.is_too_dear();
-        let affords = |fees: &Fees, payments: usize| {
+        let affords = |fees: &Fees, payments: &[Queued]| {
             let within = limits.within(budget, fees.max_fee_per_gas);
-            !too_dear && within.is_some_and(|within| payments <= within.items())
+            !too_dear && within.is_some_and(|within| within.admit(payments.len(), gas_of(payments)))
         };
         let fees = self.initial_fees();
         let (draining, max_gas) = (self.draining, limits.max_gas);
@@ -220,8 +221,7 @@ impl Core {
         let Some(forming) = lane.forming.as_mut() else {
             return;
         };
-        let payments = forming.payments.len();
-        let fees = fees.filter(|fees| affords(fees, payments));
+        let fees = fees.filter(|fees| affords(fees, &forming.payments));
         let (false, Some(fees), true) = (forming.payments.is_empty(), fees, usable) else {
             return self.dissolve(fence, now_ms);
         };
@@ -231,7 +231,7 @@ impl Core {
             fence,
             id: lane.slot_id(lane.next_nonce),
             ticket,
-            gas_limit: gas_limit(payments.len()).min(max_gas),
+            gas_limit: gas_limit(&payments).min(max_gas),
             what: ToSign::Batch(payments),
             fees,
         };

@@ -46,9 +46,11 @@ fn request() -> PaymentRequest {
                     r: B256::repeat_byte(4),
                     s: B256::repeat_byte(5),
                     v: 27,
-                },
+                }
+                .into(),
             },
         },
+        asset,
         pay_to: payee,
         amount: value,
         max_timeout_seconds: 60,

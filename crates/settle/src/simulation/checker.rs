@@ -186,7 +186,7 @@ impl World<'_> {
                 let payments: Vec<_> = slot
                     .payments
                     .iter()
-                    .map(|id| self.check.accepted[id])
+                    .map(|id| self.check.accepted[id].clone())
                     .collect();
                 let dead = payments
                     .iter()
@@ -366,7 +366,7 @@ impl World<'_> {
         let mut shares = U256::ZERO;
         let mut own = 0;
         for (payment_id, resolution) in &closure.resolutions {
-            let payment = self.check.accepted[payment_id];
+            let payment = self.check.accepted[payment_id].clone();
             let Resolution::Resolved(state) = resolution else {
                 continue;
             };

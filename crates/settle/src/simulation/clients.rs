@@ -70,7 +70,7 @@ impl World<'_> {
         for _ in 0..self.rng.between(4, 14) {
             let payment = self.payment();
             let at = self.rng.below(CHAOS_MS * 2 / 3);
-            self.add_client(payment, at);
+            self.add_client(payment.clone(), at);
             if self.rng.chance(200) {
                 // The same payment again: at once, or after the first was given up.
                 let again = at + self.rng.below(15_000);
@@ -106,7 +106,8 @@ impl World<'_> {
                     r: B256::repeat_byte(1),
                     s: B256::repeat_byte(1),
                     v: 27,
-                },
+                }
+                .into(),
             },
         }
     }
@@ -146,7 +147,7 @@ impl World<'_> {
     }
 
     fn reserve(&mut self, client: usize, purpose: HoldPurpose) -> ReserveOutcome {
-        let payment = self.clients[client].payment;
+        let payment = self.clients[client].payment.clone();
         let endpoint = self.rng.index(self.endpoints.len());
         let view = Arc::clone(self.view(endpoint));
         let balance = view.state.dollars(payment.key.payer);
@@ -178,7 +179,7 @@ impl World<'_> {
     }
 
     fn verify(&mut self, client: usize) {
-        let payment = self.clients[client].payment;
+        let payment = self.clients[client].payment.clone();
         let seconds = self.chain_seconds();
         if payment.valid_before.0 <= seconds + 6 {
             self.clients[client].stage = Stage::Done;
@@ -196,7 +197,7 @@ impl World<'_> {
 
     fn settle(&mut self, index: usize, at: usize) {
         let client = index;
-        let payment = self.clients[client].payment;
+        let payment = self.clients[client].payment.clone();
         if payment.valid_before.0 <= self.chain_seconds() + 6 {
             self.clients[client].stage = Stage::Done;
             return;
@@ -213,7 +214,7 @@ impl World<'_> {
             id: SettlementId(self.fresh_uuid()),
             tenant: TenantId::new(TENANT),
             version: X402Version::V2,
-            payment,
+            payment: payment.clone(),
             queued_by: self.rng.chance(700).then_some(self.processes[at].id),
         };
         let queued_here = new.queued_by.is_some();

@@ -18,7 +18,7 @@ impl World<'_> {
 
     /// An end without a transfer is written for a payment.
     pub fn check_ended(&mut self, p: Option<usize>, id: SettlementId, state: &SettlementState) {
-        let payment = self.check.accepted[&id];
+        let payment = self.check.accepted[&id].clone();
         if let SettlementState::Failed {
             refusal,
             transaction,

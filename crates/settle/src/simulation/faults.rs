@@ -137,8 +137,12 @@ impl World<'_> {
 
     /// Somebody else submits or cancels an authorization that he has seen.
     fn interfere(&mut self) {
-        let known: Vec<Payment> = self.clients.iter().map(|client| client.payment).collect();
-        let payment = *self.rng.pick(&known);
+        let known: Vec<Payment> = self
+            .clients
+            .iter()
+            .map(|client| client.payment.clone())
+            .collect();
+        let payment = self.rng.pick(&known).clone();
         let spent = self
             .chain
             .head()

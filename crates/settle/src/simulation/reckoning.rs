@@ -103,7 +103,7 @@ impl World<'_> {
         row: &Settlement,
         settled: &mut BTreeMap<AuthorizationKey, SettlementId>,
     ) {
-        let payment = row.payment;
+        let payment = row.payment.clone();
         let head = self.chain.head().block.hash;
         let canonical: Vec<_> = self.chain.canonical().cloned().collect();
         let on_chain = canonical.iter().rev().find_map(|sealed| {

@@ -7,9 +7,10 @@ use sqlx::PgPool;
 use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementId, UnixMillis};
 use uuid::Uuid;
 
+use crate::authorizations::AuthorizationColumns;
 use crate::claiming::{Claim, refused, tells};
 use crate::rows::{
-    Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
+    Columns, StateColumns, accepted, first_state, settlement, settlement_columns, signed, unsigned,
 };
 use crate::{AcceptOutcome, ClaimOutcome, NewSettlement, StoreError, StoreResult};
 
@@ -132,20 +133,41 @@ async fn insert(
     let text = |read: fn(&NewSettlement) -> String| -> Vec<String> {
         requests.iter().map(|request| read(request)).collect()
     };
+    let authorizations: Vec<AuthorizationColumns> = requests
+        .iter()
+        .map(|request| AuthorizationColumns::of(&request.payment.authorization))
+        .collect();
+    let states = requests
+        .iter()
+        .map(|request| StateColumns::of(&first_state(&request.payment)))
+        .collect::<StoreResult<Vec<StateColumns>>>()?;
     let inserted = sqlx::query(concat!(
         "INSERT INTO settlements AS s (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, ",
-        "valid_after, valid_before, authorization_kind, signature, digest, queued_by, state, tries, accepted_at, ",
-        "updated_at) SELECT r.id, r.tenant, r.version, r.chain_id, r.authority, r.payer, r.nonce, r.asset, r.payee, ",
-        "r.value::numeric, r.valid_after::numeric, r.valid_before::numeric, r.kind, r.signature, r.digest, ",
-        "r.queued_by, 'accepted', 0, ms, ms FROM ", clock!(), ", UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], ",
-        "$5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::text[], ",
-        "$13::text[], $14::bytea[], $15::bytea[], $16::uuid[]) AS r (id, tenant, version, chain_id, authority, payer, nonce, asset, ",
-        "payee, value, valid_after, valid_before, kind, signature, digest, queued_by) ",
+        "valid_after, valid_before, authorization_kind, signature_kind, signature, factory, factory_calldata, ",
+        "permitted, facilitator, token_permit, digest, queued_by, state, transaction_hash, block_number, block_hash, ",
+        "log_index, level, gas_used, cost, tries, accepted_at, updated_at) ",
+        "SELECT r.id, r.tenant, r.version, r.chain_id, r.authority, r.payer, r.nonce, r.asset, r.payee, ",
+        "r.value::numeric, r.valid_after::numeric, r.valid_before::numeric, r.kind, r.signature_kind, r.signature, ",
+        "r.factory, r.factory_calldata, r.permitted::numeric, r.facilitator, r.token_permit, r.digest, r.queued_by, ",
+        "r.state, r.hash, r.block_number, r.block_hash, r.log_index, r.level, r.gas_used, r.cost::numeric, 0, ms, ms ",
+        "FROM ", clock!(), ", UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[], ",
+        "$7::bytea[], $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], ",
+        "$15::bytea[], $16::bytea[], $17::bytea[], $18::text[], $19::bytea[], $20::bytea[], $21::bytea[], ",
+        "$22::uuid[], $23::text[], $24::bytea[], $25::bigint[], $26::bytea[], $27::bigint[], $28::text[], ",
+        "$29::bigint[], $30::text[]) AS r (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, ",
+        "value, valid_after, valid_before, kind, signature_kind, signature, factory, factory_calldata, permitted, ",
+        "facilitator, token_permit, digest, queued_by, state, hash, block_number, block_hash, log_index, level, ",
+        "gas_used, cost) ",
         "ON CONFLICT (payer, nonce, chain_id, authority) DO UPDATE SET id = excluded.id, tenant = excluded.tenant, ",
         "version = excluded.version, asset = excluded.asset, payee = excluded.payee, value = excluded.value, ",
         "valid_after = excluded.valid_after, valid_before = excluded.valid_before, ",
-        "authorization_kind = excluded.authorization_kind, signature = excluded.signature, ",
-        "digest = excluded.digest, queued_by = excluded.queued_by, state = 'accepted', ",
+        "authorization_kind = excluded.authorization_kind, signature_kind = excluded.signature_kind, ",
+        "signature = excluded.signature, factory = excluded.factory, factory_calldata = excluded.factory_calldata, ",
+        "permitted = excluded.permitted, facilitator = excluded.facilitator, token_permit = excluded.token_permit, ",
+        "digest = excluded.digest, queued_by = excluded.queued_by, state = excluded.state, ",
+        "transaction_hash = excluded.transaction_hash, block_number = excluded.block_number, ",
+        "block_hash = excluded.block_hash, log_index = excluded.log_index, level = excluded.level, ",
+        "gas_used = excluded.gas_used, cost = excluded.cost, ",
         "accepted_at = excluded.accepted_at, updated_at = excluded.updated_at, told = NULL, ",
         "told_transaction = NULL, told_level = NULL, told_reason = NULL, told_at = NULL, last_slot_signer = NULL, ",
         "last_slot_nonce = NULL WHERE s.state = 'withdrawn' ",
@@ -163,10 +185,24 @@ async fn insert(
     .bind(text(|request| request.payment.value.to_string()))
     .bind(text(|request| request.payment.valid_after.0.to_string()))
     .bind(text(|request| request.payment.valid_before.0.to_string()))
-    .bind(text(|request| authorization_columns(&request.payment.authorization).0.to_owned()))
-    .bind(column(|request| authorization_columns(&request.payment.authorization).1))
+    .bind(authorizations.iter().map(|a| a.kind.as_str()).collect::<Vec<_>>())
+    .bind(authorizations.iter().map(|a| a.signature_kind.as_str()).collect::<Vec<_>>())
+    .bind(authorizations.iter().map(|a| a.signature.as_slice()).collect::<Vec<_>>())
+    .bind(authorizations.iter().map(|a| a.factory.as_deref()).collect::<Vec<_>>())
+    .bind(authorizations.iter().map(|a| a.factory_calldata.as_deref()).collect::<Vec<_>>())
+    .bind(authorizations.iter().map(|a| a.permitted.as_deref()).collect::<Vec<_>>())
+    .bind(authorizations.iter().map(|a| a.facilitator.as_deref()).collect::<Vec<_>>())
+    .bind(authorizations.iter().map(|a| a.token_permit.as_deref()).collect::<Vec<_>>())
     .bind(column(|request| request.payment.digest().0.to_vec()))
     .bind(requests.iter().map(|request| request.queued_by.map(|process| process.0)).collect::<Vec<Option<Uuid>>>())
+    .bind(states.iter().map(|state| state.state.as_str()).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.transaction.as_deref()).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.block_number).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.block_hash.as_deref()).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.log_index).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.level.as_deref()).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.gas_used).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.cost.as_deref()).collect::<Vec<_>>())
     .fetch_all(pool)
     .await
     .map_err(StoreError::of_ledger)?;

@@ -74,7 +74,11 @@ pub(super) async fn claim_accepted(
         "AND f.state IN ('accepted', 'assigned', 'preconfirmed') AND f.state = 'accepted' ",
         "AND (f.queued_by IS NULL OR f.queued_by = $2 OR f.queued_by NOT IN ",
         "(SELECT p.id FROM processes AS p, ", clock!(), " WHERE p.lease_until > ms)) ",
-        "AND ($4 IS NULL OR ", at_most!("f.valid_before", "$4"), " OR ($5 AND NOT f.tenant ", in_texts!("$6"), ")) ORDER BY f.id LIMIT $3",
+        "AND ($4 IS NULL OR ", at_most!("f.valid_before", "$4"), " OR ($5 AND NOT f.tenant ", in_texts!("$6"), ")) ",
+        // Only its facilitator can settle an `upto` payment; anybody may end one that is late.
+        "AND (f.facilitator IS NULL OR f.facilitator IN ",
+        "(SELECT l.signer FROM lanes AS l WHERE l.chain_id = $1 AND l.owner = $2) ",
+        "OR ($4 IS NOT NULL AND ", at_most!("f.valid_before", "$4"), ")) ORDER BY f.id LIMIT $3",
         for_update!("f"), skip_locked!(), ") ",
         "UPDATE settlements AS s SET queued_by = $2 FROM free WHERE s.id = free_id AND s.state = 'accepted' ",
         "RETURNING id",

@@ -9,9 +9,10 @@ use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementI
 use uuid::Uuid;
 
 use super::writer::Grouped;
+use crate::authorizations::AuthorizationColumns;
 use crate::claiming::{Claim, Rounds, refused, tells};
 use crate::rows::{
-    Columns, accepted, authorization_columns, settlement, settlement_columns, signed, unsigned,
+    Columns, StateColumns, accepted, first_state, settlement, settlement_columns, signed, unsigned,
 };
 use crate::{AcceptOutcome, ClaimOutcome, NewSettlement, StoreError, StoreResult};
 
@@ -41,16 +42,27 @@ impl Grouped for Accepts {
             .collect::<StoreResult<Vec<Value>>>()?;
         let inserted = sqlx::query(concat!(
             "INSERT INTO settlements (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, ",
-            "valid_after, valid_before, authorization_kind, signature, digest, queued_by, state, tries, accepted_at, ",
-            "updated_at) SELECT unhex(value->>0), value->>1, value->>2, value->>3, unhex(value->>4), unhex(value->>5), ",
+            "valid_after, valid_before, authorization_kind, signature_kind, signature, factory, factory_calldata, ",
+            "permitted, facilitator, token_permit, digest, queued_by, state, transaction_hash, block_number, ",
+            "block_hash, log_index, level, gas_used, cost, tries, accepted_at, updated_at) ",
+            "SELECT unhex(value->>0), value->>1, value->>2, value->>3, unhex(value->>4), unhex(value->>5), ",
             "unhex(value->>6), unhex(value->>7), unhex(value->>8), value->>9, value->>10, value->>11, value->>12, ",
-            "unhex(value->>13), unhex(value->>14), unhex(value->>15), 'accepted', 0, ms, ms FROM ", clock!(), ", json_each(?1) WHERE true ",
+            "value->>13, unhex(value->>14), unhex(value->>15), unhex(value->>16), value->>17, unhex(value->>18), ",
+            "unhex(value->>19), unhex(value->>20), unhex(value->>21), value->>22, unhex(value->>23), value->>24, ",
+            "unhex(value->>25), value->>26, value->>27, value->>28, value->>29, 0, ms, ms FROM ", clock!(),
+            ", json_each(?1) WHERE true ",
             "ON CONFLICT (id) DO NOTHING ",
             "ON CONFLICT (payer, nonce, chain_id, authority) DO UPDATE SET id = excluded.id, tenant = excluded.tenant, ",
             "version = excluded.version, asset = excluded.asset, payee = excluded.payee, value = excluded.value, ",
             "valid_after = excluded.valid_after, valid_before = excluded.valid_before, ",
-            "authorization_kind = excluded.authorization_kind, signature = excluded.signature, ",
-            "digest = excluded.digest, queued_by = excluded.queued_by, state = 'accepted', ",
+            "authorization_kind = excluded.authorization_kind, signature_kind = excluded.signature_kind, ",
+            "signature = excluded.signature, factory = excluded.factory, ",
+            "factory_calldata = excluded.factory_calldata, permitted = excluded.permitted, ",
+            "facilitator = excluded.facilitator, token_permit = excluded.token_permit, ",
+            "digest = excluded.digest, queued_by = excluded.queued_by, state = excluded.state, ",
+            "transaction_hash = excluded.transaction_hash, block_number = excluded.block_number, ",
+            "block_hash = excluded.block_hash, log_index = excluded.log_index, level = excluded.level, ",
+            "gas_used = excluded.gas_used, cost = excluded.cost, ",
             "accepted_at = excluded.accepted_at, updated_at = excluded.updated_at, told = NULL, ",
             "told_transaction = NULL, told_level = NULL, told_reason = NULL, told_at = NULL, last_slot_signer = NULL, ",
             "last_slot_nonce = NULL WHERE state = 'withdrawn' ",
@@ -92,7 +104,9 @@ impl Grouped for Accepts {
 
 fn columns(new: &NewSettlement) -> StoreResult<Value> {
     let payment = &new.payment;
-    let (kind, signature) = authorization_columns(&payment.authorization);
+    let authorization = AuthorizationColumns::of(&payment.authorization);
+    let state = StateColumns::of(&first_state(payment))?;
+    let bytes = |bytes: Option<Vec<u8>>| bytes.map(hex::encode);
     Ok(json!([
         hex::encode(new.id.0),
         new.tenant.as_str(),
@@ -106,10 +120,24 @@ fn columns(new: &NewSettlement) -> StoreResult<Value> {
         payment.value.to_string(),
         payment.valid_after.0.to_string(),
         payment.valid_before.0.to_string(),
-        kind,
-        hex::encode(signature),
+        authorization.kind,
+        authorization.signature_kind,
+        hex::encode(authorization.signature),
+        bytes(authorization.factory),
+        bytes(authorization.factory_calldata),
+        authorization.permitted,
+        bytes(authorization.facilitator),
+        bytes(authorization.token_permit),
         hex::encode(payment.digest().0),
         new.queued_by.map(|process| hex::encode(process.0)),
+        state.state,
+        bytes(state.transaction),
+        state.block_number,
+        bytes(state.block_hash),
+        state.log_index,
+        state.level,
+        state.gas_used,
+        state.cost,
     ]))
 }
 

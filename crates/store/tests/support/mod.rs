@@ -66,7 +66,8 @@ pub fn payment_of(payer: Address) -> Payment {
                 r: B256::repeat_byte(1),
                 s: B256::repeat_byte(2),
                 v: 27,
-            },
+            }
+            .into(),
         },
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use teller_chain::{CallError, NodeConfig, NodeError, Nodes};
-use teller_domain::{Asset, Wei};
+use teller_domain::{Asset, EXACT_PROXY, UPTO_PROXY, Wei};
 use teller_schemes::eip3009::{self, Domain};
 
 use super::Failure;
@@ -91,13 +91,27 @@ async fn endpoint(
     } else {
         report.fine(format!("{name}: Multicall3 at {}", network.multicall3));
     }
+    for (proxy, scheme) in [(EXACT_PROXY, "exact"), (UPTO_PROXY, "upto")] {
+        match node.code(proxy).await?.is_empty() {
+            true => report.doubtful(format!(
+                "{name}: no x402 proxy for {scheme} by Permit2 at {proxy}"
+            )),
+            false => report.fine(format!("{name}: x402 proxy for {scheme} by Permit2")),
+        }
+    }
     for asset in &network.assets {
         match domain_error(node, asset).await? {
-            None => report.fine(format!(
+            Ok(()) => report.fine(format!(
                 "{name}: {} {} version {}",
                 asset.name, asset.address, asset.version
             )),
-            Some(error) => report.wrong(format!("{name}: asset {}: {error}", asset.address)),
+            Err(DomainError::NoDomain) => report.doubtful(format!(
+                "{name}: asset {} has no DOMAIN_SEPARATOR(): it can be paid with by Permit2 only",
+                asset.address
+            )),
+            Err(DomainError::Wrong(error)) => {
+                report.wrong(format!("{name}: asset {}: {error}", asset.address));
+            }
         }
     }
     for signer in &network.signers {
@@ -106,10 +120,18 @@ async fn endpoint(
     Ok(())
 }
 
-/// What is wrong with an asset's EIP-712 domain, if anything is.
-async fn domain_error(node: &Nodes, asset: &Asset) -> Result<Option<String>, NodeError> {
+/// What is wrong with an asset's EIP-712 domain.
+enum DomainError {
+    /// It has none: then it knows neither EIP-3009 nor EIP-2612.
+    NoDomain,
+    /// Another than the configured one, or no token at all.
+    Wrong(String),
+}
+
+async fn domain_error(node: &Nodes, asset: &Asset) -> Result<Result<(), DomainError>, NodeError> {
+    let wrong = |error: String| Ok(Err(DomainError::Wrong(error)));
     if node.code(asset.address).await?.is_empty() {
-        return Ok(Some("no code at this address".to_owned()));
+        return wrong("no code at this address".to_owned());
     }
     let block = node.head().await?.number;
     let called = node
@@ -118,17 +140,18 @@ async fn domain_error(node: &Nodes, asset: &Asset) -> Result<Option<String>, Nod
     let found = match called {
         Ok(found) if found.len() == 32 => found,
         Ok(_) | Err(CallError::Reverted(_)) => {
-            return Ok(Some("has no DOMAIN_SEPARATOR()".to_owned()));
+            return Ok(Err(DomainError::NoDomain));
         }
         Err(CallError::Node(error)) => return Err(error),
     };
     let expected = Domain::new(asset).separator();
-    Ok((found.as_ref() != expected.as_slice()).then(|| {
-        format!(
-            "its EIP-712 domain is not name {:?}, version {:?}: DOMAIN_SEPARATOR() is {found}, these give {expected}",
-            asset.name, asset.version
-        )
-    }))
+    if found.as_ref() == expected.as_slice() {
+        return Ok(Ok(()));
+    }
+    wrong(format!(
+        "its EIP-712 domain is not name {:?}, version {:?}: DOMAIN_SEPARATOR() is {found}, these give {expected}",
+        asset.name, asset.version
+    ))
 }
 
 async fn account(

@@ -148,6 +148,8 @@ pub struct Network {
     pub budget: Budget,
     /// The Multicall3 contract.
     pub multicall3: Address,
+    /// Who may make contract wallets that are not there yet (ERC-6492). They are called with whatever a payer sends.
+    pub wallet_factories: Vec<Address>,
     /// The tokens that may be paid with; never empty.
     pub assets: Vec<Asset>,
 }

@@ -189,6 +189,14 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
     let (budget, usd_ceiling) = section.section("budget", budget);
     fees.max_fee = [fees.max_fee, usd_ceiling].into_iter().flatten().min();
     let multicall3 = section.text("multicall3", ADDRESS).unwrap_or(MULTICALL3);
+    let wallet_factories = match section.has("wallet_factories") {
+        true => section.list(
+            "wallet_factories",
+            "addresses: 0x and 40 hexadecimal digits each",
+        ),
+        false => Vec::new(),
+    };
+    section.known("wallet_factories");
     let own = section.sections("assets", |section| asset(section, id));
     let assets = assets(section, id, own);
     Some(Network {
@@ -205,6 +213,7 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
         fees,
         budget,
         multicall3,
+        wallet_factories,
         assets,
     })
 }

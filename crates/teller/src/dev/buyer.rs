@@ -142,12 +142,15 @@ impl Buyers {
                     r: B256::ZERO,
                     s: B256::ZERO,
                     v: 27,
-                },
+                }
+                .into(),
             },
         };
         let signature = teller_schemes::sign(self.domain.digest(&payment), &key)
             .ok_or_else(|| Failure::text("a payer's key is none"))?;
-        payment.authorization = Authorization::Eip3009 { signature };
+        payment.authorization = Authorization::Eip3009 {
+            signature: signature.into(),
+        };
         Ok(self.body(&payment, signature))
     }
 

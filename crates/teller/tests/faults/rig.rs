@@ -209,7 +209,7 @@ impl Rig {
 
     fn signed(&self, payment: &Payment) -> Signed {
         Signed {
-            payment: *payment,
+            payment: payment.clone(),
             asset: Arc::new(self.chain.asset.clone()),
             version: X402Version::V2,
             body: body(&self.chain, payment).to_string().into(),

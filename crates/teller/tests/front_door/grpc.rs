@@ -6,7 +6,7 @@ use alloy_primitives::{Address, U256};
 use teller_api::proto;
 use teller_api::proto::facilitator_client::FacilitatorClient;
 use teller_api::proto::settlements_client::SettlementsClient;
-use teller_domain::{Authorization, Payment};
+use teller_domain::Payment;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -215,7 +215,7 @@ fn by<T>(key: &str, message: T) -> Request<T> {
 }
 
 fn verify_request(chain: &Chain, payment: &Payment) -> proto::VerifyRequest {
-    let Authorization::Eip3009 { signature } = payment.authorization;
+    let signature = payment.authorization.signature().ecdsa().unwrap();
     let exact = proto::ExactEip3009 {
         authorization: Some(proto::Eip3009Authorization {
             from: payment.key.payer.to_string(),

@@ -12,8 +12,12 @@ mod crowd;
 mod grpc;
 mod kill;
 mod operator;
+mod permits;
 mod refusals;
 mod settle;
 #[path = "../support/mod.rs"]
 mod support;
+mod upto;
 mod verify;
+mod wallets;
+mod ways;

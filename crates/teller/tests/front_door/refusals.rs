@@ -98,7 +98,7 @@ async fn each_single_fault_gets_its_own_reason_from_verify_and_settle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payer_with_code_is_refused_by_name() {
+async fn a_payer_whose_code_accepts_nothing_is_refused() {
     let chain = Chain::start(Duration::from_secs(1)).await;
     let teller = Teller::embedded(&chain).await;
     let buyer = chain.payer(0);
@@ -116,7 +116,7 @@ async fn a_payer_with_code_is_refused_by_name() {
         )
         .await;
     assert_eq!(
-        answer["invalidReason"], "payer_has_code_not_supported",
+        answer["invalidReason"], "invalid_exact_evm_signature",
         "{answer}"
     );
 }

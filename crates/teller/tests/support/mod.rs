@@ -34,7 +34,7 @@ pub const CHAIN: ChainId = ChainId(84532);
 pub struct Chain {
     pub devnet: Devnet,
     pub asset: Asset,
-    domain: eip3009::Domain,
+    pub domain: eip3009::Domain,
 }
 
 impl Chain {
@@ -111,7 +111,7 @@ impl Chain {
 /// Somebody who signs.
 #[derive(Clone, Copy)]
 pub struct Buyer {
-    key: B256,
+    pub key: B256,
     pub address: Address,
 }
 
@@ -154,11 +154,14 @@ impl Buyer {
                     r: B256::ZERO,
                     s: B256::ZERO,
                     v: 27,
-                },
+                }
+                .into(),
             },
         };
         let signature = sign(chain.domain.digest(&payment), &self.key.0).unwrap();
-        payment.authorization = Authorization::Eip3009 { signature };
+        payment.authorization = Authorization::Eip3009 {
+            signature: signature.into(),
+        };
         payment
     }
 }
@@ -172,7 +175,7 @@ pub fn now() -> u64 {
 
 /// The request body of x402 v2 for a payment that its seller wants exactly so.
 pub fn body(chain: &Chain, payment: &Payment) -> Value {
-    let Authorization::Eip3009 { signature } = payment.authorization;
+    let signature = payment.authorization.signature().ecdsa().unwrap();
     let requirements = json!({
         "scheme": "exact", "network": CHAIN.to_string(), "amount": payment.value.to_string(),
         "asset": payment.asset, "payTo": payment.payee, "maxTimeoutSeconds": 60,
@@ -203,6 +206,8 @@ pub struct Setup {
     pub reservations: String,
     pub depth: u8,
     pub keys: Vec<(&'static str, &'static str)>,
+    /// More lines of the network's section.
+    pub network: String,
 }
 
 impl Setup {
@@ -214,6 +219,7 @@ impl Setup {
             reservations: "memory://".to_owned(),
             depth: 8,
             keys: Vec::new(),
+            network: String::new(),
         }
     }
 
@@ -240,6 +246,7 @@ block_interval_ms = 1000
 "#,
             ports[0], ports[1], ports[2], self.ledger, self.reservations, self.rpc, self.depth
         );
+        config.push_str(&self.network);
         for (tenant, key) in &self.keys {
             use sha2::Digest;
             let hash = hex::encode(sha2::Sha256::digest(key.as_bytes()));

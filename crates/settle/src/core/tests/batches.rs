@@ -108,7 +108,7 @@ fn a_lone_payer_whose_code_refuses_the_transfer_fails_without_a_transaction() {
         signer: *signer,
         batch: *batch,
         with_code: vec![id],
-        refused: vec![(id, Reason::PayerHasCode)],
+        refused: vec![(id, Reason::SimulationFailed)],
     });
     let [Effect::ResolveAccepted { resolutions, .. }] = &effects[..] else {
         panic!("{effects:?}")
@@ -267,9 +267,10 @@ fn a_process_that_ends_opens_no_slot_and_gives_its_queue_back() {
 fn a_batch_that_has_become_too_dear_while_it_was_formed_is_not_signed() {
     let mut bench = Bench::with_lane();
     let fee = bench.core.initial_fees().unwrap().max_fee_per_gas;
-    let most = U256::from(fee) * U256::from(gas_limit(2));
+    let two = payments(2);
+    let most = U256::from(fee) * U256::from(gas_limit(&two));
     bench.core.config.budgets.per_transaction = Some(Wei(most));
-    let effects = bench.tell(Event::Accepted(payments(2)));
+    let effects = bench.tell(Event::Accepted(two));
     // The tip rises between the look at the payers and the signature.
     bench.tell(Event::Tip(8_000_000));
     let effects = bench.read_code(&effects);
@@ -277,4 +278,116 @@ fn a_batch_that_has_become_too_dear_while_it_was_formed_is_not_signed() {
         matches!(&effects[..], [Effect::ReadCode { payments, .. }] if payments.len() == 1),
         "{effects:?}"
     );
+}
+
+fn permit(number: u64, payer: u8, value: u64, terms: PermitTerms) -> Queued {
+    let mut queued = payment(number, 3_600);
+    queued.payment.key.authority = PERMIT2;
+    queued.payment.key.payer = Address::repeat_byte(payer);
+    queued.payment.value = AssetAmount::from(value);
+    let signature = queued.payment.authorization.signature().clone();
+    queued.payment.authorization = Authorization::Permit2(Permit2 {
+        terms,
+        signature,
+        allowance: None,
+    });
+    queued
+}
+
+/// A queued payment as the ledger would give it back.
+fn again(queued: &Queued) -> Queued {
+    Queued::new(&Settlement {
+        id: queued.id,
+        tenant: queued.tenant.clone(),
+        version: X402Version::V2,
+        payment: queued.payment.clone(),
+        digest: queued.payment.digest(),
+        state: SettlementState::Accepted,
+        told: None,
+        tries: 0,
+        accepted_at: UnixMillis(0),
+        updated_at: UnixMillis(0),
+    })
+}
+
+#[test]
+fn permits_of_the_same_terms_never_share_a_transaction() {
+    let mut bench = Bench::with_lane();
+    let exact = |number, payer, value| permit(number, payer, value, PermitTerms::Exact);
+    let all = vec![
+        exact(1, 1, 5),
+        exact(2, 1, 5),
+        exact(3, 1, 6),
+        exact(4, 2, 5),
+        payment(5, 3_600),
+    ];
+    let effects = bench.tell(Event::Accepted(all.clone()));
+    let (_, batch, _) = bench.open(effects);
+    let ids: Vec<_> = batch.iter().map(|queued| queued.id).collect();
+    assert_eq!(ids.len(), 4);
+    assert!(!(ids.contains(&all[0].id) && ids.contains(&all[1].id)));
+    bench.now += 1_000;
+    let effects = bench.tell(Event::Tick);
+    let (_, twin, _) = bench.open(effects);
+    assert_eq!(twin.len(), 1);
+}
+
+#[test]
+fn a_judged_signature_travels_alone_with_gas_for_its_judge() {
+    let mut bench = Bench::with_lane();
+    let mut judged = payment(1, 3_600);
+    judged.payment.judged_by_code();
+    let judged = again(&judged);
+    let plain = gas_limit(&[payment(2, 3_600)]);
+    assert!(gas_limit(std::slice::from_ref(&judged)) >= plain + 400_000);
+    let effects = bench.tell(Event::Accepted(vec![judged.clone(), payment(2, 3_600)]));
+    let (_, batch, _) = bench.open(effects);
+    assert_eq!(batch.len(), 1);
+    bench.now += 1_000;
+    let effects = bench.tell(Event::Tick);
+    let (_, other, _) = bench.open(effects);
+    assert_eq!(other.len(), 1);
+    assert_ne!(batch[0].id, other[0].id);
+}
+
+#[test]
+fn only_its_facilitator_settles_an_upto_payment() {
+    let mut bench = Bench::with_lane();
+    let upto = |number, facilitator| {
+        let terms = PermitTerms::Upto {
+            facilitator,
+            permitted: AssetAmount::from(10),
+        };
+        again(&permit(number, 1, 5, terms))
+    };
+    let (own, foreign) = (upto(1, signer()), upto(2, Address::repeat_byte(0xfa)));
+    let effects = bench.tell(Event::Accepted(vec![own.clone(), foreign.clone()]));
+    let (released, rest): (Vec<_>, Vec<_>) = effects
+        .into_iter()
+        .partition(|effect| matches!(effect, Effect::ReleaseQueued(_)));
+    assert!(
+        matches!(&released[..], [Effect::ReleaseQueued(ids)] if *ids == [foreign.id]),
+        "{released:?}"
+    );
+    let (_, batch, _) = bench.open(rest);
+    assert_eq!(batch.len(), 1);
+    assert_eq!(batch[0].id, own.id);
+}
+
+#[test]
+fn a_payment_that_is_too_dear_for_any_transaction_waits_and_holds_nobody_up() {
+    let mut bench = Bench::with_lane();
+    let fee = bench.core.initial_fees().unwrap().max_fee_per_gas;
+    let two = payments(2);
+    let most = U256::from(fee) * U256::from(gas_limit(&two));
+    bench.core.config.budgets.per_transaction = Some(Wei(most));
+    let mut judged = payment(9, 3_600);
+    judged.payment.judged_by_code();
+    let judged = again(&judged);
+    let effects = bench.tell(Event::Accepted(vec![judged]));
+    assert!(effects.is_empty(), "{effects:?}");
+    let effects = bench.tell(Event::Accepted(two));
+    let (_, batch, _) = bench.open(effects);
+    assert_eq!(batch.len(), 2);
+    assert_eq!(bench.core.queue_depth(), 1);
 }

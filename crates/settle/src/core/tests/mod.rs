@@ -11,8 +11,9 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use teller_chain::FeePolicy;
 use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
-    AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, LaneMode, Level, Payment,
-    Resolution, Settlement, SettlementId, SlotId, TenantId, UnixMillis, Wei, X402Version,
+    AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, LaneMode, Level, PERMIT2,
+    Payment, Permit2, PermitTerms, Resolution, Settlement, SettlementId, SlotId, TenantId,
+    UnixMillis, Wei, X402Version,
 };
 use teller_store::UnfinalSlot;
 
@@ -61,14 +62,15 @@ fn payment(number: u64, valid_for: u64) -> Queued {
                 r: B256::ZERO,
                 s: B256::ZERO,
                 v: 27,
-            },
+            }
+            .into(),
         },
     };
     Queued::new(&Settlement {
         id: SettlementId::fresh(),
         tenant: TenantId::new("shop"),
         version: X402Version::V2,
-        payment,
+        payment: payment.clone(),
         digest: payment.digest(),
         state: SettlementState::Accepted,
         told: None,

@@ -66,7 +66,7 @@ fn a_batch_that_reverts_whole_is_halved_until_the_culprit_is_alone() {
         let mined = bench.mined(&attempt, !hostile, if hostile { &[] } else { &batch });
         let after = bench.tell(Event::Found { id, mined });
         let resolutions = if hostile && batch.len() == 1 {
-            let findings = vec![(culprit, Finding::WouldRevert(Reason::PayerHasCode))];
+            let findings = vec![(culprit, Finding::WouldRevert(Reason::SimulationFailed))];
             closing(&bench.investigated(id, findings))
         } else {
             closing(&after)

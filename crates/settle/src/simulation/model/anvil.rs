@@ -180,7 +180,7 @@ impl Duel {
 
     fn payment(&mut self) -> Payment {
         if !self.made.is_empty() && self.rng.chance(150) {
-            return *self.rng.pick(&self.made);
+            return self.rng.pick(&self.made).clone();
         }
         let (key, payer) = *self.rng.pick(&self.payers);
         let now = self.chain.head().timestamp;
@@ -206,18 +206,23 @@ impl Duel {
             valid_after: UnixSeconds(after),
             valid_before: UnixSeconds(before),
             authorization: Authorization::Eip3009 {
-                signature: teller_schemes::sign(B256::ZERO, &key.0).unwrap(),
+                signature: teller_schemes::sign(B256::ZERO, &key.0).unwrap().into(),
             },
         };
         let digest = eip3009::Domain::new(&asset()).digest(&payment);
         let signature = teller_schemes::sign(digest, &key.0).unwrap();
-        payment.authorization = Authorization::Eip3009 { signature };
-        self.made.push(payment);
+        payment.authorization = Authorization::Eip3009 {
+            signature: signature.into(),
+        };
+        self.made.push(payment.clone());
         payment
     }
 
     fn cancellation(&mut self) -> Option<Bytes> {
-        let payment = *self.made.get(self.rng.index(self.made.len().max(1)))?;
+        let payment = self
+            .made
+            .get(self.rng.index(self.made.len().max(1)))?
+            .clone();
         let payer = payment.key.payer;
         let (key, _) = self.payers.iter().find(|(_, address)| *address == payer)?;
         let kind = keccak256("CancelAuthorization(address authorizer,bytes32 nonce)");

@@ -38,6 +38,8 @@ kinds! {
     TransferDiffers = "transfer_differs",
     /// The transfer is another log of the block than the ledger says.
     LogIndexDiffers = "log_index_differs",
+    /// Two payments are settled by one log.
+    LogCountedTwice = "log_counted_twice",
     /// A payment is settled by a transaction that none of the signers sent.
     NotOurTransaction = "not_our_transaction",
     /// A payment is settled by a transaction that is no attempt of a slot that it was in.

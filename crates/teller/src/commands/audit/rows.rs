@@ -1,8 +1,10 @@
 //! A payment's row against the chain, and what was told of it against both.
 
+use teller_chain::TxReceipt;
 use teller_domain::{
     CompensationKind, Receipt, Settlement, SettlementState, SettlementStateKind, Told, Wei,
 };
+use teller_schemes::permit2::Permit;
 
 use super::difference::{Difference, Kind, Subject};
 use super::seen::Seen;
@@ -27,7 +29,7 @@ pub fn is_newer(row: &Settlement, seen: &Seen) -> bool {
     recorded(row).is_some_and(|receipt| receipt.block.number > seen.horizon)
 }
 
-/// A settled row has its `AuthorizationUsed` and exactly the signed transfer, at the recorded log of the recorded block,
+/// A settled row has its `AuthorizationUsed` (or, by Permit2, its proxy's event) and exactly the signed transfer, at the recorded log of the recorded block,
 /// and that block is canonical. Rows that are not settled, or newer, pass.
 pub fn check_settled(row: &Settlement, seen: &Seen, out: &mut Vec<Difference>) {
     let Some(receipt) = recorded(row).filter(|_| !is_newer(row, seen)) else {
@@ -56,6 +58,10 @@ pub fn check_settled(row: &Settlement, seen: &Seen, out: &mut Vec<Difference>) {
         ));
     }
     let payment = &row.payment;
+    if let Some(permit) = Permit::of(payment) {
+        out.extend(check_permit(row, &permit, receipt, mined, seen));
+        return;
+    }
     let used = seen
         .uses(mined)
         .into_iter()
@@ -91,6 +97,40 @@ pub fn check_settled(row: &Settlement, seen: &Seen, out: &mut Vec<Difference>) {
             transferred(&effect),
         )),
     }
+}
+
+/// A permit that is settled has exactly its transfer, made by its proxy, at the recorded log.
+fn check_permit(
+    row: &Settlement,
+    permit: &Permit,
+    receipt: &Receipt,
+    mined: &TxReceipt,
+    seen: &Seen,
+) -> Option<Difference> {
+    let payment = &row.payment;
+    let found = seen.settlements(mined);
+    let mut logs = found
+        .iter()
+        .filter_map(|found| found.pays(permit, payment.key.payer, payment.value))
+        .peekable();
+    let subject = Subject::Settlement(row.id);
+    let Some(first) = logs.peek().copied() else {
+        let signed = format!(
+            "{} from {} to {}",
+            payment.value, payment.key.payer, payment.payee
+        );
+        let missing = "no such transfer by the permit's proxy";
+        return Some(seen.differs(Kind::TransferDiffers, subject, signed, missing));
+    };
+    if logs.any(|log| log == receipt.log_index) {
+        return None;
+    }
+    Some(seen.differs(
+        Kind::LogIndexDiffers,
+        subject,
+        format!("log {}", receipt.log_index),
+        format!("log {first}"),
+    ))
 }
 
 fn transferred(effect: &teller_schemes::Effect) -> String {

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use alloy_primitives::{Address, B256};
-use teller_chain::TxReceipt;
+use teller_chain::{Log, TxReceipt};
 use teller_domain::{AuthorizationKey, BlockRef, ChainId};
+use teller_schemes::permit2::{ProxySettlement, settlements};
 use teller_schemes::{Effect, EventLog, effects};
 
 use super::difference::{Difference, Kind, Subject};
@@ -80,18 +81,22 @@ impl Seen {
         (Some(receipt), wrong)
     }
 
+    /// What the x402 proxies settled in a transaction, of the tokens that count, in the order of the logs.
+    pub fn settlements(&self, receipt: &TxReceipt) -> Vec<ProxySettlement> {
+        if !receipt.succeeded {
+            return Vec::new();
+        }
+        let mut found = settlements(receipt.logs.iter().map(event));
+        found.retain(|found| self.assets.contains(&found.token));
+        found
+    }
+
     /// The authorizations that a transaction used, of the tokens that count, in no order.
     pub fn uses(&self, receipt: &TxReceipt) -> Vec<Use> {
         if !receipt.succeeded {
             return Vec::new();
         }
-        let logs = receipt.logs.iter().map(|log| EventLog {
-            address: log.address,
-            topics: &log.topics,
-            data: &log.data,
-            index: log.index,
-        });
-        effects(logs)
+        effects(receipt.logs.iter().map(event))
             .into_iter()
             .filter(|((asset, _, _), effect)| {
                 self.assets.contains(asset) && matches!(effect, Effect::Used(_))
@@ -106,5 +111,14 @@ impl Seen {
                 (key, effect)
             })
             .collect()
+    }
+}
+
+fn event(log: &Log) -> EventLog<'_> {
+    EventLog {
+        address: log.address,
+        topics: &log.topics,
+        data: &log.data,
+        index: log.index,
     }
 }

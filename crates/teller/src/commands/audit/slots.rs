@@ -72,6 +72,7 @@ pub fn check_slot(slot: &AuditSlot, seen: &Seen, out: &mut Vec<Difference>) {
             ));
         }
     }
+    check_logs(slot, seen, out);
     let attempts = || {
         slot.attempts
             .iter()
@@ -100,6 +101,25 @@ pub fn check_slot(slot: &AuditSlot, seen: &Seen, out: &mut Vec<Difference>) {
             if let Some(closed) = mined(slot, seen) {
                 check_mined(slot, closed, seen, out);
             }
+        }
+    }
+}
+
+/// No log counts for two payments.
+fn check_logs(slot: &AuditSlot, seen: &Seen, out: &mut Vec<Difference>) {
+    let mut logs = HashMap::new();
+    for row in &slot.payments {
+        let Some(receipt) = super::rows::recorded(row) else {
+            continue;
+        };
+        let log = (receipt.transaction, receipt.log_index);
+        if let Some(other) = logs.insert(log, row.id) {
+            out.push(seen.differs(
+                Kind::LogCountedTwice,
+                Subject::Settlement(row.id),
+                format!("log {} of {}", receipt.log_index, receipt.transaction),
+                format!("settlement {other} has it too"),
+            ));
         }
     }
 }

@@ -48,7 +48,8 @@ fn payment(number: u8) -> Payment {
                 r: B256::ZERO,
                 s: B256::ZERO,
                 v: 27,
-            },
+            }
+            .into(),
         },
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256};
 use teller_chain::{Log, NodeError, Nodes, TxReceipt};
 use teller_domain::{
-    AccountNonce, AuthorizationKey, BlockRef, ChainId, CompensationKind, Settlement, SettlementId,
-    SettlementState, SlotEnd, SlotId, SlotState,
+    AccountNonce, AuthorizationKey, BlockRef, ChainId, CompensationKind, Receipt, Settlement,
+    SettlementId, SettlementState, SlotEnd, SlotId, SlotState,
 };
 use teller_schemes::Effect;
 use teller_store::{AuditSlot, Ledger, SettlementQuery, StoreError};
@@ -219,6 +219,9 @@ impl Walk<'_> {
                         walked.tally.unresolved += 1;
                         let slot = *slot;
                         self.assigned(row, slot, &mut open, &mut found).await?;
+                    }
+                    // There is no transaction to compare with.
+                    SettlementState::Settled(Receipt::NOTHING) if row.payment.charges_nothing() => {
                     }
                     SettlementState::Settled(_) | SettlementState::SettledExternally(_) => {
                         unslotted.extend(count_settled(row, &self.blank(), walked));
@@ -538,6 +541,10 @@ fn count_mined(slot: &AuditSlot, closed: slots::MinedSlot, seen: &Seen, walked: 
             let sum = tally.values.entry(key.authority).or_default();
             sum.chain = sum.chain.saturating_add(transfer.value.0);
         }
+    }
+    for settlement in seen.settlements(receipt) {
+        let sum = tally.values.entry(settlement.token).or_default();
+        sum.chain = sum.chain.saturating_add(settlement.transfer.value.0);
     }
 }
 

@@ -1,0 +1,131 @@
+//! The columns that say how a payer authorized a payment, as both ledgers keep them.
+
+use alloy_primitives::{Address, Bytes};
+use teller_domain::{
+    AssetAmount, Authorization, EcdsaSignature, PayerSignature, Permit2, PermitTerms, TokenPermit,
+};
+
+use crate::rows::{address, present, read};
+use crate::{StoreError, StoreResult};
+
+/// EIP-3009.
+const EIP3009: &str = "eip3009";
+/// Permit2 under `exact`.
+const PERMIT2: &str = "permit2";
+/// Permit2 under `upto`.
+const UPTO: &str = "upto";
+
+/// [`PayerSignature::Ecdsa`]
+const ECDSA: &str = "ecdsa";
+/// [`PayerSignature::Contract`]
+const CONTRACT: &str = "contract";
+/// [`PayerSignature::Counterfactual`]
+const COUNTERFACTUAL: &str = "counterfactual";
+
+/// An [`Authorization`] in columns.
+pub(crate) struct AuthorizationColumns {
+    pub(crate) kind: String,
+    pub(crate) signature_kind: String,
+    pub(crate) signature: Vec<u8>,
+    pub(crate) factory: Option<Vec<u8>>,
+    pub(crate) factory_calldata: Option<Vec<u8>>,
+    pub(crate) permitted: Option<String>,
+    pub(crate) facilitator: Option<Vec<u8>>,
+    pub(crate) token_permit: Option<Vec<u8>>,
+}
+
+impl AuthorizationColumns {
+    pub(crate) fn of(authorization: &Authorization) -> Self {
+        let (kind, terms, token_permit) = match authorization {
+            Authorization::Eip3009 { .. } => (EIP3009, None, None),
+            Authorization::Permit2(permit) => {
+                let kind = match permit.terms {
+                    PermitTerms::Exact => PERMIT2,
+                    PermitTerms::Upto { .. } => UPTO,
+                };
+                let token_permit = permit.allowance.as_ref();
+                let token_permit = token_permit.map(|permit| permit.to_bytes().to_vec());
+                (kind, Some(permit.terms), token_permit)
+            }
+        };
+        let (permitted, facilitator) = match terms {
+            Some(PermitTerms::Upto {
+                facilitator,
+                permitted,
+            }) => (Some(permitted.to_string()), Some(facilitator.to_vec())),
+            Some(PermitTerms::Exact) | None => (None, None),
+        };
+        let signature = authorization.signature();
+        let (signature_kind, factory, factory_calldata) = match signature {
+            PayerSignature::Ecdsa(_) => (ECDSA, None, None),
+            PayerSignature::Contract(_) => (CONTRACT, None, None),
+            PayerSignature::Counterfactual {
+                factory,
+                factory_calldata,
+                ..
+            } => (
+                COUNTERFACTUAL,
+                Some(factory.to_vec()),
+                Some(factory_calldata.to_vec()),
+            ),
+        };
+        Self {
+            kind: kind.to_owned(),
+            signature_kind: signature_kind.to_owned(),
+            signature: signature.to_bytes().to_vec(),
+            factory,
+            factory_calldata,
+            permitted,
+            facilitator,
+            token_permit,
+        }
+    }
+
+    /// The authorization of a payment by this payer of this asset and value.
+    pub(crate) fn read(
+        self,
+        payer: Address,
+        asset: Address,
+        value: AssetAmount,
+    ) -> StoreResult<Authorization> {
+        let signature = match self.signature_kind.as_str() {
+            ECDSA => present(EcdsaSignature::from_bytes(&self.signature), "signature")?.into(),
+            CONTRACT => PayerSignature::Contract(self.signature.into()),
+            COUNTERFACTUAL => PayerSignature::Counterfactual {
+                factory: address(&present(self.factory, "factory")?)?,
+                factory_calldata: Bytes::from(present(self.factory_calldata, "factory calldata")?),
+                signature: self.signature.into(),
+            },
+            _ => return Err(corrupt("an unknown kind of signature")),
+        };
+        let terms = match self.kind.as_str() {
+            EIP3009 => return Ok(Authorization::Eip3009 { signature }),
+            PERMIT2 => PermitTerms::Exact,
+            UPTO => PermitTerms::Upto {
+                facilitator: address(&present(self.facilitator, "facilitator")?)?,
+                permitted: read(&present(self.permitted, "permitted amount")?, "amount")?,
+            },
+            _ => return Err(corrupt("an unknown kind of authorization")),
+        };
+        let permitted = match terms {
+            PermitTerms::Exact => value,
+            PermitTerms::Upto { permitted, .. } => permitted,
+        };
+        let allowance = match self.token_permit {
+            None => None,
+            Some(bytes) => {
+                let read = TokenPermit::of_checked(payer, asset, permitted, &bytes);
+                Some(Box::new(present(read, "token permit")?))
+            }
+        };
+        Ok(Authorization::Permit2(Permit2 {
+            terms,
+            signature,
+            allowance,
+        }))
+    }
+}
+
+fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(what.to_owned())
+}
