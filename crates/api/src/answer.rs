@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
 use axum::http::StatusCode;
-use teller_domain::{Reason, Refusal, SettlementId};
+use teller_domain::{Reason, Refusal, SettlementId, SettlementStateKind};
 use teller_settle::Delivery;
 use teller_verify::Hold;
 use tonic::Code;
@@ -36,6 +36,10 @@ pub(crate) enum ApiError {
     MethodNotAllowed,
     #[error("there is no such settlement")]
     NoSuchSettlement,
+    #[error("this facilitator signs no receipts: it has no receipt key")]
+    NoReceiptKey,
+    #[error("there is no receipt: the payment is {0}, not settled in a sealed block")]
+    NotSettled(SettlementStateKind),
     #[error("the ledger is unavailable")]
     LedgerUnavailable,
     #[error("the reservations are unavailable")]
@@ -71,6 +75,8 @@ impl ApiError {
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, Code::Unimplemented, None),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, None),
             Self::NoSuchSettlement => (StatusCode::NOT_FOUND, Code::NotFound, None),
+            Self::NoReceiptKey => (StatusCode::NOT_IMPLEMENTED, Code::Unimplemented, None),
+            Self::NotSettled(_) => (StatusCode::CONFLICT, Code::FailedPrecondition, None),
             Self::LedgerUnavailable | Self::ReservationsUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, SOON)
             }
@@ -251,6 +257,12 @@ mod tests {
             (ApiError::NoSuchRoute, 404, Code::Unimplemented),
             (ApiError::MethodNotAllowed, 405, Code::Unimplemented),
             (ApiError::NoSuchSettlement, 404, Code::NotFound),
+            (ApiError::NoReceiptKey, 501, Code::Unimplemented),
+            (
+                ApiError::NotSettled(SettlementStateKind::Preconfirmed),
+                409,
+                Code::FailedPrecondition,
+            ),
             (ApiError::LedgerUnavailable, 503, Code::Unavailable),
             (ApiError::Internal, 500, Code::Internal),
         ];

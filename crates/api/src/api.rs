@@ -18,6 +18,7 @@ use crate::answer::{ApiError, Outcome, SettleVerdict};
 use crate::auth::{Auth, Gate};
 use crate::meters::{Endpoint, Meters, Throttle, Transport};
 use crate::readiness::Readiness;
+use crate::receipts::ReceiptSigner;
 use crate::service::{Cause, Service};
 use crate::{grpc, rest};
 
@@ -39,6 +40,8 @@ pub struct ApiConfig {
     pub body_timeout: Duration,
     /// How often a watch stream looks for changes that nobody announced.
     pub watch_poll: Duration,
+    /// Who signs receipts; `None` for a facilitator that gives none.
+    pub receipt_signer: Option<ReceiptSigner>,
 }
 
 impl Default for ApiConfig {
@@ -51,6 +54,7 @@ impl Default for ApiConfig {
             drain_patience: Duration::from_secs(5),
             body_timeout: Duration::from_secs(10),
             watch_poll: Duration::from_secs(1),
+            receipt_signer: None,
         }
     }
 }

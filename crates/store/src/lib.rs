@@ -10,6 +10,7 @@
 )]
 
 mod boundary;
+mod catalogue;
 mod claiming;
 mod error;
 mod group;
@@ -28,6 +29,10 @@ mod sqlite;
 mod stores;
 
 pub use boundary::Boundary;
+pub use catalogue::{
+    Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery, ListedTerms, Listing, ListingKind,
+    NewListing, SearchWords,
+};
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,

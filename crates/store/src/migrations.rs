@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 3] = [
+const SQLITE: [(i64, &str, &str); 4] = [
     (
         1,
         "ledger",
@@ -24,9 +24,14 @@ const SQLITE: [(i64, &str, &str); 3] = [
         "reorgs",
         include_str!("../../../migrations/sqlite/0003_reorgs.sql"),
     ),
+    (
+        5,
+        "receipts_and_discovery",
+        include_str!("../../../migrations/sqlite/0005_receipts_and_discovery.sql"),
+    ),
 ];
 
-const POSTGRES: [(i64, &str, &str); 3] = [
+const POSTGRES: [(i64, &str, &str); 4] = [
     (
         1,
         "ledger",
@@ -41,6 +46,11 @@ const POSTGRES: [(i64, &str, &str); 3] = [
         3,
         "reorgs",
         include_str!("../../../migrations/postgres/0003_reorgs.sql"),
+    ),
+    (
+        5,
+        "receipts_and_discovery",
+        include_str!("../../../migrations/postgres/0005_receipts_and_discovery.sql"),
     ),
 ];
 

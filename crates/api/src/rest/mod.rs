@@ -25,6 +25,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/supported", get(info::supported))
         .route("/settlements", get(settlements::list))
         .route("/settlements/{id}", get(settlements::show))
+        .route("/settlements/{id}/receipt", get(settlements::receipt))
         .route("/health", get(info::health))
         .route("/healthz", get(info::health))
         .route("/readyz", get(info::ready))
