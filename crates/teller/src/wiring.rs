@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teller_api::{
-    Api, ApiConfig, Health, Readiness, ServeLimits, Supported, SupportedNetwork, TenantLimits,
-    serve_grpc, serve_rest,
+    Api, ApiConfig, Health, Readiness, ReceiptSigner, ServeLimits, Supported, SupportedNetwork,
+    TenantLimits, serve_grpc, serve_rest,
 };
 use teller_domain::ProcessId;
 use teller_settle::core::Budgets;
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::chains::Chain;
 use crate::commands::Failure;
-use crate::config::{Auth, Config, Role, Secret};
+use crate::config::{Auth, Config, Role, Secret, SignerKey};
 use crate::engine_watch::EngineWatch;
 use crate::recovery;
 use crate::telemetry;
@@ -288,6 +288,7 @@ fn api(
             .map(|network| (network.id, network.settled_at))
             .collect(),
         drain_patience: DRAIN_PATIENCE.min(config.server.shutdown / 2),
+        receipt_signer: config.receipt_key.as_ref().map(receipt_signer),
         ..ApiConfig::default()
     };
     Api::new(
@@ -299,6 +300,13 @@ fn api(
         auth(&config.server.auth),
         readiness,
     )
+}
+
+fn receipt_signer(key: &SignerKey) -> ReceiptSigner {
+    let secret = key.expose();
+    ReceiptSigner::new(key.address, move |digest| {
+        teller_schemes::sign(digest, &secret.0)
+    })
 }
 
 fn auth(auth: &Auth) -> teller_api::Auth {
