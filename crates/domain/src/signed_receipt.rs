@@ -259,8 +259,8 @@ impl SignedReceipt {
         if self.types != TypedTypes::own() || self.primary_type != PRIMARY_TYPE {
             return Err(SignedReceiptError::Types);
         }
-        let signature = EcdsaSignature::from_bytes(&self.signature)
-            .ok_or(SignedReceiptError::Signature)?;
+        let signature =
+            EcdsaSignature::from_bytes(&self.signature).ok_or(SignedReceiptError::Signature)?;
         Ok((self.message.digest(), signature))
     }
 }

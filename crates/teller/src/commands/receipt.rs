@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use alloy_primitives::Address;
 use serde_json::json;
-use teller_domain::SignedReceipt;
+use teller_domain::{SignedReceipt, UnixMillis};
 
 use crate::cli::VerifyReceiptArgs;
 
