@@ -60,25 +60,33 @@ fn receipts() -> impl Strategy<Value = SettlementReceipt> {
     let level = prop::sample::select(vec![Level::Included, Level::Safe, Level::Finalized]);
     let payment = any::<([u8; 20], [u8; 20], [u8; 20], [u8; 20], [u64; 4], [u8; 32])>();
     let place = any::<([u8; 32], u64, [u8; 32], u64, [u64; 4])>();
-    (any::<u128>(), any::<u64>(), payment, place, level, any::<u64>()).prop_map(
-        |(id, chain_id, payment, place, level, settled_at_ms)| SettlementReceipt {
-            settlement_id: format!("{id:032x}").parse::<SettlementId>().unwrap(),
-            chain_id,
-            authority: Address::from(payment.0),
-            asset: Address::from(payment.1),
-            payer: Address::from(payment.2),
-            payee: Address::from(payment.3),
-            value: AssetAmount(U256::from_limbs(payment.4)),
-            nonce: AuthorizationNonce(B256::from(payment.5)),
-            transaction_hash: B256::from(place.0),
-            block_number: place.1,
-            block_hash: B256::from(place.2),
-            log_index: place.3,
-            amount: AssetAmount(U256::from_limbs(place.4)),
-            level,
-            settled_at_ms,
-        },
+    (
+        any::<u128>(),
+        any::<u64>(),
+        payment,
+        place,
+        level,
+        any::<u64>(),
     )
+        .prop_map(
+            |(id, chain_id, payment, place, level, settled_at_ms)| SettlementReceipt {
+                settlement_id: format!("{id:032x}").parse::<SettlementId>().unwrap(),
+                chain_id,
+                authority: Address::from(payment.0),
+                asset: Address::from(payment.1),
+                payer: Address::from(payment.2),
+                payee: Address::from(payment.3),
+                value: AssetAmount(U256::from_limbs(payment.4)),
+                nonce: AuthorizationNonce(B256::from(payment.5)),
+                transaction_hash: B256::from(place.0),
+                block_number: place.1,
+                block_hash: B256::from(place.2),
+                log_index: place.3,
+                amount: AssetAmount(U256::from_limbs(place.4)),
+                level,
+                settled_at_ms,
+            },
+        )
 }
 
 proptest! {

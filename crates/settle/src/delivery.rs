@@ -4,19 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teller_domain::{RequestId, SettlementId};
-use teller_store::{Boundary, Ledger};
+use teller_store::{Boundary, CLAIM_KEPT, Ledger};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
-/// How long the ledger may be away before the end of a delivery is given up: half a minute in all.
+/// How long the ledger may be away before the end of a delivery is given up: not longer than the claim is kept for this
+/// process ([`CLAIM_KEPT`]), together with [`ANSWERED_WITHIN`].
 const DELIVERY_PATIENCE: [Duration; 8] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
     Duration::from_secs(1),
     Duration::from_secs(2),
     Duration::from_secs(4),
-    Duration::from_secs(6),
-    Duration::from_secs(8),
-    Duration::from_secs(8),
+    Duration::from_secs(4),
+    Duration::from_secs(4),
+    Duration::from_secs(4),
 ];
+
+/// A success that has not been handed to the transport so long after it was claimed is not told: this process was
+/// stopped, or asleep, and another may be about to tell it.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(CLAIM_KEPT.as_secs() / 3);
 
 /// A success on its way to the one request that may deliver it. Dropped before [`delivered`](Delivery::delivered), the
 /// claim is given back, so that another request can deliver it.
@@ -25,6 +32,10 @@ pub struct Delivery {
     pub(crate) id: SettlementId,
     pub(crate) request: RequestId,
     pub(crate) end: DeliveryEnd,
+    /// Just before it was claimed.
+    pub(crate) claimed: Instant,
+    /// Ends that are being written down are waited for before the process goes.
+    pub(crate) ends: TaskTracker,
 }
 
 /// What becomes of a claim when its [`Delivery`] is dropped.
@@ -40,6 +51,11 @@ pub(crate) enum DeliveryEnd {
 }
 
 impl Delivery {
+    /// Whether the answer may still be handed to the transport.
+    pub fn is_in_time(&self) -> bool {
+        self.claimed.elapsed() < ANSWERED_WITHIN
+    }
+
     /// The answer was handed to the transport.
     pub fn delivered(mut self) {
         self.end = DeliveryEnd::Confirm;
@@ -94,6 +110,7 @@ impl Drop for Delivery {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        runtime.spawn(async move { Self::write_end(ledger.as_ref(), id, request, end).await });
+        let ending = async move { Self::write_end(ledger.as_ref(), id, request, end).await };
+        self.ends.spawn_on(ending, &runtime);
     }
 }

@@ -18,6 +18,7 @@ use teller_store::{
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
 
 use crate::core::{Event, Queued};
 use crate::delivery::{Delivery, DeliveryEnd};
@@ -29,8 +30,7 @@ const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
 /// How often a claim is tried again while another request has it and has not delivered it.
 const CLAIM_POLL: Duration = Duration::from_millis(200);
 
-/// How long a claim may be neither delivered nor free before it is another request's for good: its process lives, or it
-/// would have been free before.
+/// How long a claim of a living process may be undelivered before it is another request's for good.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How often a settlement is read again, at most, because what was to be told of it has changed.
@@ -127,6 +127,7 @@ struct Shared {
     waiters: Waiters,
     engines: HashMap<ChainId, mpsc::Sender<Event>>,
     process: ProcessId,
+    ends: TaskTracker,
 }
 
 /// The engine's handle. Cheap to clone.
@@ -150,6 +151,7 @@ impl Settler {
         waiters: Waiters,
         engines: HashMap<ChainId, mpsc::Sender<Event>>,
         process: ProcessId,
+        ends: TaskTracker,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -158,6 +160,7 @@ impl Settler {
                 waiters,
                 engines,
                 process,
+                ends,
             }),
         }
     }
@@ -203,7 +206,7 @@ impl Settler {
                 }))
             }
             Ok(AcceptOutcome::Exists(settlement)) => Ok(self.existing(request, settlement)),
-            Err(error) if error.is_retryable() => {
+            Err(error) if error.is_uncertain() => {
                 tracing::warn!(%error, "an accept has no certain end");
                 Ok(Known::Accepted(Ticket {
                     place: Place::Uncertain(id),
@@ -352,6 +355,10 @@ impl Settler {
         if let Err(error) = self.shared.reservations.abandon(&[key]).await {
             tracing::warn!(settlement = %id, %error, "the hold of a withdrawn payment stays until it expires");
         }
+        if let Some(engine) = self.shared.engines.get(&key.chain) {
+            // An engine that is gone has no queue.
+            let _ = engine.send(Event::Withdrawn(id)).await;
+        }
     }
 
     /// What may be said of a settlement. A failure that is none any more when it is to be told gives way to what is true
@@ -475,9 +482,12 @@ impl Settler {
             id: settlement.id,
             request: request_id,
             end: undelivered,
+            claimed: Instant::now(),
+            ends: self.shared.ends.clone(),
         };
-        let claimed_since = Instant::now();
+        let mut taken_since = Instant::now();
         loop {
+            delivery.claimed = Instant::now();
             let claiming = self.ledger().claim_delivery(
                 settlement.id,
                 request_id,
@@ -493,24 +503,26 @@ impl Settler {
                         delivery,
                     };
                 }
-                Ok(outcome)
-                    if outcome == ClaimOutcome::Delivered
-                        || claimed_since.elapsed() >= CLAIM_PATIENCE =>
-                {
+                Ok(outcome) => {
+                    if outcome == ClaimOutcome::Lapsing {
+                        taken_since = Instant::now();
+                    }
+                    let is_another_s = outcome == ClaimOutcome::Delivered
+                        || taken_since.elapsed() >= CLAIM_PATIENCE;
+                    // Whoever has it may be dead, and the success would then be told to nobody: it is this request's once
+                    // that is certain.
+                    if !is_another_s && Instant::now() < deadline {
+                        tokio::time::sleep(CLAIM_POLL).await;
+                        continue;
+                    }
                     delivery.end = DeliveryEnd::Leave;
-                    return SettleAnswer::Duplicate {
-                        settlement,
-                        transaction,
+                    return match is_another_s {
+                        true => SettleAnswer::Duplicate {
+                            settlement,
+                            transaction,
+                        },
+                        false => pending(settlement),
                     };
-                }
-                // Whoever has it may be dead, and the success would then be told to nobody: it is this request's once that
-                // is certain.
-                Ok(ClaimOutcome::Taken) if Instant::now() < deadline => {
-                    tokio::time::sleep(CLAIM_POLL).await;
-                }
-                Ok(ClaimOutcome::Taken | ClaimOutcome::Delivered) => {
-                    delivery.end = DeliveryEnd::Leave;
-                    return pending(settlement);
                 }
                 // Also where a reorg has taken the settlement back meanwhile.
                 Err(error) => {

@@ -48,16 +48,19 @@ impl Rounds {
         (!round.is_empty()).then_some(round)
     }
 
-    /// Notes who got what: `refused` says of each settlement that was not claimed whether its success was delivered.
-    pub(crate) fn answer(&mut self, round: &[Claim], refused: &HashMap<SettlementId, bool>) {
+    /// Notes who got what: `refused` says why of each settlement that was not claimed.
+    pub(crate) fn answer(
+        &mut self,
+        round: &[Claim],
+        refused: &HashMap<SettlementId, ClaimOutcome>,
+    ) {
         for (id, request, ..) in round {
             let outcome = match refused.get(id) {
                 None => {
                     self.owners.insert(*id, *request);
                     ClaimOutcome::Claimed
                 }
-                Some(false) => ClaimOutcome::Taken,
-                Some(true) => ClaimOutcome::Delivered,
+                Some(refused) => *refused,
             };
             self.outcomes.insert((*id, *request), outcome);
         }
@@ -77,33 +80,39 @@ impl Rounds {
     }
 }
 
-/// Those of a round that were not claimed, from the rows (id, delivered) of all that could have been. One that is not
-/// among these was moved by a reorg since it was read.
+/// Those of a round that were not claimed, from the rows (id, delivered, lapsing) of all that could have been. One that is
+/// not among these was moved by a reorg since it was read.
 pub(crate) fn refused<'r, R: Row>(
     round: &[Claim],
     claimed: &HashSet<SettlementId>,
     settled: &'r [R],
-) -> StoreResult<HashMap<SettlementId, bool>>
+) -> StoreResult<HashMap<SettlementId, ClaimOutcome>>
 where
     usize: ColumnIndex<R>,
     uuid::Uuid: Decode<'r, R::Database> + Type<R::Database>,
     bool: Decode<'r, R::Database> + Type<R::Database>,
 {
-    let mut delivered = HashMap::new();
+    let mut refused = HashMap::new();
     for row in settled {
         let mut columns = Columns::of(row);
-        delivered.insert(SettlementId(columns.take()?), columns.take()?);
+        let id = SettlementId(columns.take()?);
+        let outcome = match (columns.take()?, columns.take()?) {
+            (true, _) => ClaimOutcome::Delivered,
+            (false, true) => ClaimOutcome::Lapsing,
+            (false, false) => ClaimOutcome::Taken,
+        };
+        refused.insert(id, outcome);
     }
-    delivered.retain(|id, _| !claimed.contains(id));
+    refused.retain(|id, _| !claimed.contains(id));
     let moved = round
         .iter()
-        .find(|(id, ..)| !claimed.contains(id) && !delivered.contains_key(id));
+        .find(|(id, ..)| !claimed.contains(id) && !refused.contains_key(id));
     match moved {
         Some((id, ..)) => Err(StoreError::Conflict {
             row: format!("settlement {id}"),
             expected: "settled as it was read, or surer",
         }),
-        None => Ok(delivered),
+        None => Ok(refused),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The ledger: every accepted payment, every signed transaction, every outcome.
 
+use std::time::Duration;
+
 use alloy_primitives::{Address, B256};
 use async_trait::async_trait;
 use teller_domain::{
@@ -33,6 +35,33 @@ pub enum AcceptOutcome {
     Accepted(Settlement),
     /// The authorization was in the ledger already, perhaps with another payment or another tenant's.
     Exists(Settlement),
+}
+
+/// What happens once in the life of a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Milestone {
+    /// Reservations were opened beside it: from then on empty reservations are lost ones.
+    ReservationsOpened,
+}
+
+impl Milestone {
+    /// As the ledger has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ReservationsOpened => "reservations_opened",
+        }
+    }
+}
+
+/// Which accepted payments a process takes into its queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// All.
+    All,
+    /// Those that are void from that moment on: what a process without a usable lane takes, to end it.
+    Late(UnixSeconds),
+    /// All but those of these tenants, whose payments may enter no slot for now; of theirs only what is late.
+    AllBut(Vec<TenantId>, UnixSeconds),
 }
 
 /// What a process is there for.
@@ -216,6 +245,11 @@ impl Success {
     }
 }
 
+/// How long a claim that is not confirmed is kept for a process whose lease has run out, where processes share the
+/// ledger: it may live, may have answered, and may only be cut off from the ledger. An answer that is not handed to
+/// the transport within a third of this must not be given.
+pub const CLAIM_KEPT: Duration = Duration::from_secs(30);
+
 /// What [`Ledger::claim_delivery`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimOutcome {
@@ -223,6 +257,9 @@ pub enum ClaimOutcome {
     Claimed,
     /// Another request has it; whether its answer was written is not known yet.
     Taken,
+    /// Another request of a process that is dead, or cut off from the ledger, has it and may yet be confirmed: it is free
+    /// [`CLAIM_KEPT`] after it was made.
+    Lapsing,
     /// Another request has delivered it.
     Delivered,
 }
@@ -335,14 +372,12 @@ pub trait Ledger: Catalogue {
 
     /// Takes up to `limit` (at most 2,000) accepted payments of a network into this process's queue, oldest first: those that nobody
     /// has queued, that this process has, or whose process is dead. Skips what others are taking (`SKIP LOCKED`).
-    /// With `expiring_by`, only those that are void from that moment on: what a process without a usable lane takes, to
-    /// end it.
     async fn claim_accepted(
         &self,
         chain: ChainId,
         owner: ProcessId,
         limit: u32,
-        expiring_by: Option<UnixSeconds>,
+        wanted: &Wanted,
     ) -> StoreResult<Vec<Settlement>>;
 
     /// Gives back everything that this process has queued on a network: it has no lane there.
@@ -376,8 +411,14 @@ pub trait Ledger: Catalogue {
     /// Extends the lease and answers the lane's mode. [`crate::StoreError::StaleLane`] if the epoch is old.
     async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<LaneMode>;
 
-    /// Changes a lane's mode as its owner. [`crate::StoreError::StaleLane`] if the epoch is old.
-    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()>;
+    /// Changes a lane's mode as its owner, if it is `expected`; `false`, and nothing changed, if an operator has ordered
+    /// another meanwhile. A lane is frozen whatever its mode was. [`crate::StoreError::StaleLane`] if the epoch is old.
+    async fn set_lane_mode(
+        &self,
+        fence: FencedLane,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool>;
 
     /// Changes a lane's mode as an operator, whoever owns it, if it is `expected`; `false`, and nothing changed, if not.
     async fn order_lane_mode(
@@ -482,12 +523,17 @@ pub trait Ledger: Catalogue {
         limit: u32,
     ) -> StoreResult<Vec<Compensation>>;
 
+    /// Whether nobody has asked this of the ledger before, for the life of the ledger. Whoever is told so is the only one.
+    async fn is_first(&self, milestone: Milestone) -> StoreResult<bool>;
+
     /// Notes that failure is told for a payment that is failed or expired. `false`, and nothing changed, if it is
     /// neither any more: read it again. Noting it once more is fine. Grouped.
     async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool>;
 
     /// Claims the delivery of a settled or preconfirmed payment's success for `request`, and notes it as told: succeeds if
-    /// nobody has claimed it, if the same request has, or if the claim was never confirmed and its process is dead.
+    /// nobody has claimed it, if the same request has, or if the claim was never confirmed and its process is another one
+    /// that is certainly dead: its lease has run out, and the claim is older than [`CLAIM_KEPT`] where processes share
+    /// the ledger.
     /// [`crate::StoreError::Conflict`] if the payment is not settled by that transaction, at least at that level, any
     /// more: a reorg has moved it since it was read. Grouped.
     async fn claim_delivery(

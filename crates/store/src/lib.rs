@@ -35,9 +35,10 @@ pub use catalogue::{
 };
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
-    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
-    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, Success, UnfinalSlot,
+    AcceptOutcome, AuditSlot, CLAIM_KEPT, ClaimOutcome, Duty, IdempotencyOutcome, Lane,
+    LaneRecovery, LaneView, Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome,
+    SettlementEvent, SettlementPage, SettlementQuery, Settlers, SlotClosure, Spending, Success,
+    UnfinalSlot, Wanted,
 };
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;

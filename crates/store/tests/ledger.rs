@@ -315,7 +315,7 @@ async fn closing_a_slot_resolves_and_requeues(store: TestLedger) {
     }
     let queued = store
         .ledger
-        .claim_accepted(CHAIN, ProcessId::fresh(), 10, None)
+        .claim_accepted(CHAIN, ProcessId::fresh(), 10, &Wanted::All)
         .await
         .unwrap();
     assert_eq!(queued.len(), 1);
@@ -591,6 +591,15 @@ async fn a_dead_process_leaves_its_claim(store: TestLedger) {
         .await
         .unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
+    let own = store.claim(first.id, request(), dies).await.unwrap();
+    assert_eq!(own, ClaimOutcome::Lapsing, "it asks, so it lives");
+    if let LedgerUrl::Postgres(_) = store.url() {
+        let cut_off = store.claim(first.id, request(), lives).await.unwrap();
+        assert_eq!(cut_off, ClaimOutcome::Lapsing, "it may have answered");
+        let kept = CLAIM_KEPT.as_millis();
+        let ages = format!("UPDATE settlements SET told_at = told_at - {kept}");
+        store.script(ages).await;
+    }
     let late = store.claim(first.id, request(), lives).await.unwrap();
     assert_eq!(late, ClaimOutcome::Claimed);
     let delivered = store.claim(second.id, request(), lives).await.unwrap();

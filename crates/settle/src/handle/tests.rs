@@ -8,7 +8,7 @@ use teller_domain::{
     AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, IdempotencyKey, Payment,
     Receipt, Resolution, Scheme, SlotEnd, SlotId, TenantId, Told, UnixSeconds, Wei, X402Version,
 };
-use teller_store::{Duty, MemoryReservations, NewSlot, SlotClosure, SqliteLedger};
+use teller_store::{Duty, MemoryReservations, NewSlot, SlotClosure, SqliteLedger, Wanted};
 
 const CHAIN: ChainId = ChainId(84532);
 const SHORT: Duration = Duration::from_millis(50);
@@ -90,7 +90,14 @@ impl Bench {
         let (engine, announced) = mpsc::channel(16);
         let engines = HashMap::from([(CHAIN, engine)]);
         let waiters = Waiters::default();
-        let settler = Settler::new(ledger.clone(), reservations, waiters, engines, process);
+        let settler = Settler::new(
+            ledger.clone(),
+            reservations,
+            waiters,
+            engines,
+            process,
+            TaskTracker::new(),
+        );
         Self {
             _directory: directory,
             ledger,
@@ -264,6 +271,28 @@ async fn a_success_is_told_once_its_level_is_reached_and_not_before() {
         bench.ask(&request, Level::Included).await,
         SettleAnswer::Duplicate { transaction, .. } if transaction == hash
     ));
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_too_late_must_not_be_given() {
+    let bench = Bench::new().await;
+    let request = request();
+    let id = id_of(&bench.accept(&request).await);
+    bench.settle(0, id).await;
+    let SettleAnswer::Settled { mut delivery, .. } = bench.ask(&request, Level::Included).await
+    else {
+        panic!("it is settled");
+    };
+    assert!(delivery.is_in_time());
+    delivery.claimed -= teller_store::CLAIM_KEPT / 3;
+    assert!(!delivery.is_in_time());
+    let ends = bench.settler.shared.ends.clone();
+    drop(delivery);
+    ends.close();
+    ends.wait().await;
+    // Given back by then, so that the next to ask is told.
+    let again = bench.ask(&request, Level::Included).await;
+    assert!(matches!(again, SettleAnswer::Settled { .. }), "{again:?}");
 }
 
 #[tokio::test]
@@ -446,7 +475,7 @@ async fn an_accepted_payment_is_this_process_s_only_where_it_has_the_engine() {
     ] {
         let rows = bench
             .ledger
-            .claim_accepted(chain, owner, 10, None)
+            .claim_accepted(chain, owner, 10, &Wanted::All)
             .await
             .unwrap();
         claimed.push(rows.into_iter().map(|row| row.id).collect::<Vec<_>>());

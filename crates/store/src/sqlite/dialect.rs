@@ -61,6 +61,12 @@ macro_rules! in_numbers {
         concat!("IN (SELECT value FROM json_each(", $parameter, "))")
     };
 }
+/// Is one of [`texts`].
+macro_rules! in_texts {
+    ($parameter:literal) => {
+        concat!("IN (SELECT value FROM json_each(", $parameter, "))")
+    };
+}
 /// The settlements of [`ids`] with their places, from 0.
 macro_rules! places {
     ($parameter:literal) => {
@@ -112,7 +118,7 @@ macro_rules! search_source {
 }
 pub(super) use {
     at_most, attempt_columns, attempt_columns_without_raw, for_update, in_ids, in_numbers,
-    indexed_by, numeric, places, search_source, settlement_columns, skip_locked, text,
+    in_texts, indexed_by, numeric, places, search_source, settlement_columns, skip_locked, text,
 };
 
 /// Beginnings of words, every one of them or any, as FTS5 reads them.
@@ -134,6 +140,11 @@ pub(super) fn search_order(sql: &mut QueryBuilder<Db>, _: String) {
 /// A parameter for `in_ids!`.
 pub(super) fn ids(ids: &[SettlementId]) -> String {
     ids_json(ids)
+}
+
+/// A parameter for `in_texts!`.
+pub(super) fn texts(texts: Vec<String>) -> String {
+    Value::from(texts).to_string()
 }
 
 /// A parameter for `in_numbers!`.
