@@ -34,6 +34,8 @@ pub(crate) enum ApiError {
     NoSuchRoute,
     #[error("the method is not allowed here")]
     MethodNotAllowed,
+    #[error("this facilitator keeps no discovery catalogue")]
+    NoCatalogue,
     #[error("there is no such settlement")]
     NoSuchSettlement,
     #[error("this facilitator signs no receipts: it has no receipt key")]
@@ -75,6 +77,7 @@ impl ApiError {
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, Code::Unimplemented, None),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, None),
             Self::NoSuchSettlement => (StatusCode::NOT_FOUND, Code::NotFound, None),
+            Self::NoCatalogue => (StatusCode::NOT_FOUND, Code::Unimplemented, None),
             Self::NoReceiptKey => (StatusCode::NOT_IMPLEMENTED, Code::Unimplemented, None),
             Self::NotSettled(_) => (StatusCode::CONFLICT, Code::FailedPrecondition, None),
             Self::LedgerUnavailable | Self::ReservationsUnavailable => {
@@ -126,7 +129,9 @@ pub(crate) fn status_of(reason: Reason) -> (StatusCode, Code) {
         Reason::UnexpectedVerifyError | Reason::UnexpectedSettleError => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
         }
-        Reason::IdempotencyKeyReused => (StatusCode::CONFLICT, Code::Aborted),
+        Reason::IdempotencyKeyReused | Reason::PaymentIdentifierReused => {
+            (StatusCode::CONFLICT, Code::Aborted)
+        }
         _ => (StatusCode::OK, Code::Ok),
     }
 }
@@ -237,7 +242,7 @@ mod tests {
         for reason in Reason::ALL {
             let expected = match reason {
                 Reason::UnexpectedVerifyError | Reason::UnexpectedSettleError => 503,
-                Reason::IdempotencyKeyReused => 409,
+                Reason::IdempotencyKeyReused | Reason::PaymentIdentifierReused => 409,
                 _ => 200,
             };
             assert_eq!(status_of(*reason).0.as_u16(), expected, "{reason}");
@@ -257,6 +262,7 @@ mod tests {
             (ApiError::NoSuchRoute, 404, Code::Unimplemented),
             (ApiError::MethodNotAllowed, 405, Code::Unimplemented),
             (ApiError::NoSuchSettlement, 404, Code::NotFound),
+            (ApiError::NoCatalogue, 404, Code::Unimplemented),
             (ApiError::NoReceiptKey, 501, Code::Unimplemented),
             (
                 ApiError::NotSettled(SettlementStateKind::Preconfirmed),

@@ -8,14 +8,16 @@ use alloy_primitives::Address;
 use axum::Router;
 use axum::body::Bytes;
 use teller_domain::{ChainId, Level, Scheme, v1_name};
+use teller_protocol::extensions::ids;
 use teller_protocol::{SupportedKind, SupportedResponse};
 use teller_settle::Settler;
-use teller_store::Ledger;
+use teller_store::{CatalogueBounds, Ledger};
 use teller_verify::Verifier;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::answer::{ApiError, Outcome, SettleVerdict};
 use crate::auth::{Auth, Gate};
+use crate::discovery::Discovery;
 use crate::meters::{Endpoint, Meters, Throttle, Transport};
 use crate::readiness::Readiness;
 use crate::receipts::ReceiptSigner;
@@ -42,6 +44,8 @@ pub struct ApiConfig {
     pub watch_poll: Duration,
     /// Who signs receipts; `None` for a facilitator that gives none.
     pub receipt_signer: Option<ReceiptSigner>,
+    /// How large the discovery catalogue may grow; `None` for a facilitator without one.
+    pub discovery: Option<CatalogueBounds>,
 }
 
 impl Default for ApiConfig {
@@ -55,6 +59,7 @@ impl Default for ApiConfig {
             body_timeout: Duration::from_secs(10),
             watch_poll: Duration::from_secs(1),
             receipt_signer: None,
+            discovery: None,
         }
     }
 }
@@ -122,6 +127,7 @@ pub(crate) struct Inner {
     pub(crate) supported: SupportedResponse,
     pub(crate) supported_json: Bytes,
     pub(crate) meters: Meters,
+    pub(crate) discovery: Option<Discovery>,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) warnings: Throttle,
@@ -138,7 +144,11 @@ impl Api {
         auth: Auth,
         readiness: Readiness,
     ) -> Self {
-        let supported = supported.response();
+        let mut supported = supported.response();
+        supported.extensions.push(ids::PAYMENT_IDENTIFIER.into());
+        if config.discovery.is_some() {
+            supported.extensions.push(ids::BAZAAR.into());
+        }
         let permits = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         let (drain, _) = watch::channel(false);
         Self {
@@ -158,6 +168,7 @@ impl Api {
                 supported_json: serde_json::to_vec(&supported).unwrap_or_default().into(),
                 supported,
                 meters: Meters::new(),
+                discovery: config.discovery.map(Discovery::new),
                 requests: permits(config.max_concurrent_requests),
                 watchers: permits(config.max_watch_streams),
                 warnings: Throttle::default(),

@@ -22,7 +22,7 @@ const MOST_LETTERS: usize = 40;
 const MOST_SEARCHED: usize = 8;
 
 /// What a resource is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListingKind {
     /// An HTTP endpoint.
     Http,
@@ -48,7 +48,7 @@ impl ListingKind {
 }
 
 /// One way of paying for a resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ListedTerms {
     /// The scheme's name on the wire.
     pub scheme: String,
@@ -63,7 +63,7 @@ pub struct ListedTerms {
 }
 
 /// A resource that was just paid for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NewListing {
     /// Whose customers paid. Each tenant's listing of a URL is its own: nobody can write into another's.
     pub tenant: TenantId,

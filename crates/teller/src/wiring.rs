@@ -12,7 +12,7 @@ use teller_api::{
 use teller_domain::ProcessId;
 use teller_settle::core::Budgets;
 use teller_settle::{Engine, Intake, Settler, Timings};
-use teller_store::{Ledger, LedgerUrl, ReservationsUrl, Stores};
+use teller_store::{CatalogueBounds, Ledger, LedgerUrl, ReservationsUrl, Stores};
 use teller_verify::{Policy, TenantPolicy, Verifier};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -289,6 +289,11 @@ fn api(
             .collect(),
         drain_patience: DRAIN_PATIENCE.min(config.server.shutdown / 2),
         receipt_signer: config.receipt_key.as_ref().map(receipt_signer),
+        discovery: config.discovery.map(|discovery| CatalogueBounds {
+            resources: discovery.max_resources,
+            resources_of_a_tenant: discovery.max_resources_per_tenant,
+            kept_ms: u64::try_from(discovery.kept.as_millis()).unwrap_or(u64::MAX),
+        }),
         ..ApiConfig::default()
     };
     Api::new(

@@ -7,11 +7,13 @@
     reason = "a test's helpers may fail as loudly as the test itself"
 )]
 
+mod bazaar;
 mod commands;
 mod crowd;
 mod grpc;
 mod kill;
 mod operator;
+mod receipts;
 mod refusals;
 mod settle;
 #[path = "../support/mod.rs"]
