@@ -336,7 +336,7 @@ impl Settler {
     async fn give_up_waiting(&self, settlement: Settlement) -> Settlement {
         let id = settlement.id;
         if settlement.state == SettlementState::Accepted {
-            match self.ledger().withdraw(id).await {
+            match Boundary::Withdraw.around(self.ledger().withdraw(id)).await {
                 Ok(false) => {}
                 Ok(true) => self.forget(&settlement).await,
                 Err(error) => {

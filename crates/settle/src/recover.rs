@@ -8,7 +8,7 @@ use futures::future::join_all;
 use teller_domain::{
     AccountNonce, ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis,
 };
-use teller_store::{Duty, LaneRecovery, StoreError};
+use teller_store::{Boundary, Duty, LaneRecovery, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot};
@@ -163,10 +163,10 @@ impl Shell {
         let lease_ms = millis(self.timings.lease);
         let signers = u64::try_from(self.signers.len()).unwrap_or(u64::MAX);
         let one_at_a_time = self.claiming.acquire().await;
-        let claimed = self
-            .ledger
-            .claim_lane(self.chain(), signer, self.process, signers, lease_ms)
-            .await?;
+        let claiming =
+            self.ledger
+                .claim_lane(self.chain(), signer, self.process, signers, lease_ms);
+        let claimed = Boundary::ClaimLane.around(claiming).await?;
         drop(one_at_a_time);
         let Some(LaneRecovery {
             lane,

@@ -27,6 +27,10 @@ enum Road {
     Cancelled,
     /// The signer has no gas, and payments expire unsigned.
     Expiring,
+    /// The signer has no gas, and sellers stop waiting before anything is signed.
+    Withdrawn,
+    /// The process starts, and payments of its predecessor are under way.
+    Starting,
 }
 
 fn road(call: &str) -> Road {
@@ -36,6 +40,8 @@ fn road(call: &str) -> Road {
         "raise_levels" => Road::Finalized,
         "tell_failure" => Road::Cancelled,
         "resolve_accepted" => Road::Expiring,
+        "withdraw" => Road::Withdrawn,
+        "claim_lane" => Road::Starting,
         _ => Road::Usual,
     }
 }
@@ -44,10 +50,20 @@ fn road(call: &str) -> Road {
 async fn crash_at(rig: &mut Rig, side: &str, call: &str, nth: u32) -> u64 {
     let point = format!("{side}_{call}:{nth}");
     let armed = (VARIABLE.to_owned(), point.clone());
+    let starting = road(call) == Road::Starting;
+    let under_way = match starting {
+        true => travel(rig, Road::Usual).await,
+        false => 0,
+    };
     rig.fleet.kill(0).await.unwrap();
     rig.fleet.member(0).unwrap().environment = vec![armed];
-    rig.fleet.start_member(0).await.unwrap();
-    let settled = travel(rig, road(call)).await;
+    let settled = if starting {
+        rig.fleet.spawn(0).unwrap();
+        under_way
+    } else {
+        rig.fleet.start_member(0).await.unwrap();
+        travel(rig, road(call)).await
+    };
     let ended = rig.fleet.wait_for_end(0, ENDS_WITHIN).await;
     rig.proxy.clear();
     let ended = ended.unwrap_or_else(|error| panic!("{point}: {error}\n{}", rig.fleet.logs()));
@@ -63,7 +79,7 @@ async fn crash_at(rig: &mut Rig, side: &str, call: &str, nth: u32) -> u64 {
 /// Payments on a road; answers how many of them will settle.
 async fn travel(rig: &mut Rig, road: Road) -> u64 {
     match road {
-        Road::Usual | Road::Reorganised | Road::Finalized => {}
+        Road::Usual | Road::Reorganised | Road::Finalized | Road::Starting => {}
         Road::Replaced => rig.proxy.inject(Rule::new(&[SEND], Fault::Forget).times(4)),
         Road::Cancelled => {
             rig.proxy.set(Next::Swallow);
@@ -76,6 +92,16 @@ async fn travel(rig: &mut Rig, road: Road) -> u64 {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
             rig.proxy.set(Next::Pass);
             return 5;
+        }
+        Road::Withdrawn => {
+            let signer = rig.signers()[0];
+            rig.rpc("anvil_setBalance", json!([signer, "0x0"])).await;
+            // The first one finds out; the other waits for the lane until its seller's time is up.
+            for _ in 0..2 {
+                rig.sell(1);
+                tokio::time::sleep(Duration::from_millis(700)).await;
+            }
+            return 0;
         }
         Road::Expiring => {
             let signer = rig.signers()[0];
@@ -127,7 +153,7 @@ async fn crash_at_each(calls: &[&str]) {
     let transfers = rig.compare().await.transfers;
     match calls {
         // Whether one of them made it into a slot in time is the clock's decision; the comparison has looked at each.
-        ["resolve_accepted"] => {}
+        ["resolve_accepted" | "withdraw"] => {}
         _ => assert_eq!(transfers, payments),
     }
 }
@@ -165,6 +191,16 @@ async fn a_process_that_dies_while_telling_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_payments_expire_goes_on() {
     crash_at_each(&["resolve_accepted"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_payments_are_withdrawn_goes_on() {
+    crash_at_each(&["withdraw"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_taking_its_lanes_goes_on() {
+    crash_at_each(&["claim_lane"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
