@@ -124,10 +124,7 @@ fn page(signed: &SignedReceipt, is_expected: bool) -> String {
             format!("{} {}", receipt.block_number, receipt.block_hash),
         ),
         ("log index", receipt.log_index.to_string()),
-        (
-            "settled at",
-            format!("{} ms since 1970", receipt.settled_at_ms),
-        ),
+        ("settled at", UnixMillis(receipt.settled_at_ms).to_utc()),
     ];
     rows.iter()
         .map(|(name, value)| format!("{name:<12} {value}\n"))

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use teller_domain::{Settlement, SettlementState, TenantId, Told, UnixMillis, known_assets};
+use teller_domain::{Settlement, SettlementState, TenantId, Told, known_assets};
 use teller_store::SettlementQuery;
 
 use super::{Failure, read_config};
