@@ -127,7 +127,7 @@ pub(crate) struct Inner {
     pub(crate) supported: SupportedResponse,
     pub(crate) supported_json: Bytes,
     pub(crate) meters: Meters,
-    pub(crate) discovery: Option<Discovery>,
+    pub(crate) discovery: Option<Arc<Discovery>>,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) warnings: Throttle,
@@ -168,7 +168,9 @@ impl Api {
                 supported_json: serde_json::to_vec(&supported).unwrap_or_default().into(),
                 supported,
                 meters: Meters::new(),
-                discovery: config.discovery.map(Discovery::new),
+                discovery: config
+                    .discovery
+                    .map(|bounds| Arc::new(Discovery::new(bounds))),
                 requests: permits(config.max_concurrent_requests),
                 watchers: permits(config.max_watch_streams),
                 warnings: Throttle::default(),

@@ -4,7 +4,7 @@
 mod schema;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,9 @@ use crate::answer::message;
 
 /// How many verdicts and listings are remembered; all are forgotten when there would be more.
 const MOST_REMEMBERED: usize = 4_096;
-/// How many schemas are judged at once, and how many listings written.
+/// How many schemas are judged at once, and how many listings are under way.
 const JUDGED_AT_ONCE: usize = 2;
-const WRITTEN_AT_ONCE: usize = 16;
+const LISTED_AT_ONCE: usize = 64;
 /// How many requests read the catalogue at once; more are told to come back.
 const READ_AT_ONCE: usize = 8;
 /// How long an answer waits for its listing. It is written all the same.
@@ -132,11 +132,11 @@ fn storable(listing: &NewListing) -> bool {
 pub(crate) struct Discovery {
     pub(crate) bounds: CatalogueBounds,
     pub(crate) readers: Semaphore,
-    judges: Semaphore,
+    judges: Arc<Semaphore>,
     writers: Arc<Semaphore>,
     hasher: RandomState,
-    verdicts: Mutex<HashMap<u64, Result<(), Unfit>>>,
-    written: Arc<Mutex<HashMap<u64, Instant>>>,
+    verdicts: Arc<Mutex<HashMap<u64, Result<(), Unfit>>>>,
+    written: Mutex<HashMap<u64, Instant>>,
 }
 
 impl Discovery {
@@ -144,58 +144,65 @@ impl Discovery {
         Self {
             bounds,
             readers: Semaphore::new(READ_AT_ONCE),
-            judges: Semaphore::new(JUDGED_AT_ONCE),
-            writers: Arc::new(Semaphore::new(WRITTEN_AT_ONCE)),
+            judges: Arc::new(Semaphore::new(JUDGED_AT_ONCE)),
+            writers: Arc::new(Semaphore::new(LISTED_AT_ONCE)),
             hasher: RandomState::new(),
-            verdicts: Mutex::default(),
-            written: Arc::default(),
+            verdicts: Arc::default(),
+            written: Mutex::default(),
         }
     }
 
     /// What a verified payment's resource is told: it is listed once it has been paid for.
     pub(crate) async fn announced(&self, candidate: &Candidate) -> ListingStatus {
-        match self.judged(candidate).await {
-            Ok(_) => ListingStatus::Processing,
-            Err(reason) => ListingStatus::Rejected(reason),
+        match tokio::time::timeout(PATIENCE, self.judged(candidate)).await {
+            Ok(Ok(_)) | Err(_) => ListingStatus::Processing,
+            Ok(Err(reason)) => ListingStatus::Rejected(reason),
         }
     }
 
     /// Lists a resource that has just been paid for.
     pub(crate) async fn paid(
-        &self,
-        candidate: &Candidate,
+        self: &Arc<Self>,
+        candidate: Candidate,
         ledger: &Arc<dyn Ledger>,
         now: Instant,
     ) -> ListingStatus {
-        let listing = match self.judged(candidate).await {
-            Ok(listing) => listing.clone(),
-            Err(reason) => return ListingStatus::Rejected(reason),
-        };
-        let name = self.hasher.hash_one(&listing);
-        if self.is_written(name, now) {
-            return ListingStatus::Success;
-        }
         let Ok(place) = self.writers.clone().try_acquire_owned() else {
             return ListingStatus::Rejected("the catalogue is busy; pay again later".to_owned());
         };
-        let (ledger, bounds, written) = (ledger.clone(), self.bounds, self.written.clone());
-        let writing = tokio::spawn(async move {
-            let listed = ledger.list_resource(listing, bounds).await;
+        let (discovery, ledger) = (self.clone(), ledger.clone());
+        let listing = tokio::spawn(async move {
+            let listed = discovery.list(&candidate, ledger.as_ref(), now).await;
             drop(place);
-            match listed {
-                Ok(()) => {
-                    remember(&written, name, now);
-                    ListingStatus::Success
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a resource could not be listed");
-                    ListingStatus::Rejected("the catalogue cannot be written now".to_owned())
-                }
-            }
+            listed
         });
-        match tokio::time::timeout(PATIENCE, writing).await {
-            Ok(Ok(status)) => status,
+        match tokio::time::timeout(PATIENCE, listing).await {
+            Ok(Ok(Ok(()))) => ListingStatus::Success,
+            Ok(Ok(Err(reason))) => ListingStatus::Rejected(reason),
             Ok(Err(_)) | Err(_) => ListingStatus::Processing,
+        }
+    }
+
+    async fn list(
+        &self,
+        candidate: &Candidate,
+        ledger: &dyn Ledger,
+        now: Instant,
+    ) -> Result<(), String> {
+        let listing = self.judged(candidate).await?;
+        let name = self.hasher.hash_one(listing);
+        if self.is_written(name, now) {
+            return Ok(());
+        }
+        match ledger.list_resource(listing.clone(), self.bounds).await {
+            Ok(()) => {
+                remember(&self.written, name, now);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a resource could not be listed");
+                Err("the catalogue cannot be written now".to_owned())
+            }
         }
     }
 
@@ -207,21 +214,24 @@ impl Discovery {
         Ok(listing)
     }
 
+    /// A judgement that has begun comes to its end and keeps its place until then, whoever stops waiting for it.
     async fn judge(&self, claim: &Claim) -> Result<(), Unfit> {
-        let mut hasher = self.hasher.build_hasher();
-        (&claim.info, &claim.schema).hash(&mut hasher);
-        let name = std::hash::Hasher::finish(&hasher);
+        let name = self.hasher.hash_one((&claim.info, &claim.schema));
         let known = lock(&self.verdicts).get(&name).cloned();
         if let Some(verdict) = known {
             return verdict;
         }
-        let _place = self.judges.acquire().await.map_err(|_| Unfit::Unjudged)?;
-        let (info, schema) = (claim.info.clone(), claim.schema.clone());
-        let judging = tokio::task::spawn_blocking(move || schema::judge(&info, &schema));
+        let place = self.judges.clone().acquire_owned().await;
+        let place = place.map_err(|_| Unfit::Unjudged)?;
+        let (claim, verdicts) = (claim.clone(), self.verdicts.clone());
+        let judging = tokio::task::spawn_blocking(move || {
+            let verdict = schema::judge(&claim.info, &claim.schema);
+            remember(&verdicts, name, verdict.clone());
+            drop(place);
+            verdict
+        });
         // A judgement that panics is one that was not made; the panic itself is reported by the panic hook.
-        let verdict = judging.await.unwrap_or(Err(Unfit::Unjudged));
-        remember(&self.verdicts, name, verdict.clone());
-        verdict
+        judging.await.unwrap_or(Err(Unfit::Unjudged))
     }
 
     fn is_written(&self, name: u64, now: Instant) -> bool {
@@ -269,6 +279,74 @@ mod tests {
         assert_eq!(said["bazaar"]["status"], "rejected");
         let reason = said["bazaar"]["rejectedReason"].as_str().unwrap();
         assert_eq!(reason.chars().count(), 500);
+    }
+
+    fn candidate() -> Candidate {
+        let listing = NewListing {
+            tenant: teller_domain::TenantId::new("shop"),
+            kind: ListingKind::Http,
+            resource: "https://a.example".to_owned(),
+            version: X402Version::V2,
+            description: None,
+            mime_type: None,
+            service_name: None,
+            tags: Vec::new(),
+            icon_url: None,
+            extensions: None,
+            terms: ListedTerms {
+                scheme: "exact".to_owned(),
+                chain: teller_domain::ChainId(1),
+                asset: Default::default(),
+                pay_to: Default::default(),
+                requirements: "{}".to_owned(),
+            },
+        };
+        Candidate {
+            listing: Ok(listing),
+            claim: Some(Claim {
+                info: "{}".to_owned(),
+                schema: "{}".to_owned(),
+                listed: "{}".to_owned(),
+            }),
+            has_header: true,
+        }
+    }
+
+    fn bounds() -> CatalogueBounds {
+        CatalogueBounds {
+            resources: 10,
+            resources_of_a_tenant: 10,
+            kept_ms: 60_000,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_catalogue_that_is_busy_holds_no_payment_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("teller.db");
+        let ledger: Arc<dyn Ledger> =
+            Arc::new(teller_store::SqliteLedger::open(&path).await.unwrap());
+        let discovery = Arc::new(Discovery::new(bounds()));
+        let judges = discovery.judges.clone();
+        let busy = judges.acquire_many(2).await.unwrap();
+        let now = Instant::now();
+        let announced = discovery.announced(&candidate()).await;
+        assert_eq!(announced, ListingStatus::Processing);
+        let paid = discovery.paid(candidate(), &ledger, now).await;
+        assert_eq!(paid, ListingStatus::Processing);
+        assert!(now.elapsed() < Duration::from_secs(5));
+        // It is listed all the same once it can be judged, and not written again at once.
+        drop(busy);
+        let mut status = ListingStatus::Processing;
+        while status == ListingStatus::Processing {
+            status = discovery.paid(candidate(), &ledger, now).await;
+        }
+        assert_eq!(status, ListingStatus::Success);
+        assert_eq!(lock(&discovery.written).len(), 1);
+        let writers = discovery.writers.clone();
+        let _busy = writers.acquire_many(LISTED_AT_ONCE as u32).await.unwrap();
+        let refused = discovery.paid(candidate(), &ledger, now).await;
+        assert!(matches!(refused, ListingStatus::Rejected(reason) if reason.contains("busy")));
     }
 
     #[test]

@@ -121,11 +121,12 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     api.told(&answer.verdict);
     let mut status = None;
     if let (SettleVerdict::Settled { .. }, Some(discovery), Some(candidate)) =
-        (&answer.verdict, &api.inner.discovery, &candidate)
+        (&answer.verdict, &api.inner.discovery, candidate)
     {
+        let has_header = candidate.has_header;
         let ledger = &api.inner.service.ledger;
         let listed = discovery.paid(candidate, ledger, Instant::now()).await;
-        status = Some(listed).filter(|_| candidate.has_header);
+        status = has_header.then_some(listed);
     }
     let response = respond::settle(answer, is_malformed);
     (respond::with_listing(response, status), outcome)
