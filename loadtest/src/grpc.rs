@@ -69,6 +69,7 @@ impl GrpcClient {
                     payment_payload,
                     payment_requirements,
                     idempotency_key: String::new(),
+                    payment_identifier: String::new(),
                 });
                 self.client.verify(request).await.map(verified)
             }
@@ -77,6 +78,7 @@ impl GrpcClient {
                     payment_payload,
                     payment_requirements,
                     idempotency_key: String::new(),
+                    payment_identifier: String::new(),
                 });
                 self.client.settle(request).await.map(settled)
             }

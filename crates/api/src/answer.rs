@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
 use axum::http::StatusCode;
-use teller_domain::{AssetAmount, Reason, Receipt, Refusal, SettlementId};
+use teller_domain::{AssetAmount, Reason, Receipt, Refusal, SettlementId, SettlementStateKind};
 use teller_settle::Delivery;
 use teller_verify::Hold;
 use tonic::Code;
@@ -34,8 +34,14 @@ pub(crate) enum ApiError {
     NoSuchRoute,
     #[error("the method is not allowed here")]
     MethodNotAllowed,
+    #[error("this facilitator keeps no discovery catalogue")]
+    NoCatalogue,
     #[error("there is no such settlement")]
     NoSuchSettlement,
+    #[error("this facilitator signs no receipts: it has no receipt key")]
+    NoReceiptKey,
+    #[error("there is no receipt: the payment is {0}, not settled in a sealed block")]
+    NotSettled(SettlementStateKind),
     #[error("the ledger is unavailable")]
     LedgerUnavailable,
     #[error("the reservations are unavailable")]
@@ -71,6 +77,9 @@ impl ApiError {
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, Code::Unimplemented, None),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, None),
             Self::NoSuchSettlement => (StatusCode::NOT_FOUND, Code::NotFound, None),
+            Self::NoCatalogue => (StatusCode::NOT_FOUND, Code::Unimplemented, None),
+            Self::NoReceiptKey => (StatusCode::NOT_IMPLEMENTED, Code::Unimplemented, None),
+            Self::NotSettled(_) => (StatusCode::CONFLICT, Code::FailedPrecondition, None),
             Self::LedgerUnavailable | Self::ReservationsUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, SOON)
             }
@@ -120,7 +129,9 @@ pub(crate) fn status_of(reason: Reason) -> (StatusCode, Code) {
         Reason::UnexpectedVerifyError | Reason::UnexpectedSettleError => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
         }
-        Reason::IdempotencyKeyReused => (StatusCode::CONFLICT, Code::Aborted),
+        Reason::IdempotencyKeyReused | Reason::PaymentIdentifierReused => {
+            (StatusCode::CONFLICT, Code::Aborted)
+        }
         _ => (StatusCode::OK, Code::Ok),
     }
 }
@@ -235,7 +246,7 @@ mod tests {
         for reason in Reason::ALL {
             let expected = match reason {
                 Reason::UnexpectedVerifyError | Reason::UnexpectedSettleError => 503,
-                Reason::IdempotencyKeyReused => 409,
+                Reason::IdempotencyKeyReused | Reason::PaymentIdentifierReused => 409,
                 _ => 200,
             };
             assert_eq!(status_of(*reason).0.as_u16(), expected, "{reason}");
@@ -255,6 +266,13 @@ mod tests {
             (ApiError::NoSuchRoute, 404, Code::Unimplemented),
             (ApiError::MethodNotAllowed, 405, Code::Unimplemented),
             (ApiError::NoSuchSettlement, 404, Code::NotFound),
+            (ApiError::NoCatalogue, 404, Code::Unimplemented),
+            (ApiError::NoReceiptKey, 501, Code::Unimplemented),
+            (
+                ApiError::NotSettled(SettlementStateKind::Preconfirmed),
+                409,
+                Code::FailedPrecondition,
+            ),
             (ApiError::LedgerUnavailable, 503, Code::Unavailable),
             (ApiError::Internal, 500, Code::Internal),
         ];

@@ -11,14 +11,16 @@ use teller_domain::{ChainId, Level, Scheme, v1_name};
 use teller_protocol::extensions::ids;
 use teller_protocol::{SupportedExtra, SupportedKind, SupportedResponse};
 use teller_settle::Settler;
-use teller_store::Ledger;
+use teller_store::{CatalogueBounds, Ledger};
 use teller_verify::Verifier;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::answer::{ApiError, Outcome, SettleVerdict};
 use crate::auth::{Auth, Gate};
+use crate::discovery::Discovery;
 use crate::meters::{Endpoint, Meters, Throttle, Transport};
 use crate::readiness::Readiness;
+use crate::receipts::ReceiptSigner;
 use crate::service::{Cause, Service};
 use crate::{grpc, rest};
 
@@ -40,6 +42,10 @@ pub struct ApiConfig {
     pub body_timeout: Duration,
     /// How often a watch stream looks for changes that nobody announced.
     pub watch_poll: Duration,
+    /// Who signs receipts; `None` for a facilitator that gives none.
+    pub receipt_signer: Option<ReceiptSigner>,
+    /// How large the discovery catalogue may grow; `None` for a facilitator without one.
+    pub discovery: Option<CatalogueBounds>,
 }
 
 impl Default for ApiConfig {
@@ -52,6 +58,8 @@ impl Default for ApiConfig {
             drain_patience: Duration::from_secs(5),
             body_timeout: Duration::from_secs(10),
             watch_poll: Duration::from_secs(1),
+            receipt_signer: None,
+            discovery: None,
         }
     }
 }
@@ -133,6 +141,7 @@ pub(crate) struct Inner {
     pub(crate) supported: SupportedResponse,
     pub(crate) supported_json: Bytes,
     pub(crate) meters: Meters,
+    pub(crate) discovery: Option<Arc<Discovery>>,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) warnings: Throttle,
@@ -149,7 +158,11 @@ impl Api {
         auth: Auth,
         readiness: Readiness,
     ) -> Self {
-        let supported = supported.response();
+        let mut supported = supported.response();
+        supported.extensions.push(ids::PAYMENT_IDENTIFIER.into());
+        if config.discovery.is_some() {
+            supported.extensions.push(ids::BAZAAR.into());
+        }
         let permits = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         let (drain, _) = watch::channel(false);
         Self {
@@ -169,6 +182,9 @@ impl Api {
                 supported_json: serde_json::to_vec(&supported).unwrap_or_default().into(),
                 supported,
                 meters: Meters::new(),
+                discovery: config
+                    .discovery
+                    .map(|bounds| Arc::new(Discovery::new(bounds))),
                 requests: permits(config.max_concurrent_requests),
                 watchers: permits(config.max_watch_streams),
                 warnings: Throttle::default(),

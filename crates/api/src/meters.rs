@@ -14,10 +14,17 @@ pub(crate) enum Endpoint {
     Settle,
     Release,
     Settlements,
+    Discovery,
 }
 
 impl Endpoint {
-    const ALL: [Self; 4] = [Self::Verify, Self::Settle, Self::Release, Self::Settlements];
+    const ALL: [Self; 5] = [
+        Self::Verify,
+        Self::Settle,
+        Self::Release,
+        Self::Settlements,
+        Self::Discovery,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -25,6 +32,7 @@ impl Endpoint {
             Self::Settle => "settle",
             Self::Release => "release",
             Self::Settlements => "settlements",
+            Self::Discovery => "discovery",
         }
     }
 
@@ -36,7 +44,7 @@ impl Endpoint {
             Self::Verify => &[Valid, Invalid, Unknown, Rejected],
             Self::Settle => &[Settled, Duplicate, Failed, Pending, Unknown, Rejected],
             Self::Release => &[Done, Unknown, Rejected],
-            Self::Settlements => &[Done, Unknown, Rejected],
+            Self::Settlements | Self::Discovery => &[Done, Unknown, Rejected],
         }
     }
 }

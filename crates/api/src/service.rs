@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use teller_domain::{
-    AssetAmount, ChainId, Compensation, Level, Payment, PaymentRequest, Reason, Refusal, Scheme,
-    Settlement, SettlementId, TenantId,
+    AssetAmount, ChainId, Compensation, IdempotencyKey, Level, Payment, PaymentRequest, Reason,
+    Refusal, Scheme, Settlement, SettlementId, TenantId,
 };
 use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
 use teller_store::{Ledger, SettlementPage, SettlementQuery, StoreError};
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::answer::{ApiError, SettleAnswer, SettleVerdict, VerifyAnswer};
+use crate::identifier::Identifier;
 use crate::inflight::{InFlight, Settling};
 use crate::limits::Tenant;
 use crate::wire::{Asked, Rejection};
@@ -61,13 +62,26 @@ impl Service {
     pub(crate) async fn verify(&self, asked: Asked) -> (VerifyAnswer, Option<Cause>) {
         let payer = Some(asked.request.payment.key.payer);
         let verifier = self.verifier.clone();
-        let task = tokio::spawn(async move { verifier.verify(&asked.request).await });
+        let identifier = self.identifier(asked.payment_identifier);
+        let request = asked.request;
+        let task = tokio::spawn(async move {
+            let hold = match verifier.verify(&request).await {
+                Verdict::Valid(hold) => hold,
+                Verdict::Invalid(refusal) => return Ok(Err(refusal)),
+                Verdict::Unknown(error) => return Err(Cause::from(error)),
+            };
+            // A hold that is dropped here is given back.
+            Ok(match identifier.bind(&request).await? {
+                None => Ok(hold),
+                Some(refusal) => Err(refusal),
+            })
+        });
         let cause = match task.await {
-            Ok(Verdict::Valid(hold)) => return (VerifyAnswer::Valid { hold }, None),
-            Ok(Verdict::Invalid(refusal)) => {
+            Ok(Ok(Ok(hold))) => return (VerifyAnswer::Valid { hold }, None),
+            Ok(Ok(Err(refusal))) => {
                 return (VerifyAnswer::Invalid { refusal, payer }, None);
             }
-            Ok(Verdict::Unknown(error)) => error.into(),
+            Ok(Err(cause)) => cause,
             Err(_) => Cause::Panicked,
         };
         let refusal = Refusal::new(
@@ -85,14 +99,21 @@ impl Service {
         tenant: &Tenant,
     ) -> (SettleAnswer, Option<Cause>) {
         let begun_at = Instant::now();
-        let Asked { request, network } = asked;
+        let Asked {
+            request,
+            network,
+            payment_identifier,
+        } = asked;
+        let identifier = self.identifier(payment_identifier);
         let request = Arc::new(request);
         let payer = Some(request.payment.key.payer);
         let begun = {
             let (verifier, settler) = (self.verifier.clone(), self.settler.clone());
             let request = request.clone();
             let settling = self.in_flight.begin(request.payment.digest());
-            tokio::spawn(async move { begin(&verifier, &settler, &request, &settling).await })
+            tokio::spawn(async move {
+                begin(&verifier, &settler, &request, &identifier, &settling).await
+            })
         };
         let mut cause = None;
         let (settlement, verdict) = match begun.await {
@@ -133,6 +154,11 @@ impl Service {
             verdict,
         };
         (answer, cause)
+    }
+
+    fn identifier(&self, id: Option<IdempotencyKey>) -> Identifier {
+        let ledger = self.ledger.clone();
+        Identifier { ledger, id }
     }
 
     fn wait_for(&self, request: &PaymentRequest, tenant: &Tenant) -> Duration {
@@ -259,11 +285,21 @@ async fn begin(
     verifier: &Verifier,
     settler: &Settler,
     request: &PaymentRequest,
+    identifier: &Identifier,
     settling: &Settling,
 ) -> Begun {
     match settler.known(request).await {
         Ok(Known::New) => {}
-        Ok(Known::Accepted(ticket)) => return Begun::Waiting(Box::new(ticket)),
+        Ok(Known::Accepted(ticket)) => {
+            return match identifier.bind(request).await {
+                Ok(None) => Begun::Waiting(Box::new(ticket)),
+                Ok(Some(refusal)) => Begun::Refused(refusal),
+                Err(error) => {
+                    tracing::warn!(%error, "a payment identifier could not be looked up");
+                    Begun::Unclear
+                }
+            };
+        }
         Ok(Known::Refused(refusal)) => return Begun::Refused(refusal),
         Err(error) => return not_accepted(settling, error.into()),
     }
@@ -278,6 +314,11 @@ async fn begin(
             return overtaken(settler, request, settling, not_accepted).await;
         }
     };
+    match identifier.bind(request).await {
+        Ok(None) => {}
+        Ok(Some(refusal)) => return Begun::Refused(refusal),
+        Err(error) => return not_accepted(settling, error.into()),
+    }
     settling.may_be_accepted();
     let judged = hold.is_judged_by_code().then(|| {
         let mut request = request.clone();

@@ -261,7 +261,7 @@ impl Filters {
     }
 }
 
-fn given<T>(
+pub(crate) fn given<T>(
     name: &str,
     text: &str,
     problem: &str,

@@ -7,7 +7,7 @@ use teller_domain::{
     IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms, Reason, Refusal,
     TenantId, TokenPermit, UnixSeconds, X402Version, v1_chain,
 };
-use teller_protocol::extensions::{Eip2612GasSponsoring, Extension};
+use teller_protocol::extensions::{Eip2612GasSponsoring, Extension, PaymentIdentifier};
 use teller_protocol::{
     Eip3009Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault, PaymentRequirements,
     Permit2Payload, ReadError, Served, Version,
@@ -26,6 +26,43 @@ const SERVED: Served = Served {
 pub(crate) struct Asked {
     pub(crate) request: PaymentRequest,
     pub(crate) network: String,
+    /// The buyer's id of the payment.
+    pub(crate) payment_identifier: Option<IdempotencyKey>,
+}
+
+impl Asked {
+    /// Takes the buyer's id of the payment along, if it is a good one or there is none and none is required.
+    pub(crate) fn identified(
+        self,
+        identifier: &Extension<PaymentIdentifier>,
+    ) -> Result<Self, Rejection> {
+        const ID: &str = "paymentPayload.extensions.payment-identifier.info.id";
+        let identifier = match identifier {
+            Extension::Absent => return Ok(self),
+            Extension::Malformed(detail) => return Err(self.refused(detail.clone())),
+            Extension::Present(identifier) => identifier,
+        };
+        match &identifier.id {
+            Some(id) => match id.parse() {
+                Ok(id) => Ok(Self {
+                    payment_identifier: Some(id),
+                    ..self
+                }),
+                Err(_) => Err(self.refused(format!("{ID} is malformed"))),
+            },
+            None if identifier.required => Err(self.refused(format!("{ID} is required"))),
+            None => Ok(self),
+        }
+    }
+
+    fn refused(self, detail: String) -> Rejection {
+        Rejection {
+            refusal: Refusal::new(Reason::InvalidPayload, detail),
+            payer: Some(self.request.payment.key.payer),
+            network: self.network,
+            is_bad_request: true,
+        }
+    }
 }
 
 /// A request that is refused before anybody looks at the payment.
@@ -77,6 +114,7 @@ pub(crate) fn into_domain(
         Ok(request) => Ok(Asked {
             request,
             network: wire.requirements.network,
+            payment_identifier: None,
         }),
         Err(refusal) => Err(Rejection {
             refusal,

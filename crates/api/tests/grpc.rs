@@ -71,6 +71,7 @@ fn verify() -> proto::VerifyRequest {
         payment_payload: Some(payload()),
         payment_requirements: Some(requirements()),
         idempotency_key: String::new(),
+        payment_identifier: String::new(),
     }
 }
 
@@ -94,6 +95,7 @@ async fn refusals_are_answers_and_what_cannot_be_checked_is_unavailable() {
         payment_payload: wrong.payment_payload,
         payment_requirements: wrong.payment_requirements,
         idempotency_key: String::new(),
+        payment_identifier: String::new(),
     };
     let answer = client.settle(settle).await.unwrap().into_inner();
     assert_eq!(answer.outcome(), proto::SettleOutcome::Failed);
@@ -105,6 +107,11 @@ async fn refusals_are_answers_and_what_cannot_be_checked_is_unavailable() {
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
+    let mut identified = verify();
+    identified.payment_identifier = "short".into();
+    let status = client.verify(identified).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("payment_identifier must be 16"));
     let mut keyed = verify();
     keyed.idempotency_key = "k".repeat(256);
     assert_eq!(

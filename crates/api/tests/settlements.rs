@@ -18,12 +18,12 @@ use axum::http::Request;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use teller_api::proto::settlements_client::SettlementsClient;
-use teller_api::{Auth, Readiness, ServeLimits, proto, serve_grpc};
+use teller_api::{ApiConfig, Auth, Readiness, ReceiptSigner, ServeLimits, proto, serve_grpc};
 use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
     AuthorizationNonce, BlockRef, ChainId, EcdsaSignature, Fees, FencedLane, Level, Payment,
     ProcessId, Reason, Receipt, Refusal, RequestId, Resolution, SettlementId, SettlementState,
-    SlotEnd, SlotId, TenantId, UnixSeconds, Wei, X402Version,
+    SignedReceipt, SlotEnd, SlotId, TenantId, UnixSeconds, Wei, X402Version,
 };
 use teller_store::{
     AcceptOutcome, Ledger, MemoryReservations, NewSettlement, NewSlot, SlotClosure, SqliteLedger,
@@ -47,13 +47,18 @@ struct Bench {
 
 /// A payment that is assigned to an open slot.
 async fn bench() -> Bench {
+    bench_as(ApiConfig::default(), Auth::Open).await
+}
+
+async fn bench_as(config: ApiConfig, auth: Auth) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let sqlite = SqliteLedger::open(directory.path().join("teller.db"))
         .await
         .unwrap();
     let reservations = Arc::new(MemoryReservations::open(&sqlite).await.unwrap());
     let ledger: Arc<dyn Ledger> = Arc::new(sqlite);
-    let api = support::api_over(Auth::Open, Readiness::new(), ledger.clone(), reservations);
+    let readiness = Readiness::new();
+    let api = support::api_as(config, auth, readiness, ledger.clone(), reservations);
     let process = ProcessId::fresh();
     let claimed = ledger
         .claim_lane(CHAIN, SIGNER, process, 1, 60_000)
@@ -186,11 +191,125 @@ fn settled() -> SettlementState {
 }
 
 async fn get(router: Router, path: &str) -> Value {
-    let request = Request::get(path).body(Body::empty()).unwrap();
+    let (status, body) = try_get(router, path, &[]).await;
+    assert_eq!(status, 200, "{path}");
+    body
+}
+
+async fn try_get(router: Router, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
+    let mut request = Request::get(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();
-    assert_eq!(response.status(), 200, "{path}");
+    let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    serde_json::from_slice(&body).unwrap()
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+/// Signs with the digest itself, so that a test sees what was signed.
+fn signing() -> ApiConfig {
+    let sign = |digest| {
+        Some(EcdsaSignature {
+            r: digest,
+            s: B256::repeat_byte(0x55),
+            v: 28,
+        })
+    };
+    ApiConfig {
+        receipt_signer: Some(ReceiptSigner::new(Address::repeat_byte(0xc1), sign)),
+        ..ApiConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_settled_in_a_sealed_block_has_a_receipt_and_it_says_everything() {
+    let bench = bench_as(signing(), Auth::Open).await;
+    let path = format!("/settlements/{}/receipt", bench.id);
+    let ask = || try_get(bench.api.rest_router(), &path, &[]);
+    let refused = |state: &str| {
+        let text =
+            format!("there is no receipt: the payment is {state}, not settled in a sealed block");
+        (409, json!({ "error": text }))
+    };
+    assert_eq!(ask().await, refused("assigned"));
+    let (fence, payments) = (bench.fence, [(bench.id, 3)]);
+    let preconfirmed = bench.ledger.preconfirm(fence, slot(), HASH, &payments);
+    preconfirmed.await.unwrap();
+    assert_eq!(ask().await, refused("preconfirmed"));
+    let mut client = bench.client().await;
+    let request = || proto::GetReceiptRequest {
+        id: bench.id.to_string(),
+    };
+    let status = client.get_receipt(request()).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+    bench.close(settled()).await;
+    bench.raise(Level::Safe).await;
+    let (status, document) = ask().await;
+    assert_eq!(status, 200, "{document}");
+    let (_, at) = bench.ledger.settled(bench.id).await.unwrap().unwrap();
+    assert_eq!(
+        document["message"],
+        json!({
+            "settlementId": bench.id,
+            "chainId": "84532",
+            "authority": Address::repeat_byte(2),
+            "asset": Address::repeat_byte(2),
+            "payer": Address::repeat_byte(1),
+            "payee": Address::repeat_byte(3),
+            "value": "10000",
+            "nonce": B256::repeat_byte(4),
+            "transactionHash": HASH,
+            "blockNumber": "7",
+            "blockHash": BLOCK.hash,
+            "logIndex": "0",
+            "amount": "10000",
+            "level": "safe",
+            "settledAtMs": at.unwrap().0.to_string(),
+        })
+    );
+    assert_eq!(document["signer"], json!(Address::repeat_byte(0xc1)));
+    let signed: SignedReceipt = serde_json::from_value(document.clone()).unwrap();
+    let (digest, signature) = signed.signed().unwrap();
+    assert_eq!(signature.r, digest);
+
+    let message = client.get_receipt(request()).await.unwrap().into_inner();
+    let same: Value = serde_json::from_str(&message.json).unwrap();
+    assert_eq!(same, document);
+    let receipt = message.receipt.unwrap();
+    assert_eq!(receipt.transaction_hash, HASH.to_string());
+    assert_eq!(receipt.level(), proto::SettlementLevel::Safe);
+    assert_eq!(receipt.settled_at_ms, at.unwrap().0);
+    assert_eq!(message.signature, signature.to_bytes());
+
+    let nonces = [AccountNonce(0)];
+    let reopened = bench.ledger.reopen_slots(bench.fence, &nonces);
+    reopened.await.unwrap();
+    assert_eq!(ask().await, refused("assigned"));
+}
+
+#[tokio::test]
+async fn receipts_are_for_their_tenant_and_need_a_receipt_key() {
+    let bench = bench_as(signing(), support::keys()).await;
+    bench.close(settled()).await;
+    let path = format!("/settlements/{}/receipt", bench.id);
+    let ask = |path: &str| {
+        let (router, path) = (bench.api.rest_router(), path.to_owned());
+        async move { try_get(router, &path, &[("X-API-Key", "fast-key")]).await.0 }
+    };
+    assert_eq!(ask(&path).await, 404);
+    assert_eq!(ask("/settlements/nonsense/receipt").await, 404);
+    assert_eq!(try_get(bench.api.rest_router(), &path, &[]).await.0, 401);
+
+    let keyless = crate::bench().await;
+    keyless.close(settled()).await;
+    let path = format!("/settlements/{}/receipt", keyless.id);
+    let error = "this facilitator signs no receipts: it has no receipt key";
+    assert_eq!(
+        try_get(keyless.api.rest_router(), &path, &[]).await,
+        (501, json!({ "error": error }))
+    );
 }
 
 #[tokio::test]

@@ -138,6 +138,34 @@ impl UnixSeconds {
 )]
 pub struct UnixMillis(pub u64);
 
+impl UnixMillis {
+    /// The second in UTC, as in `2026-01-31T12:00:00Z` (ISO 8601), by the civil-from-days algorithm.
+    pub fn to_utc(self) -> String {
+        let seconds = self.0 / 1_000;
+        let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
+        let shifted = days + 719_468;
+        let era = shifted / 146_097;
+        let day_of_era = shifted % 146_097;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let month = if month_from_march < 10 {
+            month_from_march + 3
+        } else {
+            month_from_march - 9
+        };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (hour, minute, second) = (
+            second_of_day / 3_600,
+            second_of_day / 60 % 60,
+            second_of_day % 60,
+        );
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +195,15 @@ mod tests {
         assert_eq!(
             format!("0x1{}", "0".repeat(64)).parse::<AssetAmount>(),
             Err(AmountError::TooLarge)
+        );
+    }
+
+    #[test]
+    fn moments_read_as_utc() {
+        assert_eq!(UnixMillis(0).to_utc(), "1970-01-01T00:00:00Z");
+        assert_eq!(
+            UnixMillis(1_709_210_096_789).to_utc(),
+            "2024-02-29T12:34:56Z"
         );
     }
 

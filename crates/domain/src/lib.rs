@@ -16,6 +16,7 @@ mod permit2;
 mod reason;
 mod request;
 mod settlement;
+mod signed_receipt;
 mod slot;
 
 pub use amount::{AccountNonce, AmountError, AssetAmount, UnixMillis, UnixSeconds, Wei};
@@ -36,6 +37,7 @@ pub use settlement::{
     BlockRef, Compensation, CompensationKind, Level, ParseStateError, Receipt, Resolution,
     Settlement, SettlementState, SettlementStateKind, Told,
 };
+pub use signed_receipt::{SettlementReceipt, SignedReceipt, SignedReceiptError};
 pub use slot::{
     Attempt, AttemptKind, Fees, FencedLane, LaneMode, Slot, SlotEnd, SlotId, SlotState,
 };

@@ -115,6 +115,8 @@ reasons! {
     GasBudgetExceeded = "gas_budget_exceeded",
     /// An `Idempotency-Key` was used for another payment (teller's own).
     IdempotencyKeyReused = "idempotency_key_reused",
+    /// The buyer's payment identifier was used for another payment (teller's own).
+    PaymentIdentifierReused = "payment_identifier_reused",
     /// Could not be checked: a node, a store or teller itself is out of order.
     UnexpectedVerifyError = "unexpected_verify_error",
     /// Could not be accepted: a node, a store or teller itself is out of order.

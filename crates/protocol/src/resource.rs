@@ -45,10 +45,8 @@ impl Resource {
         let url = text("url").filter(|url| web_url(url).is_some())?;
         Some(Self {
             url: url.to_owned(),
-            description: text("description").map(|text| cut(text).to_owned()),
-            mime_type: text("mimeType")
-                .filter(|text| is_name(text, 128))
-                .map(str::to_owned),
+            description: description(text("description")),
+            mime_type: mime_type(text("mimeType")),
             service_name: text("serviceName")
                 .filter(|name| is_label(name))
                 .map(str::to_owned),
@@ -59,6 +57,23 @@ impl Resource {
         })
     }
 
+    /// What version 1 says of a resource, in its payment requirements; `None` without a good URL.
+    pub(crate) fn read_v1(requirements: &Object<'_>) -> Option<Self> {
+        let text = |key: &str| match requirements.get(key) {
+            Some(Json::String(text)) => Some(text.as_ref()),
+            _ => None,
+        };
+        let url = text("resource").filter(|url| web_url(url).is_some())?;
+        Some(Self {
+            url: url.to_owned(),
+            description: description(text("description")),
+            mime_type: mime_type(text("mimeType")),
+            service_name: None,
+            tags: Vec::new(),
+            icon_url: None,
+        })
+    }
+
     /// What the catalogue knows an HTTP resource by: its origin and the route template, or its path where there is
     /// none. Query and fragment are dropped.
     pub fn catalogue_key(&self, route_template: Option<&str>) -> Option<String> {
@@ -66,6 +81,15 @@ impl Resource {
         let origin = url.origin().ascii_serialization();
         Some(format!("{origin}{}", route_template.unwrap_or(url.path())))
     }
+}
+
+fn description(text: Option<&str>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+        .map(|text| cut(text).to_owned())
+}
+
+fn mime_type(text: Option<&str>) -> Option<String> {
+    text.filter(|text| is_name(text, 128)).map(str::to_owned)
 }
 
 fn web_url(text: &str) -> Option<Url> {

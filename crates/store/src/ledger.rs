@@ -9,7 +9,7 @@ use teller_domain::{
     SlotId, SlotState, TenantId, UnixMillis, UnixSeconds, Wei, X402Version,
 };
 
-use crate::StoreResult;
+use crate::{Catalogue, StoreResult};
 
 /// A payment to be accepted.
 #[derive(Debug, Clone)]
@@ -307,7 +307,7 @@ pub struct SettlementEvent {
 /// Every state change names the state that it expects. The unique key (network, authority, payer, nonce) is the
 /// authority over reservations, always.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: Catalogue {
     /// Answers if the ledger can take writes.
     async fn ping(&self) -> StoreResult<()>;
 
@@ -336,6 +336,12 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// The settlement with this id.
     async fn settlement(&self, id: SettlementId) -> StoreResult<Option<Settlement>>;
+
+    /// The settlement with this id, and when it was settled by the database's clock: `None` while it never was.
+    async fn settled(
+        &self,
+        id: SettlementId,
+    ) -> StoreResult<Option<(Settlement, Option<UnixMillis>)>>;
 
     /// The settlements with these ids, in any order; unknown ids are left out.
     async fn settlements(&self, ids: &[SettlementId]) -> StoreResult<Vec<Settlement>>;

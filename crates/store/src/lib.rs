@@ -11,6 +11,7 @@
 
 mod authorizations;
 mod boundary;
+mod catalogue;
 mod claiming;
 mod error;
 mod group;
@@ -29,6 +30,10 @@ mod sqlite;
 mod stores;
 
 pub use boundary::Boundary;
+pub use catalogue::{
+    Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery, ListedTerms, Listing, ListingKind,
+    NewListing, SearchWords,
+};
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,

@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 4] = [
+const SQLITE: [(i64, &str, &str); 5] = [
     (
         1,
         "ledger",
@@ -29,9 +29,14 @@ const SQLITE: [(i64, &str, &str); 4] = [
         "ways_of_paying",
         include_str!("../../../migrations/sqlite/0004_ways_of_paying.sql"),
     ),
+    (
+        5,
+        "receipts_and_discovery",
+        include_str!("../../../migrations/sqlite/0005_receipts_and_discovery.sql"),
+    ),
 ];
 
-const POSTGRES: [(i64, &str, &str); 4] = [
+const POSTGRES: [(i64, &str, &str); 5] = [
     (
         1,
         "ledger",
@@ -51,6 +56,11 @@ const POSTGRES: [(i64, &str, &str); 4] = [
         4,
         "ways_of_paying",
         include_str!("../../../migrations/postgres/0004_ways_of_paying.sql"),
+    ),
+    (
+        5,
+        "receipts_and_discovery",
+        include_str!("../../../migrations/postgres/0005_receipts_and_discovery.sql"),
     ),
 ];
 

@@ -555,6 +555,12 @@ async fn an_older_ledger_keeps_its_rows(url: LedgerUrl) {
     };
     assert_eq!(found.told, Some(told));
     assert_eq!(find(&waiting).await.told, None);
+    let settled_at = async |new: &NewSettlement| {
+        let (_, at) = ledger.settled(new.id).await.unwrap().unwrap();
+        at
+    };
+    assert_eq!(settled_at(&delivered).await, Some(UnixMillis(8)));
+    assert_eq!(settled_at(&assigned).await, None);
     assert_eq!(
         ledger.last_event().await.unwrap(),
         4,

@@ -72,6 +72,9 @@ pub enum Command {
     /// thaw, drain and rescue order a lane's mode and wait until its owner has carried it out. They exit with 0 once that is
     /// seen, 1 if nothing was ordered, 2 if it was ordered and is not carried out yet.
     Lanes(LanesArgs),
+    /// Check signed receipts; needs no configuration, no ledger and no chain
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
     /// Make API keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -252,6 +255,32 @@ pub struct LaneOrderArgs {
     /// How long to wait until it is carried out
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub wait_seconds: u64,
+}
+
+/// What can be done with receipts.
+#[derive(Debug, Subcommand)]
+pub enum ReceiptCommand {
+    /// Check a receipt as GET /settlements/{id}/receipt gave it, and print what it says
+    ///
+    /// Without --signer it says who signed, which proves nothing until you know whose key that is.
+    ///
+    /// Exits with 0 if the receipt is as it was signed (by --signer, where that is given), 1 if it is not, 2 if the file
+    /// cannot be read or is no receipt.
+    Verify(VerifyReceiptArgs),
+}
+
+/// Which receipt to check.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyReceiptArgs {
+    /// The receipt in JSON; - reads standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The account whose key must have signed it
+    #[arg(long, value_name = "ADDRESS")]
+    pub signer: Option<alloy_primitives::Address>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What can be done with keys.

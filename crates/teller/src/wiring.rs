@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teller_api::{
-    Api, ApiConfig, Health, Readiness, ServeLimits, Supported, TenantLimits, serve_grpc, serve_rest,
+    Api, ApiConfig, Health, Readiness, ReceiptSigner, ServeLimits, Supported, TenantLimits,
+    serve_grpc, serve_rest,
 };
 use teller_domain::ProcessId;
 use teller_settle::core::Budgets;
 use teller_settle::{Engine, Intake, Settler, Timings};
-use teller_store::{Ledger, LedgerUrl, ReservationsUrl, Stores};
+use teller_store::{CatalogueBounds, Ledger, LedgerUrl, ReservationsUrl, Stores};
 use teller_verify::{Policy, TenantPolicy, Verifier};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::chains::Chain;
 use crate::commands::Failure;
-use crate::config::{Auth, Config, Role, Secret};
+use crate::config::{Auth, Config, Role, Secret, SignerKey};
 use crate::engine_watch::EngineWatch;
 use crate::recovery;
 use crate::telemetry;
@@ -286,6 +287,12 @@ fn api(
             .map(|network| (network.id, network.settled_at))
             .collect(),
         drain_patience: DRAIN_PATIENCE.min(config.server.shutdown / 2),
+        receipt_signer: config.receipt_key.as_ref().map(receipt_signer),
+        discovery: config.discovery.map(|discovery| CatalogueBounds {
+            resources: discovery.max_resources,
+            resources_of_a_tenant: discovery.max_resources_per_tenant,
+            kept_ms: u64::try_from(discovery.kept.as_millis()).unwrap_or(u64::MAX),
+        }),
         ..ApiConfig::default()
     };
     Api::new(
@@ -297,6 +304,13 @@ fn api(
         auth(&config.server.auth),
         readiness,
     )
+}
+
+fn receipt_signer(key: &SignerKey) -> ReceiptSigner {
+    let secret = key.expose();
+    ReceiptSigner::new(key.address, move |digest| {
+        teller_schemes::sign(digest, &secret.0)
+    })
 }
 
 fn auth(auth: &Auth) -> teller_api::Auth {

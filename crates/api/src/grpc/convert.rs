@@ -2,8 +2,8 @@
 
 use alloy_primitives::U256;
 use teller_domain::{
-    Compensation, CompensationKind, Level, Scheme, Settlement as Row, SettlementStateKind, Told,
-    X402Version as DomainVersion,
+    Compensation, CompensationKind, Level, Scheme, Settlement as Row, SettlementStateKind,
+    SignedReceipt, Told, X402Version as DomainVersion,
 };
 use teller_protocol::extensions::Extensions;
 use teller_protocol::field::{self, FieldError};
@@ -12,6 +12,7 @@ use teller_protocol::{
     ReadError, Version,
 };
 
+use crate::answer::ApiError;
 use crate::proto;
 use crate::view::{receipt_of, transaction_of};
 
@@ -285,6 +286,37 @@ pub(super) fn settlement(row: &Row) -> proto::Settlement {
         // Shown of a single settlement only.
         compensations: Vec::new(),
     }
+}
+
+/// A receipt with the very document that REST serves.
+pub(super) fn signed_receipt(signed: &SignedReceipt) -> Result<proto::SignedReceipt, ApiError> {
+    let json = serde_json::to_string(signed).map_err(|error| {
+        tracing::error!(%error, "a receipt could not be written as JSON");
+        ApiError::Internal
+    })?;
+    let receipt = signed.receipt();
+    Ok(proto::SignedReceipt {
+        json,
+        receipt: Some(proto::SettlementReceipt {
+            settlement_id: receipt.settlement_id.to_string(),
+            chain_id: receipt.chain_id,
+            authority: receipt.authority.to_string(),
+            asset: receipt.asset.to_string(),
+            payer: receipt.payer.to_string(),
+            payee: receipt.payee.to_string(),
+            value: receipt.value.to_string(),
+            nonce: receipt.nonce.0.to_string(),
+            transaction_hash: receipt.transaction_hash.to_string(),
+            block_number: receipt.block_number,
+            block_hash: receipt.block_hash.to_string(),
+            log_index: receipt.log_index,
+            amount: receipt.amount.to_string(),
+            level: level(receipt.level).into(),
+            settled_at_ms: receipt.settled_at_ms,
+        }),
+        signer: signed.signer().to_string(),
+        signature: signed.signature().to_vec(),
+    })
 }
 
 #[cfg(test)]

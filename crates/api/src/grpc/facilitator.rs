@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use teller_domain::{IdempotencyKey, Reason, TenantId};
+use teller_protocol::extensions::{Extension, PaymentIdentifier};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
@@ -47,6 +48,7 @@ impl FacilitatorDoor {
             request.payment_payload,
             request.payment_requirements,
             &request.idempotency_key,
+            &request.payment_identifier,
         );
         let answer = match asked {
             Ok(asked) => {
@@ -77,6 +79,7 @@ impl FacilitatorDoor {
             request.payment_payload,
             request.payment_requirements,
             &request.idempotency_key,
+            &request.payment_identifier,
         );
         let answer = match asked {
             Ok(asked) => {
@@ -101,6 +104,7 @@ impl FacilitatorDoor {
             &tenant.id,
             request.payment_payload,
             request.payment_requirements,
+            "",
             "",
         );
         let error = match asked {
@@ -133,6 +137,7 @@ fn asked(
     payload: Option<proto::PaymentPayload>,
     requirements: Option<proto::PaymentRequirements>,
     idempotency_key: &str,
+    payment_identifier: &str,
 ) -> Result<Asked, Unasked> {
     let key: Option<IdempotencyKey> = match idempotency_key {
         "" => None,
@@ -146,7 +151,15 @@ fn asked(
         false => Unasked::Refused(rejection),
     };
     let wire = convert::request(payload, requirements).map_err(|error| refused(error.into()))?;
-    wire::into_domain(wire, tenant, key).map_err(refused)
+    let asked = wire::into_domain(wire, tenant, key).map_err(refused)?;
+    let identifier = match payment_identifier {
+        "" => Extension::Absent,
+        id => PaymentIdentifier::of(id).map_or_else(
+            |problem| Extension::Malformed(format!("payment_identifier {problem}")),
+            Extension::Present,
+        ),
+    };
+    asked.identified(&identifier).map_err(refused)
 }
 
 /// Reasons that are errors over gRPC: could not be done, or the key belongs to another payment.

@@ -15,6 +15,7 @@ use crate::api::Api;
 use crate::meters::{Endpoint, Transport};
 use crate::proto;
 use crate::proto::settlements_server::Settlements;
+use crate::receipts;
 use crate::service::unavailable;
 use crate::view::Filters;
 
@@ -43,6 +44,18 @@ impl SettlementsDoor {
             compensations: compensations.iter().map(convert::compensation).collect(),
             ..convert::settlement(&settlement)
         })
+    }
+
+    async fn signed(
+        &self,
+        request: Request<proto::GetReceiptRequest>,
+        now: Instant,
+    ) -> Result<proto::SignedReceipt, ApiError> {
+        let tenant = self.0.inner.gate.admit(request.metadata().as_ref(), now)?;
+        let _place = self.0.place()?;
+        let id = &request.get_ref().id;
+        let receipt = receipts::receipt(&self.0, &tenant.id, id).await?;
+        convert::signed_receipt(&receipt)
     }
 
     async fn page(
@@ -185,6 +198,15 @@ impl Settlements for SettlementsDoor {
     ) -> Result<Response<proto::Settlement>, Status> {
         let started = Instant::now();
         let found = self.one(request, started).await;
+        self.finish(found, started)
+    }
+
+    async fn get_receipt(
+        &self,
+        request: Request<proto::GetReceiptRequest>,
+    ) -> Result<Response<proto::SignedReceipt>, Status> {
+        let started = Instant::now();
+        let found = self.signed(request, started).await;
         self.finish(found, started)
     }
 

@@ -1,5 +1,6 @@
 //! The REST door: routes, and what every answer has in common.
 
+mod discovery;
 mod info;
 mod payments;
 pub(crate) mod respond;
@@ -25,6 +26,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/supported", get(info::supported))
         .route("/settlements", get(settlements::list))
         .route("/settlements/{id}", get(settlements::show))
+        .route("/settlements/{id}/receipt", get(settlements::receipt))
+        .route("/discovery/resources", get(discovery::resources))
+        .route("/discovery/search", get(discovery::search))
         .route("/health", get(info::health))
         .route("/healthz", get(info::health))
         .route("/readyz", get(info::ready))

@@ -10,15 +10,18 @@ use axum::response::Response;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use teller_domain::IdempotencyKey;
+use teller_protocol::extensions::Extension;
+use teller_protocol::{Beside, Discoverable};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{MAX_BODY_BYTES, respond};
-use crate::answer::{ApiError, Outcome, VerifyAnswer};
+use crate::answer::{ApiError, Outcome, SettleVerdict, VerifyAnswer};
 use crate::api::Api;
+use crate::discovery::Candidate;
 use crate::limits::Tenant;
 use crate::meters::{Endpoint, Transport};
 use crate::service::rejected_settle;
-use crate::wire;
+use crate::wire::{self, Asked, Rejection};
 
 /// How much of a body that is too large is read, and for how long, so that its sender gets to the answer.
 const MAX_DISCARDED_BYTES: u64 = 1024 * 1024;
@@ -43,13 +46,10 @@ pub(super) async fn verify(State(api): State<Api>, request: Request) -> Response
 }
 
 async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
-    let asked = wire::read(
-        &admitted.body,
-        &admitted.tenant.id,
-        admitted.idempotency_key,
-    );
-    let (answer, is_malformed) = match asked {
-        Ok(asked) => {
+    let mut candidate = None;
+    let (answer, is_malformed) = match read(&admitted) {
+        Ok((asked, discoverable)) => {
+            candidate = Candidate::of(discoverable, &asked.request);
             let (answer, cause) = api.inner.service.verify(asked).await;
             api.log("verify", cause.as_ref());
             (answer, false)
@@ -63,7 +63,27 @@ async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
         ),
     };
     let outcome = outcome(answer.outcome(), is_malformed);
-    (respond::verify(answer, is_malformed), outcome)
+    let mut status = None;
+    if let (VerifyAnswer::Valid { .. }, Some(discovery), Some(candidate)) =
+        (&answer, &api.inner.discovery, &candidate)
+        && candidate.has_header
+    {
+        status = Some(discovery.announced(candidate).await);
+    }
+    let response = respond::verify(answer, is_malformed);
+    (respond::with_listing(response, status), outcome)
+}
+
+/// A request's payment with the buyer's id of it, and what was paid for.
+fn read(admitted: &Admitted) -> Result<(Asked, Extension<Discoverable>), Rejection> {
+    let asked = wire::read(
+        &admitted.body,
+        &admitted.tenant.id,
+        admitted.idempotency_key.clone(),
+    )?;
+    let beside = Beside::read(&admitted.body);
+    let asked = asked.identified(&beside.payment_identifier)?;
+    Ok((asked, beside.discoverable))
 }
 
 pub(super) async fn settle(State(api): State<Api>, request: Request) -> Response {
@@ -81,11 +101,13 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     let Ok(_settles) = tenant.take_settle() else {
         return (respond::error(&ApiError::TooManySettles), Outcome::Rejected);
     };
-    let asked = wire::read(&admitted.body, &tenant.id, admitted.idempotency_key);
+    let asked = read(&admitted);
     // It shares the connection's read buffer, which need not outlast the wait.
     drop(admitted.body);
+    let mut candidate = None;
     let (answer, is_malformed) = match asked {
-        Ok(asked) => {
+        Ok((asked, discoverable)) => {
+            candidate = Candidate::of(discoverable, &asked.request);
             let (answer, cause) = api.inner.service.settle(asked, tenant).await;
             api.log("settle", cause.as_ref());
             (answer, false)
@@ -97,7 +119,17 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     };
     let outcome = outcome(answer.verdict.outcome(), is_malformed);
     api.told(&answer.verdict);
-    (respond::settle(answer, is_malformed), outcome)
+    let mut status = None;
+    if let (SettleVerdict::Settled { .. }, Some(discovery), Some(candidate)) =
+        (&answer.verdict, &api.inner.discovery, candidate)
+    {
+        let has_header = candidate.has_header;
+        let ledger = &api.inner.service.ledger;
+        let listed = discovery.paid(candidate, ledger, Instant::now()).await;
+        status = has_header.then_some(listed);
+    }
+    let response = respond::settle(answer, is_malformed);
+    (respond::with_listing(response, status), outcome)
 }
 
 fn outcome(outcome: Outcome, is_malformed: bool) -> Outcome {

@@ -10,6 +10,7 @@ use teller_protocol::{SettleResponse, VerifyResponse};
 
 use crate::answer::{ApiError, SettleAnswer, SettleVerdict, VerifyAnswer, message, status_of};
 use crate::delivery::{Promise, PromisedBody};
+use crate::discovery::ListingStatus;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -127,6 +128,15 @@ pub(super) fn settle(answer: SettleAnswer, is_malformed: bool) -> Response {
         SettleVerdict::Settled { delivery, .. } => promised(response, Promise::Delivery(delivery)),
         _ => retryable(response),
     }
+}
+
+/// What became of the paid resource's listing, for its server alone (PROTOCOL section 2.5).
+pub(super) fn with_listing(mut response: Response, status: Option<ListingStatus>) -> Response {
+    let value = status.and_then(|status| HeaderValue::try_from(status.header()).ok());
+    if let Some(value) = value {
+        response.headers_mut().insert("extension-responses", value);
+    }
+    response
 }
 
 fn promised(response: Response, promise: Promise) -> Response {

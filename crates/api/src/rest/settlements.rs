@@ -1,4 +1,4 @@
-//! `GET /settlements` and `/settlements/{id}`.
+//! `GET /settlements`, `/settlements/{id}` and `/settlements/{id}/receipt`.
 
 use std::time::Instant;
 
@@ -7,10 +7,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
+use teller_domain::SignedReceipt;
+
 use super::respond;
 use crate::answer::{ApiError, Outcome};
 use crate::api::Api;
 use crate::meters::{Endpoint, Transport};
+use crate::receipts;
 use crate::view::{Filters, PageView, SettlementView, WholeView};
 
 pub(super) async fn list(
@@ -67,6 +70,28 @@ async fn show_one(
     let settlement = service.settlement(&tenant.id, &id).await?;
     let compensations = service.compensations(settlement.id).await?;
     Ok(WholeView::new(&settlement, &compensations))
+}
+
+pub(super) async fn receipt(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let started = Instant::now();
+    let receipt = one_receipt(&api, id, &headers, started).await;
+    finish(&api, started, receipt)
+}
+
+async fn one_receipt(
+    api: &Api,
+    id: Result<Path<String>, PathRejection>,
+    headers: &HeaderMap,
+    now: Instant,
+) -> Result<SignedReceipt, ApiError> {
+    let tenant = api.inner.gate.admit(headers, now)?;
+    let _place = api.place()?;
+    let Path(id) = id.map_err(|_| ApiError::NoSuchSettlement)?;
+    receipts::receipt(api, &tenant.id, &id).await
 }
 
 fn finish<T: serde::Serialize>(

@@ -43,6 +43,17 @@ pub fn api_over(
     ledger: Arc<dyn Ledger>,
     reservations: Arc<MemoryReservations>,
 ) -> Api {
+    api_as(ApiConfig::default(), auth, readiness, ledger, reservations)
+}
+
+/// The same with another configuration.
+pub fn api_as(
+    config: ApiConfig,
+    auth: Auth,
+    readiness: Readiness,
+    ledger: Arc<dyn Ledger>,
+    reservations: Arc<MemoryReservations>,
+) -> Api {
     let poll = Duration::from_secs(60);
     let (_engine, settler) = Engine::remote(
         ledger.clone(),
@@ -51,7 +62,7 @@ pub fn api_over(
         poll,
     );
     Api::new(
-        ApiConfig::default(),
+        config,
         Verifier::new(vec![without_a_node()], Policy::default(), reservations),
         settler,
         ledger,

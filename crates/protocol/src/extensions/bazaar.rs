@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::fields::{Fields, Found};
-use crate::json::Json;
+use crate::json::{Json, Object, parse};
 
 /// The longest schema, and the longest `info`, as JSON text.
 pub const MAX_SCHEMA_BYTES: usize = 16 * 1024;
@@ -65,7 +65,7 @@ macro_rules! names {
                 }
             }
 
-            fn of(text: &str) -> Result<Self, &'static str> {
+            pub(crate) fn of(text: &str) -> Result<Self, &'static str> {
                 match text {
                     $($text => Ok(Self::$variant),)*
                     _ => Err("is none of the known names"),
@@ -141,6 +141,48 @@ impl Bazaar {
             route_template: template.and_then(route_template).map(str::to_owned),
         }))
     }
+}
+
+impl Bazaar {
+    /// The extension as the catalogue shows it: `toolName`, whatever the client called it, and a route only if it is a
+    /// good one.
+    pub fn listed(&self) -> String {
+        let is_tool = matches!(self.input, BazaarInput::Mcp { .. });
+        let info = match parse(self.info.as_bytes()) {
+            Ok(Json::Object(info)) if is_tool => {
+                let members = info.members().map(|(key, value)| match (key, value) {
+                    ("input", Json::Object(input)) => member(key, &with_tool_name(input)),
+                    _ => member(key, value),
+                });
+                format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+            }
+            _ => self.info.clone(),
+        };
+        let route = self.route_template.as_deref().map(|route| {
+            let route = Json::String(route.into());
+            format!(",{}", member("routeTemplate", &route))
+        });
+        format!(
+            r#"{{"info":{info},"schema":{}{}}}"#,
+            self.schema,
+            route.unwrap_or_default()
+        )
+    }
+}
+
+fn member(key: &str, value: &impl std::fmt::Display) -> String {
+    format!("{}:{value}", Json::String(key.into()))
+}
+
+fn with_tool_name(input: &Object<'_>) -> String {
+    let is_newer = input.get("toolName").is_some();
+    let members = input.members().filter_map(|(key, value)| match key {
+        "tool" if is_newer => None,
+        "toolName" if !is_newer => None,
+        "tool" => Some(member("toolName", value)),
+        _ => Some(member(key, value)),
+    });
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
 fn read_input(input: &Fields<'_, '_>) -> Found<BazaarInput> {

@@ -53,7 +53,7 @@ impl<T> Extension<T> {
         }
     }
 
-    fn of(found: Found<Option<T>>) -> Self {
+    pub(crate) fn of(found: Found<Option<T>>) -> Self {
         match found {
             Ok(Some(extension)) => Self::Present(extension),
             Ok(None) => Self::Absent,

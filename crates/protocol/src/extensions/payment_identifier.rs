@@ -15,6 +15,17 @@ pub struct PaymentIdentifier {
 }
 
 impl PaymentIdentifier {
+    /// An identifier that a caller gives outside of JSON.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of(id: &str) -> Result<Self, &'static str> {
+        identifier(id).map(|id| Self {
+            required: false,
+            id: Some(id),
+        })
+    }
+
     pub(super) fn read(extension: &Fields<'_, '_>) -> Found<Option<Self>> {
         let Some(info) = extension.optional_object("info")? else {
             return Ok(None);

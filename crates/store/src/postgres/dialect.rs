@@ -3,14 +3,14 @@
 use alloy_primitives::B256;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, Transaction};
 use teller_domain::{ChainId, SettlementId, TenantId, UnixMillis, Wei};
 use uuid::Uuid;
 
 use super::hot::clock as clock_here;
 use crate::resolving::Outcome;
 use crate::rows::{Columns, StateColumns, read, signed};
-use crate::{Spending, StoreError, StoreResult};
+use crate::{SearchWords, Spending, StoreError, StoreResult};
 
 pub(super) type Db = Postgres;
 pub(super) type Connection = PgConnection;
@@ -96,10 +96,36 @@ macro_rules! attempt_columns_without_raw {
         $crate::rows::attempt_columns!("::text", "''::bytea")
     };
 }
+/// What a search of the catalogue reads beside it.
+macro_rules! search_source {
+    () => {
+        ""
+    };
+}
 pub(super) use {
     at_most, attempt_columns, attempt_columns_without_raw, for_update, in_ids, in_numbers,
-    in_texts, indexed_by, numeric, places, settlement_columns, skip_locked, text,
+    in_texts, indexed_by, numeric, places, search_source, settlement_columns, skip_locked, text,
 };
+
+/// Beginnings of words, every one of them or any, as a tsquery.
+pub(super) fn searched(words: &SearchWords, every: bool) -> String {
+    let between = if every { " & " } else { " | " };
+    words.joined(|word| format!("'{word}':*"), between)
+}
+
+/// A resource has what is [`searched`].
+pub(super) fn search_condition(sql: &mut QueryBuilder<Db>, searched: String) {
+    sql.push("r.lexemes @@ ")
+        .push_bind(searched)
+        .push("::tsquery");
+}
+
+/// Best first.
+pub(super) fn search_order(sql: &mut QueryBuilder<Db>, searched: String) {
+    sql.push("ts_rank(r.lexemes, ")
+        .push_bind(searched)
+        .push("::tsquery) DESC, ");
+}
 
 /// A parameter for `in_ids!`.
 pub(super) fn ids(ids: &[SettlementId]) -> Vec<Uuid> {

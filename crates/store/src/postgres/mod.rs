@@ -2,6 +2,8 @@
 //!
 //! A long file, because the contract is one list of calls.
 
+#[path = "../sql/catalogue.rs"]
+mod catalogue;
 mod dialect;
 mod hot;
 #[path = "../sql/lanes.rs"]
@@ -41,8 +43,9 @@ use crate::pruning::Pruning;
 use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
-    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
-    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    AcceptOutcome, AuditSlot, Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery,
+    ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView, Ledger, Milestone, NewListing,
+    NewSettlement, NewSlot, OpenSlotOutcome, SearchWords, SettlementEvent, SettlementPage,
     SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
     migrations,
 };
@@ -258,6 +261,27 @@ impl PostgresLedger {
 }
 
 #[async_trait]
+impl Catalogue for PostgresLedger {
+    async fn list_resource(&self, new: NewListing, bounds: CatalogueBounds) -> StoreResult<()> {
+        self.run(move |c| Box::pin(catalogue::list_resource(c, new, bounds)))
+            .await
+    }
+
+    async fn resources(&self, query: &CatalogueQuery) -> StoreResult<CataloguePage> {
+        let all = catalogue::Search::All;
+        bounded(catalogue::resources(&self.pool, &all, query)).await
+    }
+
+    async fn search_resources(
+        &self,
+        words: &SearchWords,
+        query: &CatalogueQuery,
+    ) -> StoreResult<CataloguePage> {
+        bounded(catalogue::search(&self.pool, words, query)).await
+    }
+}
+
+#[async_trait]
 impl Ledger for PostgresLedger {
     async fn ping(&self) -> StoreResult<()> {
         bounded(reading::now(&self.pool)).await.map(|_| ())
@@ -297,6 +321,13 @@ impl Ledger for PostgresLedger {
 
     async fn settlement(&self, id: SettlementId) -> StoreResult<Option<Settlement>> {
         Ok(self.settlements(&[id]).await?.into_iter().next())
+    }
+
+    async fn settled(
+        &self,
+        id: SettlementId,
+    ) -> StoreResult<Option<(Settlement, Option<UnixMillis>)>> {
+        bounded(reading::settled(&self.pool, id)).await
     }
 
     async fn settlements(&self, ids: &[SettlementId]) -> StoreResult<Vec<Settlement>> {

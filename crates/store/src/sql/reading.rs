@@ -55,6 +55,29 @@ pub(super) async fn settlements(
     settlements_of(&rows)
 }
 
+/// See [`crate::Ledger::settled`].
+pub(super) async fn settled(
+    pool: &Pool,
+    id: SettlementId,
+) -> StoreResult<Option<(Settlement, Option<UnixMillis>)>> {
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        settlement_columns!(),
+        ", s.settled_at FROM settlements AS s WHERE s.id = $1"
+    ))
+    .bind(id.0)
+    .fetch_optional(pool)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    row.map(|row| {
+        let mut columns = Columns::of(&row);
+        let found = settlement(&mut columns)?;
+        let at: Option<i64> = columns.take()?;
+        Ok((found, at.map(unsigned).transpose()?.map(UnixMillis)))
+    })
+    .transpose()
+}
+
 pub(super) async fn list(pool: &Pool, query: &SettlementQuery) -> StoreResult<SettlementPage> {
     let select = concat!("SELECT ", settlement_columns!(), " FROM settlements AS s");
     let rows = listing::list::<Db>(select, query)?

@@ -6,13 +6,13 @@ use alloy_primitives::{B256, U256, hex};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use teller_domain::{ChainId, SettlementId, TenantId, UnixMillis, Wei};
 
 use super::hot::{clock as clock_here, ids_json};
 use crate::resolving::Outcome;
 use crate::rows::{Columns, StateColumns, read, signed};
-use crate::{Spending, StoreError, StoreResult};
+use crate::{SearchWords, Spending, StoreError, StoreResult};
 
 pub(super) type Db = Sqlite;
 pub(super) type Connection = SqliteConnection;
@@ -110,10 +110,32 @@ macro_rules! attempt_columns_without_raw {
         $crate::rows::attempt_columns!("", "x''")
     };
 }
+/// What a search of the catalogue reads beside it.
+macro_rules! search_source {
+    () => {
+        " JOIN discovery_words ON discovery_words.rowid = r.id"
+    };
+}
 pub(super) use {
     at_most, attempt_columns, attempt_columns_without_raw, for_update, in_ids, in_numbers,
-    in_texts, indexed_by, numeric, places, settlement_columns, skip_locked, text,
+    in_texts, indexed_by, numeric, places, search_source, settlement_columns, skip_locked, text,
 };
+
+/// Beginnings of words, every one of them or any, as FTS5 reads them.
+pub(super) fn searched(words: &SearchWords, every: bool) -> String {
+    let between = if every { " AND " } else { " OR " };
+    words.joined(|word| format!("\"{word}\"*"), between)
+}
+
+/// A resource has what is [`searched`].
+pub(super) fn search_condition(sql: &mut QueryBuilder<Db>, searched: String) {
+    sql.push("discovery_words MATCH ").push_bind(searched);
+}
+
+/// Best first.
+pub(super) fn search_order(sql: &mut QueryBuilder<Db>, _: String) {
+    sql.push("discovery_words.rank, ");
+}
 
 /// A parameter for `in_ids!`.
 pub(super) fn ids(ids: &[SettlementId]) -> String {

@@ -2,6 +2,8 @@
 //!
 //! A long file, because the contract is one list of calls.
 
+#[path = "../sql/catalogue.rs"]
+mod catalogue;
 mod dialect;
 mod holds;
 mod hot;
@@ -43,8 +45,9 @@ use crate::pruning::Pruning;
 use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
-    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
-    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    AcceptOutcome, AuditSlot, Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery,
+    ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView, Ledger, Milestone, NewListing,
+    NewSettlement, NewSlot, OpenSlotOutcome, SearchWords, SettlementEvent, SettlementPage,
     SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
     migrations,
 };
@@ -242,6 +245,27 @@ fn lock(path: &Path) -> StoreResult<File> {
 }
 
 #[async_trait]
+impl Catalogue for SqliteLedger {
+    async fn list_resource(&self, new: NewListing, bounds: CatalogueBounds) -> StoreResult<()> {
+        self.writer()?
+            .job(move |c| Box::pin(catalogue::list_resource(c, new, bounds)))
+            .await
+    }
+
+    async fn resources(&self, query: &CatalogueQuery) -> StoreResult<CataloguePage> {
+        catalogue::resources(&self.readers, &catalogue::Search::All, query).await
+    }
+
+    async fn search_resources(
+        &self,
+        words: &SearchWords,
+        query: &CatalogueQuery,
+    ) -> StoreResult<CataloguePage> {
+        catalogue::search(&self.readers, words, query).await
+    }
+}
+
+#[async_trait]
 impl Ledger for SqliteLedger {
     async fn ping(&self) -> StoreResult<()> {
         self.writer()?
@@ -287,6 +311,13 @@ impl Ledger for SqliteLedger {
 
     async fn settlement(&self, id: SettlementId) -> StoreResult<Option<Settlement>> {
         Ok(self.settlements(&[id]).await?.into_iter().next())
+    }
+
+    async fn settled(
+        &self,
+        id: SettlementId,
+    ) -> StoreResult<Option<(Settlement, Option<UnixMillis>)>> {
+        reading::settled(&self.readers, id).await
     }
 
     async fn settlements(&self, ids: &[SettlementId]) -> StoreResult<Vec<Settlement>> {

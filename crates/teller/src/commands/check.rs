@@ -24,6 +24,10 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     telemetry::start_logs(&config.log);
     let mut report = Report::default();
     report.fine("the configuration is complete");
+    match &config.receipt_key {
+        Some(key) => report.fine(format!("receipts are signed by {}", key.address)),
+        None => report.fine("receipts are not signed: there is no receipts.key"),
+    }
     for network in &config.networks {
         for (index, url) in network.rpc.iter().enumerate() {
             let name = format!("{} rpc[{index}]", network.id);

@@ -4,6 +4,7 @@ mod audit;
 mod check;
 mod key;
 mod lanes;
+mod receipt;
 pub mod serve;
 mod settlements;
 mod signals;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 pub use settlements::decimal;
 pub use signals::{drain_or_second_signal, stop_requested};
 
-use crate::cli::{Command, ConfigArgs, KeyCommand};
+use crate::cli::{Command, ConfigArgs, KeyCommand, ReceiptCommand};
 use crate::config::{self, Config, ConfigError};
 use crate::{dev, telemetry, wiring};
 
@@ -70,6 +71,7 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Settlements(command) => settlements::run(command).await,
         Command::Audit(args) => Ok(audit::run(&args).await),
         Command::Lanes(args) => lanes::run(args).await,
+        Command::Receipt(ReceiptCommand::Verify(args)) => Ok(receipt::verify(&args)),
         Command::Key(KeyCommand::New { tenant }) => key::new(&tenant).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use teller_domain::{Settlement, SettlementState, TenantId, Told, UnixMillis, known_assets};
+use teller_domain::{Settlement, SettlementState, TenantId, Told, known_assets};
 use teller_store::SettlementQuery;
 
 use super::{Failure, read_config};
@@ -115,7 +115,7 @@ impl Book {
         format!(
             "{}  {}  {:<18} {:>16}  {} -> {}  {}",
             settlement.id,
-            moment(settlement.accepted_at),
+            settlement.accepted_at.to_utc(),
             settlement.state.kind().as_str(),
             self.value(settlement),
             payment.key.payer,
@@ -140,8 +140,8 @@ impl Book {
         row("payer", payment.key.payer.to_string());
         row("payee", payment.payee.to_string());
         row("nonce", payment.key.nonce.0.to_string());
-        row("accepted", moment(settlement.accepted_at));
-        row("changed", moment(settlement.updated_at));
+        row("accepted", settlement.accepted_at.to_utc());
+        row("changed", settlement.updated_at.to_utc());
         row("tries", settlement.tries.to_string());
         if let Some(told) = settlement.told {
             row("told", told_line(told));
@@ -188,9 +188,9 @@ fn told_line(told: Told) -> String {
         } => format!(
             "success at {}, by {transaction}, {}",
             level.as_str(),
-            moment(at)
+            at.to_utc()
         ),
-        Told::Failure { reason, at } => format!("failure, {}, {}", reason.as_str(), moment(at)),
+        Told::Failure { reason, at } => format!("failure, {}, {}", reason.as_str(), at.to_utc()),
     }
 }
 
@@ -267,32 +267,6 @@ pub fn decimal(digits: &str, decimals: u8) -> String {
     format!("{whole}.{fraction}")
 }
 
-/// `2026-01-31T12:00:00Z`, by the civil-from-days algorithm: no dependency for one line.
-fn moment(at: UnixMillis) -> String {
-    let seconds = at.0 / 1_000;
-    let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (
-        second_of_day / 3_600,
-        second_of_day / 60 % 60,
-        second_of_day % 60,
-    );
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,14 +277,5 @@ mod tests {
         assert_eq!(decimal("1234567", 6), "1.234567");
         assert_eq!(decimal("1000000", 6), "1.00");
         assert_eq!(decimal("7", 0), "7");
-    }
-
-    #[test]
-    fn moments_read_as_utc() {
-        assert_eq!(moment(UnixMillis(0)), "1970-01-01T00:00:00Z");
-        assert_eq!(
-            moment(UnixMillis(1_709_210_096_789)),
-            "2024-02-29T12:34:56Z"
-        );
     }
 }

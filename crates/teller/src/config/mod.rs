@@ -37,6 +37,10 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// Whom not to serve.
     pub policy: Policy,
+    /// The key that signs receipts; `None` for a teller that gives none. Never a network's signer.
+    pub receipt_key: Option<SignerKey>,
+    /// The discovery catalogue; `None` for a teller without.
+    pub discovery: Option<Discovery>,
     /// What is logged.
     pub log: Log,
 }
@@ -180,6 +184,17 @@ pub struct Budget {
 pub struct Policy {
     /// Payers and payees that are refused.
     pub denied: Vec<Address>,
+}
+
+/// `[discovery]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Discovery {
+    /// How many resources the catalogue holds at most.
+    pub max_resources: u32,
+    /// How many of them are one tenant's at most.
+    pub max_resources_per_tenant: u32,
+    /// How long a resource stays that nobody pays for.
+    pub kept: Duration,
 }
 
 /// `[log]`

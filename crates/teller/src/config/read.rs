@@ -10,8 +10,8 @@ use teller_domain::{Asset, ChainId, Level, TenantId, Wei, known_assets, known_ne
 use super::money::{Usd, ceiling, wei};
 use super::reader::Section;
 use super::{
-    ApiKey, Auth, Budget, Config, FeeBounds, Ledger, Log, LogFormat, MULTICALL3, Network, Policy,
-    Reservations, Server, Settler, SignerKey, parse_sha256,
+    ApiKey, Auth, Budget, Config, Discovery, FeeBounds, Ledger, Log, LogFormat, MULTICALL3,
+    Network, Policy, Reservations, Server, Settler, SignerKey, parse_sha256,
 };
 
 const ADDRESS: &str = "an address (0x and 40 hexadecimal digits)";
@@ -40,6 +40,8 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
     let policy = root.section("policy", |section| Policy {
         denied: section.list("denied", ADDRESS),
     });
+    let receipt_key = root.section("receipts", receipt_key);
+    let discovery = root.section("discovery", discovery);
     let log = root.section("log", |section| Log {
         format: section.choice(
             "format",
@@ -65,6 +67,8 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
         settler,
         networks,
         policy,
+        receipt_key,
+        discovery,
         log,
     })
 }
@@ -237,6 +241,34 @@ fn signers(section: &mut Section<'_>) -> Vec<SignerKey> {
         }
     }
     signers
+}
+
+fn receipt_key(section: &mut Section<'_>) -> Option<SignerKey> {
+    let key = section.optional_secret("key")?;
+    let signer = SignerKey::parse(key.expose());
+    if signer.is_none() {
+        section.problem(
+            None,
+            format!(
+                "`{}` names something that is no private key (64 hexadecimal digits)",
+                section.name("key")
+            ),
+        );
+    }
+    signer
+}
+
+fn discovery(section: &mut Section<'_>) -> Option<Discovery> {
+    const DAY: u64 = 24 * 60 * 60;
+    let enabled = section.flag("enabled", true);
+    let max_resources = section.number("max_resources", 10_000, 1..=100_000);
+    let per_tenant = section.number("max_resources_per_tenant", 1_000, 1..=100_000);
+    let days = section.number("kept_days", 30, 1..=3_650);
+    enabled.then(|| Discovery {
+        max_resources: narrow(max_resources),
+        max_resources_per_tenant: narrow(per_tenant.min(max_resources)),
+        kept: seconds(days * DAY),
+    })
 }
 
 fn fees(section: &mut Section<'_>) -> FeeBounds {

@@ -346,6 +346,13 @@ impl Section<'_> {
             .unwrap_or_else(|| Secret::new(default))
     }
 
+    /// A reference to a secret, if there is one.
+    pub fn optional_secret(&mut self, key: &'static str) -> Option<Secret> {
+        let name = self.name(key);
+        let node = self.take(key)?;
+        self.resolved(&name, &node, Literal::Refused)
+    }
+
     /// A list of texts that may be secret; it must not be empty.
     pub fn maybe_secrets(&mut self, key: &'static str, expected: &str) -> Vec<Secret> {
         self.secret_list(key, expected, Literal::Allowed)

@@ -63,6 +63,14 @@ pub(super) fn broken(config: &Config) -> Vec<Problem> {
                 ));
             }
         }
+        if let Some(key) = &config.receipt_key
+            && signers.contains(&key.address)
+        {
+            problem(format!(
+                "`receipts.key` is signer {} of network {id}: receipts need a key of their own, which outlives signers",
+                key.address
+            ));
+        }
         let mut assets = BTreeSet::new();
         for asset in &network.assets {
             if !assets.insert(asset.address) {

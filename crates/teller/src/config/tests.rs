@@ -1,6 +1,7 @@
 use super::*;
 
 const KEY: &str = "0x0000000000000000000000000000000000000000000000000000000000000001";
+const OTHER_KEY: &str = "0x0000000000000000000000000000000000000000000000000000000000000002";
 const EXAMPLE: &str = include_str!("../../../../teller.example.toml");
 
 const SMALL: &str = r#"
@@ -41,7 +42,7 @@ fn a_small_configuration_is_enough_for_a_known_network() {
 
 #[test]
 fn the_example_reads_and_shows_every_key() {
-    let keys = [("TELLER_SIGNER_0", KEY)];
+    let keys = [("TELLER_SIGNER_0", KEY), ("TELLER_RECEIPT_KEY", OTHER_KEY)];
     read(EXAMPLE, &keys).unwrap();
     // With every commented-out key in place as well, nothing is unknown.
     let uncommented: String = EXAMPLE
@@ -89,6 +90,42 @@ fn what_the_readme_and_deploy_show_reads() {
         ],
     );
     assert_eq!(deployed.unwrap().refuse_role(Role::Settler), None);
+}
+
+#[test]
+fn a_receipt_key_is_a_reference_to_a_key_of_its_own() {
+    assert!(read(SMALL, &[]).unwrap().receipt_key.is_none());
+    let with = |key: &str| format!("{SMALL}\n[receipts]\nkey = \"{key}\"\n");
+    let named = [("RECEIPTS", OTHER_KEY), ("WORD", "no key")];
+    let config = read(&with("env:RECEIPTS"), &named).unwrap();
+    let expected = SignerKey::parse(OTHER_KEY).unwrap().address;
+    assert_eq!(config.receipt_key.unwrap().address, expected);
+    for (key, expected) in [
+        (OTHER_KEY, "`receipts.key` holds a literal key"),
+        ("env:NOBODY", "the environment variable NOBODY is not set"),
+        (
+            "env:WORD",
+            "`receipts.key` names something that is no private key",
+        ),
+        ("env:SIGNER", "receipts need a key of their own"),
+    ] {
+        let message = refusal(&with(key), &named);
+        assert!(message.contains(expected), "{message}");
+        assert!(!message.contains(&OTHER_KEY[2..]), "{message}");
+    }
+}
+
+#[test]
+fn the_catalogue_is_on_unless_it_is_switched_off() {
+    let kept = |config: Config| config.discovery.map(|discovery| discovery.kept);
+    let month = Duration::from_secs(30 * 24 * 60 * 60);
+    assert_eq!(kept(read(SMALL, &[]).unwrap()), Some(month));
+    let with = |line: &str| format!("{SMALL}\n[discovery]\n{line}\n");
+    assert_eq!(kept(read(&with("enabled = false"), &[]).unwrap()), None);
+    let small = read(&with("max_resources = 5"), &[]).unwrap();
+    assert_eq!(small.discovery.unwrap().max_resources_per_tenant, 5);
+    let message = refusal(&with("max_resources = 0"), &[]);
+    assert!(message.contains("`discovery.max_resources`"), "{message}");
 }
 
 #[test]

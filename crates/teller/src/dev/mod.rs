@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alloy_primitives::U256;
+use alloy_primitives::{B256, U256, keccak256};
 use teller_api::Health;
 use teller_devnet::{Devnet, DevnetConfig, DevnetInfo, Mining};
 
@@ -49,7 +49,7 @@ pub async fn run(args: &DevArgs) -> Result<ExitCode, Failure> {
 async fn with_chain(args: &DevArgs, devnet: &Devnet) -> Result<ExitCode, Failure> {
     let info = devnet.info();
     let environment = environment();
-    let secrets = Secrets::new(environment.clone(), None).with_devnet_signers(info.signers.clone());
+    let secrets = Secrets::new(environment.clone(), None).with_devnet_signers(devnet_keys(info));
     let config = config::from_text(&defaults(args, info), "teller dev", environment, &secrets)?;
     telemetry::start_logs(&config.log);
     if let Some(why_not) = config.refuse_role(Role::All) {
@@ -80,6 +80,12 @@ async fn with_chain(args: &DevArgs, devnet: &Devnet) -> Result<ExitCode, Failure
     Ok(drain_or_second_signal(teller.drain(config.server.shutdown)).await)
 }
 
+/// The signers, and behind them the key that signs receipts. All of them are public.
+fn devnet_keys(info: &DevnetInfo) -> Vec<B256> {
+    let receipt_key = keccak256("teller dev: receipts");
+    info.signers.iter().copied().chain([receipt_key]).collect()
+}
+
 /// The configuration that `teller dev` starts from, in the same form as a file.
 fn defaults(args: &DevArgs, info: &DevnetInfo) -> String {
     let mut text = String::new();
@@ -91,9 +97,11 @@ fn defaults(args: &DevArgs, info: &DevnetInfo) -> String {
         text,
         "[server]\nauth = \"open\"\n\
          [ledger]\nurl = \"{LEDGER_URL}\"\n\
+         [receipts]\nkey = \"devnet:{}\"\n\
          [log]\nlevel = \"warn\"\n\
          [[networks]]\nid = \"eip155:{}\"\nrpc = [\"{}\"]\nsigners = [{}]\nblock_interval_ms = {}\nmulticall3 = \"{}\"\n\
          [[networks.assets]]\naddress = \"{}\"\nname = \"{}\"\nversion = \"{}\"\ndecimals = {}\n",
+        info.signers.len(),
         info.chain_id,
         info.rpc,
         signers.join(", "),

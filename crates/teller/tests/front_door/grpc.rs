@@ -245,6 +245,7 @@ fn verify_request(chain: &Chain, payment: &Payment) -> proto::VerifyRequest {
             eip712_version: chain.asset.version.clone(),
         }),
         idempotency_key: String::new(),
+        payment_identifier: String::new(),
     }
 }
 
@@ -254,5 +255,6 @@ fn settle_request(chain: &Chain, payment: &Payment, key: &str) -> proto::SettleR
         payment_payload: same.payment_payload,
         payment_requirements: same.payment_requirements,
         idempotency_key: key.to_owned(),
+        payment_identifier: String::new(),
     }
 }

@@ -7,12 +7,14 @@
     reason = "a test's helpers may fail as loudly as the test itself"
 )]
 
+mod bazaar;
 mod commands;
 mod crowd;
 mod grpc;
 mod kill;
 mod operator;
 mod permits;
+mod receipts;
 mod refusals;
 mod settle;
 #[path = "../support/mod.rs"]
