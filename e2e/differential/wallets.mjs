@@ -5,7 +5,7 @@ import { readContract } from "viem/actions";
 
 import { eip3009Request, sign } from "./eip3009.mjs";
 import { wrapped } from "./cases/signatures.mjs";
-import { AMOUNT, CONTRACTS, freshAccount, freshNonce, giveDollars } from "./world.mjs";
+import { AMOUNT, CONTRACTS, freshAccount, freshNonce, freshOwner, giveDollars } from "./world.mjs";
 
 const factoryAbi = parseAbi([
   "function createWallet(address owner, bytes32 salt) returns (address)",
@@ -14,7 +14,7 @@ const factoryAbi = parseAbi([
 
 /** A wallet of a new owner, with money; `isDeployed` says whether its code is there. */
 export async function newWallet(world, isDeployed) {
-  const owner = freshAccount();
+  const owner = freshOwner();
   const args = [owner.address, freshNonce()];
   const creation = encodeFunctionData({ abi: factoryAbi, functionName: "createWallet", args });
   const address = await readContract(world.client, {

@@ -53,6 +53,13 @@ function authorizationFields() {
 export const now = () => Math.floor(Date.now() / 1000);
 
 export const freshAccount = () => privateKeyToAccount(generatePrivateKey());
+
+/** An account that can be handed to another process: with its key. */
+export function freshOwner() {
+  const key = generatePrivateKey();
+  return { ...privateKeyToAccount(key), key };
+}
+
 /** 32 random bytes that do not end in a zero, so that one without its last digit is another. */
 export const freshNonce = () => `${keccak256(generatePrivateKey()).slice(0, -1)}7`;
 
@@ -66,6 +73,9 @@ export async function makeWorld({ devnet }) {
   const world = {
     client,
     payers,
+    /** By side, what gives the address that a permit of `upto` must name. */
+    facilitators: {},
+    keyOf: (payer) => devnet.payers[payers.indexOf(payer)],
     nextPayer: () => payers[turn++ % payers.length],
     payTo: freshAccount().address,
     asset: devnet.asset,
