@@ -47,4 +47,4 @@ lint: ## formatting and clippy, without tests
 
 clean: ## remove build output, tools and node packages
 	cargo clean
-	rm -rf .tools contracts/node_modules e2e/v1/node_modules e2e/v2/node_modules
+	rm -rf .tools contracts/node_modules e2e/*/node_modules

@@ -123,13 +123,13 @@ function chainOf({ rpc, asset }) {
     balanceOf: async (owner) =>
       BigInt(await call("eth_call", [{ to: asset.address, data: `0x70a08231${word(owner)}` }, "latest"])),
 
-    /** The asset's transfers from `payer` to `payTo` in the transaction, as amounts; the transaction must have succeeded. */
-    transfersIn: async (transaction, payer, payTo) => {
+    /** The token's transfers from `payer` to `payTo` in the transaction, as amounts; the transaction must have succeeded. */
+    transfersIn: async (transaction, payer, payTo, token = asset.address) => {
       const receipt = await call("eth_getTransactionReceipt", [transaction]);
       assert.ok(receipt, `there is no transaction ${transaction} on the chain`);
       assert.equal(receipt.status, "0x1", `transaction ${transaction} reverted`);
       return receipt.logs
-        .filter(({ address }) => address.toLowerCase() === asset.address.toLowerCase())
+        .filter(({ address }) => address.toLowerCase() === token.toLowerCase())
         .filter(({ topics: [topic, from, to] }) =>
           topic === TRANSFER_TOPIC && from === `0x${word(payer)}` && to === `0x${word(payTo)}`)
         .map(({ data }) => BigInt(data));
