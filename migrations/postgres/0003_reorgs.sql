@@ -114,3 +114,9 @@ BEGIN
     PERFORM pg_notify('teller_settlements', '');
     RETURN NULL;
 END $$;
+
+-- What happens once in the life of a ledger.
+CREATE TABLE milestones (
+    name       TEXT PRIMARY KEY,
+    reached_at BIGINT NOT NULL
+);

@@ -165,3 +165,9 @@ CREATE TRIGGER settlements_compensated AFTER UPDATE OF state ON settlements
                 AND new.state NOT IN ('settled', 'settled_externally') THEN 'failure_restored'
         END AS kind) WHERE kind IS NOT NULL;
 END;
+
+-- What happens once in the life of a ledger.
+CREATE TABLE milestones (
+    name       TEXT PRIMARY KEY,
+    reached_at INTEGER NOT NULL
+) STRICT;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::gauge;
 use teller_domain::{BlockRef, UnixMillis};
-use teller_store::{Ledger, StoreResult};
+use teller_store::{Ledger, StoreResult, Wanted};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -52,35 +52,45 @@ impl Shell {
                 }
             }
             self.waiters.read(self.ledger.as_ref()).await;
+            self.tell_unmined().await;
         }
     }
 
     /// Claims what the core could make use of. A process that has lanes but none that is usable takes only what is about
     /// to expire, to end it.
     async fn claim_accepted(&self) -> StoreResult<u32> {
-        let Appetite { more, queued } = *self.appetite.borrow();
-        let (limit, expiring_by) = match (more, self.holdings().is_empty()) {
+        let Appetite {
+            more,
+            queued,
+            stopped,
+        } = self.appetite.borrow().clone();
+        let late = self
+            .parts
+            .heads
+            .chain_time()
+            .map(|time| time.plus(self.parts.core.cutoff_seconds));
+        let (limit, wanted) = match (more, self.holdings().is_empty()) {
             (0, true) => {
                 // What a lane of this process left behind is for those who have one.
                 let releasing = self.ledger.release_queue(self.chain(), self.process);
                 return releasing.await.map(|()| 0);
             }
             (0, false) => {
-                let Some(time) = self.parts.heads.chain_time() else {
+                let Some(late) = late else {
                     return Ok(0);
                 };
-                (
-                    MOST_CLAIMED,
-                    Some(time.plus(self.parts.core.cutoff_seconds)),
-                )
+                (MOST_CLAIMED, Wanted::Late(late))
             }
             // What waits here comes first, as the oldest: new ones come behind it.
-            _ => (more.saturating_add(queued).min(MOST_CLAIMED), None),
+            _ => (
+                more.saturating_add(queued).min(MOST_CLAIMED),
+                Wanted::AllBut(stopped, late.unwrap_or_default()),
+            ),
         };
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let claiming = self
             .ledger
-            .claim_accepted(self.chain(), self.process, limit, expiring_by);
+            .claim_accepted(self.chain(), self.process, limit, &wanted);
         let rows = claiming.await?;
         if !rows.is_empty() {
             let queued = rows.iter().map(Queued::new).collect();

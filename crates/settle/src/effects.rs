@@ -93,7 +93,12 @@ impl Shell {
                 self.resolve_accepted(fence, resolutions).await;
             }
             Effect::ReleaseQueued(ids) => self.release_queued(ids).await,
-            Effect::SetMode { fence, mode, slot } => self.set_mode(fence, mode, slot).await,
+            Effect::SetMode {
+                fence,
+                from,
+                mode,
+                slot,
+            } => self.set_mode(fence, from, mode, slot).await,
             Effect::ReleaseLane { fence } => self.release_lane(fence).await,
             Effect::ReclaimLane { signer } => {
                 // Whatever made the write fail gets a moment to pass.
@@ -202,9 +207,16 @@ impl Shell {
         payments: Vec<(SettlementId, u64)>,
     ) {
         let written = self.ledger.preconfirm(fence, id, transaction, &payments);
-        if let Err(error) = written.await {
-            return self.lose_lane(fence, &error).await;
+        match written.await {
+            Ok(()) => {}
+            // The slot's end was written first, and says more.
+            Err(error @ StoreError::Conflict { .. }) => {
+                tracing::debug!(slot = %id, %error, "a Flashblock comes too late to be noted");
+                return self.tell(Event::Preconfirmed { fence, id }).await;
+            }
+            Err(error) => return self.lose_lane(fence, &error).await,
         }
+        self.tell(Event::Preconfirmed { fence, id }).await;
         report::preconfirmed(self.chain(), id, &payments);
         for (payment, log_index) in &payments {
             let state = SettlementState::Preconfirmed {
@@ -256,17 +268,8 @@ impl Shell {
                 tracing::error!(signer = %fence.signer, %error, "slots that a reorg took back could not be reopened");
             }
         }
-        let Some(slots) = self.reclaim_lane(fence.signer).await else {
-            return;
-        };
+        self.reclaim_lane(fence.signer).await;
         self.waiters.read(self.ledger.as_ref()).await;
-        let keys: Vec<AuthorizationKey> = slots
-            .iter()
-            .filter(|slot| nonces.contains(&slot.id.nonce))
-            .flat_map(|slot| slot.payments.iter().chain(&slot.ended))
-            .map(|queued| queued.payment.key)
-            .collect();
-        self.unmine(&keys).await;
     }
 
     async fn take_back_external(&self, fence: FencedLane, blocks: Vec<BlockRef>) {
@@ -280,8 +283,8 @@ impl Shell {
         self.waiters.read(self.ledger.as_ref()).await;
         match self.ledger.settlements(&ids).await {
             Ok(rows) => {
-                let keys: Vec<_> = rows.iter().map(|row| row.payment.key).collect();
-                self.unmine(&keys).await;
+                let keys = rows.iter().map(|row| row.payment.key);
+                self.unmine(keys).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "holds of payments that were taken back count as mined until they expire")
@@ -338,7 +341,13 @@ impl Shell {
         }
     }
 
-    async fn set_mode(&self, fence: FencedLane, mode: LaneMode, slot: Option<SlotId>) {
+    async fn set_mode(
+        &self,
+        fence: FencedLane,
+        from: LaneMode,
+        mode: LaneMode,
+        slot: Option<SlotId>,
+    ) {
         match (mode, slot) {
             (LaneMode::Frozen, Some(slot)) => {
                 tracing::error!(signer = %fence.signer, %slot, "lane frozen: the signer's key was used by somebody else");
@@ -348,8 +357,12 @@ impl Shell {
                 tracing::info!(signer = %fence.signer, mode = mode.as_str(), "lane mode changes")
             }
         }
-        if let Err(error) = self.ledger.set_lane_mode(fence, mode).await {
-            self.lose_lane(fence, &error).await;
+        match self.ledger.set_lane_mode(fence, from, mode).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::info!(signer = %fence.signer, "the lane keeps the mode that an operator has ordered meanwhile")
+            }
+            Err(error) => self.lose_lane(fence, &error).await,
         }
     }
 
@@ -360,7 +373,7 @@ impl Shell {
     {
         loop {
             match write().await {
-                Err(error @ StoreError::Unavailable { .. }) => {
+                Err(error) if error.is_retryable() => {
                     tracing::warn!(%error, "a write has no certain end; trying again");
                     tokio::time::sleep(RETRY).await;
                 }
@@ -410,12 +423,21 @@ impl Shell {
         }
     }
 
-    /// A reorg took these back: their holds count again.
-    async fn unmine(&self, keys: &[AuthorizationKey]) {
-        if !keys.is_empty()
-            && let Err(error) = self.reservations.unmined(keys).await
-        {
-            tracing::warn!(%error, "holds of payments that were taken back count as mined until they expire");
+    /// These are not mined, or a reorg took them back: their holds count again. What cannot be said now is said later.
+    pub(crate) async fn unmine(&self, keys: impl IntoIterator<Item = AuthorizationKey>) {
+        self.note_unmined(keys);
+        self.tell_unmined().await;
+    }
+
+    /// Tells the reservations what has been noted for them and not been told yet.
+    pub(crate) async fn tell_unmined(&self) {
+        let keys = self.take_unmined();
+        if keys.is_empty() {
+            return;
+        }
+        if let Err(error) = self.reservations.unmined(&keys).await {
+            tracing::warn!(%error, "holds of payments that are not mined count as mined; they are told of again");
+            self.note_unmined(keys);
         }
     }
 }

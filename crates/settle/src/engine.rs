@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use teller_chain::{HeadHandle, Inspector, LocalSigner, Nodes};
-use teller_domain::{ChainId, FencedLane, ProcessId, SlotId};
+use teller_domain::{AuthorizationKey, ChainId, FencedLane, ProcessId, SlotId, TenantId};
 use teller_store::{Ledger, Reservations, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
 
 use crate::core::{Core, CoreConfig, Effect, Event, Queued};
 use crate::feed::Feed;
@@ -27,6 +28,9 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// How long what is being signed, committed or sent may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long giving successes back that reached nobody may take to end at shutdown.
+const RELEASES_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What cannot be mended by waiting.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -105,12 +109,14 @@ pub enum EngineStatus {
 }
 
 /// How much the core has to do, and how much more it could.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Appetite {
     /// Accepted payments that it could make use of beside those that it has.
     pub(crate) more: usize,
-    /// Those that wait for a slot.
+    /// Those that wait for a slot and may enter one.
     pub(crate) queued: usize,
+    /// Tenants whose payments may enter none.
+    pub(crate) stopped: Vec<TenantId>,
 }
 
 /// What the effects of one network share.
@@ -128,6 +134,8 @@ pub(crate) struct Shell {
     pub(crate) claiming: Semaphore,
     /// When each open slot was opened, by the ledger's clock but as a moment of this process.
     pub(crate) opened: Mutex<HashMap<SlotId, Instant>>,
+    /// Payments whose holds may be marked as mined and should not be.
+    unmined: Mutex<HashSet<AuthorizationKey>>,
     pub(crate) appetite: watch::Sender<Appetite>,
     /// Wakes whoever claims accepted payments.
     pub(crate) claims: Notify,
@@ -183,6 +191,14 @@ impl Shell {
         oldest.map_or(Duration::ZERO, |opened| opened.elapsed())
     }
 
+    pub(crate) fn note_unmined(&self, keys: impl IntoIterator<Item = AuthorizationKey>) {
+        lock(&self.unmined).extend(keys);
+    }
+
+    pub(crate) fn take_unmined(&self) -> Vec<AuthorizationKey> {
+        lock(&self.unmined).drain().collect()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         *self.stopped.borrow()
     }
@@ -195,6 +211,7 @@ pub struct Engine {
     process: ProcessId,
     stop: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    releases: TaskTracker,
 }
 
 impl Engine {
@@ -232,6 +249,7 @@ impl Engine {
                 holdings: Mutex::new(Holdings::new(signers, timings.lease)),
                 claiming: Semaphore::new(1),
                 opened: Mutex::default(),
+                unmined: Mutex::default(),
                 appetite: watch::Sender::new(Appetite::default()),
                 claims: Notify::new(),
                 status: watch::Sender::new(EngineStatus::Starting),
@@ -247,14 +265,16 @@ impl Engine {
             tasks.push(tokio::spawn(shell.clone().watch_spending()));
             shells.push(shell);
         }
+        let releases = TaskTracker::new();
         let engine = Self {
             shells,
             ledger: ledger.clone(),
             process,
             stop,
             tasks,
+            releases: releases.clone(),
         };
-        let settler = Settler::new(ledger, reservations, waiters, engines, process);
+        let settler = Settler::new(ledger, reservations, waiters, engines, process, releases);
         (engine, settler)
     }
 
@@ -269,6 +289,7 @@ impl Engine {
         let (stop, stopped) = watch::channel(false);
         let watcher = crate::chores::watch_outcomes(ledger.clone(), waiters.clone(), poll, stopped);
         let tasks = vec![tokio::spawn(watcher)];
+        let releases = TaskTracker::new();
         (
             Self {
                 shells: Vec::new(),
@@ -276,8 +297,16 @@ impl Engine {
                 process,
                 stop,
                 tasks,
+                releases: releases.clone(),
             },
-            Settler::new(ledger, reservations, waiters, HashMap::new(), process),
+            Settler::new(
+                ledger,
+                reservations,
+                waiters,
+                HashMap::new(),
+                process,
+                releases,
+            ),
         )
     }
 
@@ -289,8 +318,8 @@ impl Engine {
             .collect()
     }
 
-    /// Opens no more slots, lets what is being signed or committed end, and hands the lanes and the queue over. What is
-    /// open stays in the ledger for whoever comes next.
+    /// Opens no more slots, lets what is being signed or committed end, hands the lanes and the queue over, and gives back
+    /// what reached nobody. What is open stays in the ledger for whoever comes next. Answers must have ended before.
     pub async fn shutdown(self) {
         // Receivers that are gone have stopped already.
         let _ = self.stop.send(true);
@@ -305,6 +334,13 @@ impl Engine {
                     tracing::warn!(signer = %fence.signer, %error, "a lane was not handed over; its lease will run out");
                 }
             }
+        }
+        self.releases.close();
+        if timeout(RELEASES_PATIENCE, self.releases.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!("successes that reached nobody could not be given back");
         }
         if let Err(error) = self.ledger.deregister(self.process).await {
             tracing::warn!(%error, "this process was not signed off; its lease will run out");
@@ -465,9 +501,11 @@ fn publish_appetite(shell: &Shell, core: &Core) {
     let appetite = Appetite {
         more: core.appetite(),
         queued: core.queue_depth(),
+        stopped: core.stopped_tenants(),
     };
+    let hungry = appetite.more > 0;
     let before = shell.appetite.send_replace(appetite);
-    if before.more == 0 && appetite.more > 0 {
+    if before.more == 0 && hungry {
         shell.claims.notify_one();
     }
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use futures::future::join_all;
-use teller_domain::{ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis};
-use teller_store::{Duty, LaneRecovery, StoreError};
+use teller_domain::{
+    AccountNonce, ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis,
+};
+use teller_store::{Boundary, Duty, LaneRecovery, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot};
@@ -99,9 +101,8 @@ impl Shell {
         Ok(())
     }
 
-    /// Takes a lane and tells the core what is open on it. Tries until it is ours, and answers its open slots; `None` if
-    /// it never will be.
-    pub(crate) async fn reclaim_lane(&self, signer: Address) -> Option<Vec<RecoveredSlot>> {
+    /// Takes a lane and tells the core what is open on it. Tries until it is ours, or never can be.
+    pub(crate) async fn reclaim_lane(&self, signer: Address) {
         // Until it is ours again nothing is known to be open on it.
         self.note_recovered(signer, &[]);
         let mut is_elsewhere = false;
@@ -121,7 +122,7 @@ impl Shell {
                 Err(Setback::Final(error)) => {
                     tracing::error!(%signer, %error, "the lane cannot be used");
                     self.status.send_replace(EngineStatus::Broken(error));
-                    return None;
+                    return;
                 }
             }
             sleep(RETRY).await;
@@ -137,11 +138,14 @@ impl Shell {
             unfinal_slots = lane.unfinal.len(),
             "lane taken"
         );
-        let slots = lane.slots.clone();
+        // A reorg may have reopened a slot just before its owner died.
+        let open = lane.slots.iter();
+        let open = open.flat_map(|slot| slot.payments.iter().chain(&slot.ended));
+        self.note_unmined(open.map(|queued| queued.payment.key));
         self.tell(Event::LaneClaimed(lane)).await;
         self.runs();
         self.claims.notify_one();
-        Some(slots)
+        self.tell_unmined().await;
     }
 
     /// The engine does its work from now on, unless it is out of order.
@@ -159,10 +163,10 @@ impl Shell {
         let lease_ms = millis(self.timings.lease);
         let signers = u64::try_from(self.signers.len()).unwrap_or(u64::MAX);
         let one_at_a_time = self.claiming.acquire().await;
-        let claimed = self
-            .ledger
-            .claim_lane(self.chain(), signer, self.process, signers, lease_ms)
-            .await?;
+        let claiming =
+            self.ledger
+                .claim_lane(self.chain(), signer, self.process, signers, lease_ms);
+        let claimed = Boundary::ClaimLane.around(claiming).await?;
         drop(one_at_a_time);
         let Some(LaneRecovery {
             lane,
@@ -175,8 +179,7 @@ impl Shell {
         let next_nonce = match lane.next_nonce {
             Some(next_nonce) if !open_slots.is_empty() => next_nonce,
             known => {
-                let head = self.parts.nodes.head().await?;
-                let sealed = self.parts.nodes.account_nonce(signer, head.number).await?;
+                let sealed = self.sealed_nonce(signer).await?;
                 match known {
                     // The node is behind; or a reorg has taken slots back that are closed in the ledger, and the core
                     // reopens them; or it has taken a stranger's transaction behind which the lane had adopted its
@@ -197,6 +200,17 @@ impl Shell {
             slots,
             unfinal,
         }))
+    }
+
+    /// The highest nonce that any endpoint has in a sealed block: one that lags would have a used nonce adopted.
+    async fn sealed_nonce(&self, signer: Address) -> Result<AccountNonce, Setback> {
+        let nodes = &self.parts.nodes;
+        let seen = nodes.sightings(signer, &[]).await;
+        if seen.len() < nodes.endpoints() {
+            tracing::warn!(%signer, answered = seen.len(), endpoints = nodes.endpoints(), "a signer's nonce is read without all endpoints");
+        }
+        let highest = seen.into_iter().map(|seen| seen.sealed_nonce).max();
+        highest.ok_or_else(|| Setback::Passing("no node tells the signer's nonce".to_owned()))
     }
 
     async fn recovered_slots(

@@ -9,6 +9,10 @@ pub enum Boundary {
     Reserve,
     /// A payment becomes durable.
     Accept,
+    /// A payment that nobody waits for is withdrawn.
+    Withdraw,
+    /// A lane is taken.
+    ClaimLane,
     /// A slot with its signed bytes becomes durable.
     OpenSlot,
     /// A replacement or a no-op becomes durable.
@@ -35,9 +39,11 @@ pub enum Boundary {
 
 impl Boundary {
     /// All of them, with their names.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 15] = [
         (Self::Reserve, "reserve"),
         (Self::Accept, "accept"),
+        (Self::Withdraw, "withdraw"),
+        (Self::ClaimLane, "claim_lane"),
         (Self::OpenSlot, "open_slot"),
         (Self::AddAttempt, "add_attempt"),
         (Self::Send, "send"),

@@ -17,6 +17,9 @@ pub enum StoreError {
         /// What its driver said, without secrets.
         cause: String,
     },
+    /// The database undid the write to let another one go first. Nothing was written.
+    #[error("the ledger undid a write that stood in another's way")]
+    Undone,
     /// The lane has another owner: its epoch or its next nonce is not the expected one. Nothing was written.
     #[error("the lane has another owner")]
     StaleLane,
@@ -59,7 +62,7 @@ impl StoreError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Recovering => true,
+            Self::Unavailable { .. } | Self::Undone | Self::Recovering => true,
             Self::StaleLane
             | Self::Conflict { .. }
             | Self::GenesisMismatch { .. }
@@ -68,6 +71,11 @@ impl StoreError {
             | Self::OutOfRange(_)
             | Self::Configuration(_) => false,
         }
+    }
+
+    /// Whether the call may have happened all the same.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
     }
 
     /// Could not be reached, or may or may not have done it.
@@ -93,6 +101,7 @@ impl StoreError {
                     expected: "as the ledger's checks demand",
                 };
             }
+            sqlx::Error::Database(error) if is_undone(error.as_ref()) => return Self::Undone,
             sqlx::Error::Database(error) => error.message().to_owned(),
             sqlx::Error::Io(error) => error.kind().to_string(),
             sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
@@ -109,4 +118,9 @@ impl StoreError {
         };
         Self::unavailable("ledger", cause)
     }
+}
+
+/// Postgres' `serialization_failure` and `deadlock_detected`: the transaction is rolled back.
+fn is_undone(error: &dyn sqlx::error::DatabaseError) -> bool {
+    matches!(error.code().as_deref(), Some("40001" | "40P01"))
 }

@@ -35,6 +35,33 @@ pub enum AcceptOutcome {
     Exists(Settlement),
 }
 
+/// What happens once in the life of a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Milestone {
+    /// Reservations were opened beside it: from then on empty reservations are lost ones.
+    ReservationsOpened,
+}
+
+impl Milestone {
+    /// As the ledger has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ReservationsOpened => "reservations_opened",
+        }
+    }
+}
+
+/// Which accepted payments a process takes into its queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// All.
+    All,
+    /// Those that are void from that moment on: what a process without a usable lane takes, to end it.
+    Late(UnixSeconds),
+    /// All but those of these tenants, whose payments may enter no slot for now; of theirs only what is late.
+    AllBut(Vec<TenantId>, UnixSeconds),
+}
+
 /// What a process is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duty {
@@ -221,9 +248,9 @@ impl Success {
 pub enum ClaimOutcome {
     /// The success is this request's to deliver.
     Claimed,
-    /// Another request has it; whether its answer was written is not known yet.
+    /// Another request has it and has not confirmed it.
     Taken,
-    /// Another request has delivered it.
+    /// Another request has confirmed it.
     Delivered,
 }
 
@@ -329,14 +356,12 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Takes up to `limit` (at most 2,000) accepted payments of a network into this process's queue, oldest first: those that nobody
     /// has queued, that this process has, or whose process is dead. Skips what others are taking (`SKIP LOCKED`).
-    /// With `expiring_by`, only those that are void from that moment on: what a process without a usable lane takes, to
-    /// end it.
     async fn claim_accepted(
         &self,
         chain: ChainId,
         owner: ProcessId,
         limit: u32,
-        expiring_by: Option<UnixSeconds>,
+        wanted: &Wanted,
     ) -> StoreResult<Vec<Settlement>>;
 
     /// Gives back everything that this process has queued on a network: it has no lane there.
@@ -370,8 +395,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// Extends the lease and answers the lane's mode. [`crate::StoreError::StaleLane`] if the epoch is old.
     async fn renew_lane(&self, fence: FencedLane, lease_ms: u64) -> StoreResult<LaneMode>;
 
-    /// Changes a lane's mode as its owner. [`crate::StoreError::StaleLane`] if the epoch is old.
-    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()>;
+    /// Changes a lane's mode as its owner, if it is `expected`; `false`, and nothing changed, if an operator has ordered
+    /// another meanwhile. A lane is frozen whatever its mode was. [`crate::StoreError::StaleLane`] if the epoch is old.
+    async fn set_lane_mode(
+        &self,
+        fence: FencedLane,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool>;
 
     /// Changes a lane's mode as an operator, whoever owns it, if it is `expected`; `false`, and nothing changed, if not.
     async fn order_lane_mode(
@@ -476,12 +507,16 @@ pub trait Ledger: Send + Sync + 'static {
         limit: u32,
     ) -> StoreResult<Vec<Compensation>>;
 
+    /// Whether nobody has asked this of the ledger before, for the life of the ledger. Whoever is told so is the only one.
+    async fn is_first(&self, milestone: Milestone) -> StoreResult<bool>;
+
     /// Notes that failure is told for a payment that is failed or expired. `false`, and nothing changed, if it is
     /// neither any more: read it again. Noting it once more is fine. Grouped.
     async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool>;
 
     /// Claims the delivery of a settled or preconfirmed payment's success for `request`, and notes it as told: succeeds if
-    /// nobody has claimed it, if the same request has, or if the claim was never confirmed and its process is dead.
+    /// nobody has claimed it, if the same request has, or if the claim was never confirmed and the lease of its process
+    /// has run out.
     /// [`crate::StoreError::Conflict`] if the payment is not settled by that transaction, at least at that level, any
     /// more: a reorg has moved it since it was read. Grouped.
     async fn claim_delivery(
@@ -492,11 +527,12 @@ pub trait Ledger: Send + Sync + 'static {
         success: Success,
     ) -> StoreResult<ClaimOutcome>;
 
-    /// The answer was handed to the transport. Grouped; the caller does not wait for it.
+    /// The answer goes to the transport next: nobody else can claim the success from now on, whatever becomes of this
+    /// process. [`crate::StoreError::Conflict`] if it is not `request`'s any more; then it must not be told. Grouped.
     async fn confirm_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()>;
 
-    /// The answer never reached the transport: the claim is free again unless it was confirmed, and its success was not
-    /// told; a failure that was told before it is what was told last again.
+    /// The answer never reached the transport: the claim is free again, confirmed or not, and its success was not told; a
+    /// failure that was told before it is what was told last again.
     async fn release_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()>;
 
     /// Binds an `Idempotency-Key`, scoped to tenant and endpoint, to a payment; keys are stored hashed.

@@ -31,8 +31,8 @@ pub use boundary::Boundary;
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
-    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, Success, UnfinalSlot,
+    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, Settlers, SlotClosure, Spending, Success, UnfinalSlot, Wanted,
 };
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;

@@ -39,23 +39,24 @@ async fn a_lane_keeps_its_mode(store: TestLedger) {
     let claim = |owner| store.ledger.claim_lane(CHAIN, SIGNER, owner, 1, 60_000);
     let lane = claim(one).await.unwrap().unwrap().lane;
     assert_eq!(lane.mode, LaneMode::Active);
+    let set = |from, mode| store.ledger.set_lane_mode(lane.fence, from, mode);
+    let mut from = LaneMode::Active;
     for mode in LaneMode::ALL {
-        store.ledger.set_lane_mode(lane.fence, mode).await.unwrap();
+        assert!(set(from, mode).await.unwrap());
         let renewed = store.ledger.renew_lane(lane.fence, 60_000).await.unwrap();
         assert_eq!(renewed, mode);
+        from = mode;
     }
-    store
-        .ledger
-        .set_lane_mode(lane.fence, LaneMode::Frozen)
-        .await
-        .unwrap();
+    assert!(set(from, LaneMode::Draining).await.unwrap());
+    // An operator's order stands, except that a lane is frozen whatever was ordered.
+    assert!(!set(LaneMode::Thawing, LaneMode::Active).await.unwrap());
+    let renewed = store.ledger.renew_lane(lane.fence, 60_000).await.unwrap();
+    assert_eq!(renewed, LaneMode::Draining);
+    assert!(set(LaneMode::Active, LaneMode::Frozen).await.unwrap());
     store.ledger.release_lane(lane.fence).await.unwrap();
     let taken = claim(two).await.unwrap().unwrap().lane;
     assert_eq!(taken.mode, LaneMode::Frozen);
-    let late = store
-        .ledger
-        .set_lane_mode(lane.fence, LaneMode::Active)
-        .await;
+    let late = set(LaneMode::Frozen, LaneMode::Active).await;
     assert!(matches!(late, Err(StoreError::StaleLane)), "{late:?}");
 }
 

@@ -23,6 +23,8 @@ contract! {
     the_queue_of_a_dead_process_is_free,
     claims_at_once_share_nothing,
     only_what_is_void_by_then_is_claimed_to_be_ended,
+    tenants_who_must_wait_are_passed_over_until_they_are_late,
+    what_happens_once_happens_once,
     what_is_released_is_free_for_others,
     what_is_requeued_stays_in_its_queue,
     whoever_lost_its_lane_ends_nothing,
@@ -41,7 +43,7 @@ async fn queued(store: &TestLedger, process: Option<ProcessId>) -> SettlementId 
 async fn claimed(store: &TestLedger, process: ProcessId, limit: u32) -> Vec<SettlementId> {
     let claimed = store
         .ledger
-        .claim_accepted(CHAIN, process, limit, None)
+        .claim_accepted(CHAIN, process, limit, &Wanted::All)
         .await
         .unwrap();
     assert!(claimed.is_sorted_by_key(|settlement| settlement.id));
@@ -75,7 +77,7 @@ async fn a_queued_payment_is_its_process_s_alone(store: TestLedger) {
     assert_eq!(claimed(&store, one, 10).await, [mine]);
     let elsewhere = store
         .ledger
-        .claim_accepted(ChainId(1), one, 10, None)
+        .claim_accepted(ChainId(1), one, 10, &Wanted::All)
         .await
         .unwrap();
     assert!(elsewhere.is_empty());
@@ -135,13 +137,41 @@ async fn only_what_is_void_by_then_is_claimed_to_be_ended(store: TestLedger) {
     let process = alive(&store).await;
     let void = store
         .ledger
-        .claim_accepted(CHAIN, process, 10, Some(UnixSeconds(100)))
+        .claim_accepted(CHAIN, process, 10, &Wanted::Late(UnixSeconds(100)))
         .await
         .unwrap();
     let void: Vec<_> = void.iter().map(|settlement| settlement.id).collect();
     assert_eq!(void, ids[..2]);
     let other = alive(&store).await;
     assert_eq!(claimed(&store, other, 10).await, ids[2..]);
+}
+
+async fn tenants_who_must_wait_are_passed_over_until_they_are_late(store: TestLedger) {
+    let mut ids = Vec::new();
+    for (tenant, valid_before) in [("poor", 500), ("poor", 100), ("shop", 500), ("rich", 100)] {
+        let mut new = new_settlement(tenant, payment());
+        new.payment.valid_before = UnixSeconds(valid_before);
+        ids.push(accepted(store.ledger.accept(new).await.unwrap()).id);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let process = alive(&store).await;
+    let claim = async |wanted: Wanted, limit| {
+        let claimed = store.ledger.claim_accepted(CHAIN, process, limit, &wanted);
+        let ids = claimed.await.unwrap().into_iter().map(|row| row.id);
+        ids.collect::<Vec<_>>()
+    };
+    let late = UnixSeconds(100);
+    let poor = vec![tenant("poor")];
+    let first = claim(Wanted::AllBut(poor.clone(), late), 2).await;
+    assert_eq!(first, ids[1..3], "what waits does not fill the queue");
+    assert_eq!(claim(Wanted::AllBut(poor, late), 10).await, ids[1..]);
+    assert_eq!(claim(Wanted::AllBut(vec![], late), 10).await, ids);
+}
+
+async fn what_happens_once_happens_once(store: TestLedger) {
+    let asked = (0..8).map(|_| store.ledger.is_first(Milestone::ReservationsOpened));
+    let firsts = join_all(asked).await.into_iter().map(Result::unwrap);
+    assert_eq!(firsts.filter(|first| *first).count(), 1);
 }
 
 async fn what_is_released_is_free_for_others(store: TestLedger) {
@@ -328,7 +358,11 @@ async fn another_process_hears_of_an_accepted_payment() {
 
 async fn a_process_without_a_lane_gives_its_whole_queue_back(store: TestLedger) {
     let (idle, busy) = (alive(&store).await, alive(&store).await);
-    let claim = |process| store.ledger.claim_accepted(CHAIN, process, 10, None);
+    let claim = |process| {
+        store
+            .ledger
+            .claim_accepted(CHAIN, process, 10, &Wanted::All)
+    };
     let waiting = accept(&store).await;
     assert_eq!(claim(idle).await.unwrap().len(), 1);
     assert!(claim(busy).await.unwrap().is_empty());
@@ -340,4 +374,29 @@ async fn a_process_without_a_lane_gives_its_whole_queue_back(store: TestLedger) 
         claimed.iter().map(|row| row.id).collect::<Vec<_>>(),
         [waiting.id]
     );
+}
+
+/// Postgres undoes one of two transactions that wait for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_database_undoes_is_done_again_or_certainly_not_done() {
+    let store = TestLedger::open(Backend::Cluster).await;
+    let deadlocks = |times: u32| {
+        format!(
+            "CREATE SEQUENCE IF NOT EXISTS undone; SELECT setval('undone', 1, false); \
+             CREATE OR REPLACE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF nextval('undone') <= {times} THEN RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'; END IF; \
+             RETURN NEW; END $$; \
+             CREATE OR REPLACE TRIGGER undo BEFORE INSERT ON settlements FOR EACH ROW EXECUTE FUNCTION undo()"
+        )
+    };
+    store.script(deadlocks(2)).await;
+    let accepted = store.ledger.accept(new_settlement("shop", payment())).await;
+    assert!(matches!(accepted, Ok(AcceptOutcome::Accepted(_))));
+    store.script(deadlocks(1_000)).await;
+    let undone = store.ledger.accept(new_settlement("shop", payment())).await;
+    let Err(error) = undone else {
+        panic!("{undone:?}");
+    };
+    assert!(matches!(error, StoreError::Undone), "{error}");
+    assert!(error.is_retryable() && !error.is_uncertain());
 }

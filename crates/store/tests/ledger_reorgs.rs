@@ -479,7 +479,7 @@ async fn what_others_settled_is_taken_back(store: TestLedger) {
     let ids = payments(&store, 4).await;
     store
         .ledger
-        .claim_accepted(CHAIN, process, 10, None)
+        .claim_accepted(CHAIN, process, 10, &Wanted::All)
         .await
         .unwrap();
     let slot = opened(&store, fence, 5, &ids).await;
@@ -542,7 +542,7 @@ async fn what_others_settled_is_taken_back(store: TestLedger) {
     let other = ProcessId::fresh();
     let free = store
         .ledger
-        .claim_accepted(CHAIN, other, 10, None)
+        .claim_accepted(CHAIN, other, 10, &Wanted::All)
         .await
         .unwrap();
     assert_eq!(free.len(), 2, "queued by nobody");
@@ -639,7 +639,10 @@ async fn an_old_epoch_writes_nothing_of_a_reorg(store: TestLedger) {
         ledger
             .raise_levels(old, &[slot.id.nonce], Level::Safe)
             .await,
-        ledger.set_lane_mode(old, LaneMode::Frozen).await,
+        ledger
+            .set_lane_mode(old, LaneMode::Active, LaneMode::Frozen)
+            .await
+            .map(|_| ()),
     ] {
         assert!(matches!(refused, Err(StoreError::StaleLane)), "{refused:?}");
     }

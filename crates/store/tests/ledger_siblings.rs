@@ -87,7 +87,10 @@ async fn what_another_open_slot_carries_is_neither_ended_nor_signed_anew(store: 
         assert_eq!(state(&store, *id).await, assigned(&slot));
     }
     let process = ProcessId::fresh();
-    let claimed = store.ledger.claim_accepted(CHAIN, process, 10, None).await;
+    let claimed = store
+        .ledger
+        .claim_accepted(CHAIN, process, 10, &Wanted::All)
+        .await;
     assert!(claimed.unwrap().is_empty());
     let open = store.ledger.open_slots(CHAIN, SIGNER).await.unwrap();
     assert_eq!(open[0].payments, ids);

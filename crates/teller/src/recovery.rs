@@ -6,7 +6,8 @@ use std::time::Duration;
 use alloy_primitives::U256;
 use teller_domain::{AssetAmount, ProcessId, Settlement, UnixMillis};
 use teller_store::{
-    Duty, HoldPurpose, Ledger, ReserveRequest, SettlementQuery, StoreError, StoreResult, Stores,
+    Duty, HoldPurpose, Ledger, Milestone, ReserveRequest, SettlementQuery, StoreError, StoreResult,
+    Stores,
 };
 
 /// A nonce hold lasts at most this long (DESIGN section 3.1).
@@ -29,6 +30,7 @@ pub async fn heartbeat(ledger: Arc<dyn Ledger>, process: ProcessId, lease: Durat
 pub async fn open_new(stores: &Stores, balance_hold: Duration) {
     let closed = stores.reservations.ping().await;
     if matches!(closed, Err(StoreError::Recovering)) && matches!(is_new(stores).await, Ok(true)) {
+        tracing::info!("the ledger is new, and so are its reservations");
         // What fails here is tried again and told there.
         let _ = recover(stores, balance_hold, Duration::ZERO).await;
     }
@@ -39,6 +41,10 @@ pub async fn open_new(stores: &Stores, balance_hold: Duration) {
 pub async fn reservations(stores: Stores, balance_hold: Duration, wait: Duration) {
     loop {
         if let Err(StoreError::Recovering) = stores.reservations.ping().await {
+            tracing::warn!(
+                ?wait,
+                "reservations were lost: verify is closed until lost holds have run out"
+            );
             match recover(&stores, balance_hold, wait).await {
                 Ok(holds) => tracing::info!(holds, "reservations are complete again"),
                 Err(error) => {
@@ -51,13 +57,6 @@ pub async fn reservations(stores: Stores, balance_hold: Duration, wait: Duration
 }
 
 async fn recover(stores: &Stores, balance_hold: Duration, wait: Duration) -> StoreResult<usize> {
-    let new = is_new(stores).await?;
-    if !new {
-        tracing::warn!(
-            ?wait,
-            "reservations were lost: verify is closed until lost holds have run out"
-        );
-    }
     let now = stores.ledger.now().await?;
     let load = |settlements: Vec<Settlement>| {
         settlements
@@ -69,9 +68,7 @@ async fn recover(stores: &Stores, balance_hold: Duration, wait: Duration) -> Sto
         .reservations
         .restore(load(stores.ledger.unresolved_settlements().await?))
         .await?;
-    if !new {
-        tokio::time::sleep(wait).await;
-    }
+    tokio::time::sleep(wait).await;
     // What was accepted while waiting reserved nothing, so it is loaded too.
     let open = stores.ledger.unresolved_settlements().await?;
     let holds = open.len();
@@ -80,13 +77,19 @@ async fn recover(stores: &Stores, balance_hold: Duration, wait: Duration) -> Sto
     Ok(holds)
 }
 
-/// A ledger without a single payment is a new one, and new reservations have lost nothing.
+/// A ledger without a single payment beside which no reservations were opened before: they have lost nothing. So for
+/// whoever asks first.
 async fn is_new(stores: &Stores) -> StoreResult<bool> {
     let anything = SettlementQuery {
         limit: 1,
         ..SettlementQuery::default()
     };
-    Ok(stores.ledger.list(&anything).await?.settlements.is_empty())
+    let page = stores.ledger.list(&anything).await?;
+    Ok(page.settlements.is_empty()
+        && stores
+            .ledger
+            .is_first(Milestone::ReservationsOpened)
+            .await?)
 }
 
 fn hold(settlement: &Settlement, now: UnixMillis, balance_hold: Duration) -> ReserveRequest {

@@ -129,6 +129,13 @@ impl Queue {
             .retain(|(queued, _)| !payments.iter().any(|payment| payment.id == queued.id));
     }
 
+    /// Takes a payment out; whether it was there.
+    pub fn withdraw(&mut self, id: SettlementId) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|(queued, _)| queued.id != id);
+        self.waiting.len() < before
+    }
+
     /// Takes out what expires at or before `cutoff`.
     pub fn take_expiring(&mut self, cutoff: UnixSeconds) -> Vec<Queued> {
         if !self

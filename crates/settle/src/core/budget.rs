@@ -23,20 +23,35 @@ impl Budgets {
         self.per_day.is_some() || !self.tenants.is_empty()
     }
 
+    /// Whether nobody's payment may enter a slot.
+    pub(super) fn is_spent(&self, spending: &Spending) -> bool {
+        self.per_day.is_some_and(|bound| spending.total >= bound)
+    }
+
+    /// The tenants whose own budgets are spent.
+    pub(super) fn stopped(&self, spending: &Spending) -> Vec<TenantId> {
+        let tenants = self.tenants.keys();
+        tenants
+            .filter(|tenant| self.has_spent(spending, tenant))
+            .cloned()
+            .collect()
+    }
+
     /// Whether a payment of this tenant may enter a slot.
     pub(super) fn allow(&self, spending: &Spending, tenant: &TenantId) -> bool {
-        if self.per_day.is_some_and(|bound| spending.total >= bound) {
-            return false;
-        }
+        !self.is_spent(spending) && !self.has_spent(spending, tenant)
+    }
+
+    fn has_spent(&self, spending: &Spending, tenant: &TenantId) -> bool {
         let Some(bound) = self.tenants.get(tenant) else {
-            return true;
+            return false;
         };
         let spent = spending
             .tenants
             .iter()
             .find(|(spender, _)| spender == tenant)
             .map_or(Wei::ZERO, |(_, spent)| *spent);
-        spent < *bound
+        spent >= *bound
     }
 }
 
@@ -75,6 +90,7 @@ mod tests {
         assert!(budgets.allow(&spending, &poor));
         add(&mut spending, Wei::from(1), &[(poor.clone(), Wei::from(1))]);
         assert!(!budgets.allow(&spending, &poor) && budgets.allow(&spending, &rich));
+        assert_eq!(budgets.stopped(&spending), [poor]);
         budgets.per_day = Some(Wei::from(26));
         assert!(!budgets.allow(&spending, &rich));
     }

@@ -1,9 +1,9 @@
 //! What the chain shows: blocks, reorgs, receipts.
 
-use teller_domain::{BlockRef, Level, SlotId};
+use teller_domain::{BlockRef, FencedLane, Level, SlotId};
 
 use super::ancestry::Standing;
-use super::lane::{OpenSlot, Phase};
+use super::lane::{Noting, OpenSlot, Phase};
 use super::rules::Rule;
 use super::{BlockSummary, Core, Effect, Head, Mined, Outcomes, Place};
 
@@ -91,6 +91,8 @@ impl Core {
     pub(super) fn on_found(&mut self, id: SlotId, mined: Mined, now_ms: u64) {
         let standing = self.ancestry.standing(mined.block);
         let flashblocks = self.config.flashblocks;
+        // Before the first header every block looks like one ahead.
+        let has_head = self.ancestry.newest().is_some();
         let sealed_only = self.rules.hold(Rule::SealedBlocksOnly);
         let canonical_only = self.rules.hold(Rule::CanonicalBlocksOnly);
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.is_unmined()) else {
@@ -100,7 +102,9 @@ impl Core {
             Standing::Sealed => self.on_mined(id, &mined, now_ms),
             Standing::Ahead if !sealed_only => self.on_mined(id, &mined, now_ms),
             Standing::Orphaned if !canonical_only => self.on_mined(id, &mined, now_ms),
-            Standing::Ahead if flashblocks && !matches!(slot.phase, Phase::Verifying { .. }) => {
+            Standing::Ahead
+                if flashblocks && has_head && !matches!(slot.phase, Phase::Verifying { .. }) =>
+            {
                 self.preconfirm(id, Some(&mined));
             }
             Standing::Older => {
@@ -140,6 +144,37 @@ impl Core {
                 (known, Vec::new())
             }
         };
+        match &mut slot.noting {
+            Noting::No => slot.noting = Noting::Writing,
+            // One write of a slot at a time, so that the newest is the last.
+            Noting::Writing | Noting::Waiting(..) => {
+                slot.noting = Noting::Waiting(transaction, payments);
+                return;
+            }
+        }
+        self.emit(Effect::Preconfirm {
+            fence,
+            id,
+            transaction,
+            payments,
+        });
+    }
+
+    pub(super) fn on_preconfirmed(&mut self, fence: FencedLane, id: SlotId) {
+        let slot = self
+            .lane_mut(fence)
+            .and_then(|lane| lane.slots.get_mut(&id.nonce));
+        let Some(slot) = slot else { return };
+        let Noting::Waiting(transaction, payments) =
+            std::mem::replace(&mut slot.noting, Noting::No)
+        else {
+            return;
+        };
+        if !slot.is_unmined() {
+            // Its end is on its way into the ledger, and says more.
+            return;
+        }
+        slot.noting = Noting::Writing;
         self.emit(Effect::Preconfirm {
             fence,
             id,

@@ -149,6 +149,8 @@ pub enum ToSign {
 pub enum Event {
     /// These are durable, accepted and in this process's queue.
     Accepted(Vec<Queued>),
+    /// An accepted payment was withdrawn: nobody waits for it any more.
+    Withdrawn(SettlementId),
     /// A lane is this process's (again); whatever the core thought of it before is void.
     LaneClaimed(RecoveredLane),
     /// A lane is not this process's any more, or a write to it had no certain end.
@@ -277,6 +279,13 @@ pub enum Event {
         /// What was found of each.
         findings: Vec<(SettlementId, Finding)>,
     },
+    /// What a Flashblock showed of the slot is durable, or came too late to matter.
+    Preconfirmed {
+        /// The lane as it was held.
+        fence: FencedLane,
+        /// The slot.
+        id: SlotId,
+    },
     /// The slot's end is durable.
     SlotClosed {
         /// The lane as it was held.
@@ -401,7 +410,8 @@ pub enum Effect {
         /// The payments.
         payments: Vec<Queued>,
     },
-    /// Commit what a Flashblock showed, see [`teller_store::Ledger::preconfirm`]. No answer but [`Event::LaneLost`].
+    /// Commit what a Flashblock showed, see [`teller_store::Ledger::preconfirm`]. Answer: [`Event::Preconfirmed`] or
+    /// [`Event::LaneLost`].
     Preconfirm {
         /// The lane.
         fence: FencedLane,
@@ -467,6 +477,8 @@ pub enum Effect {
     SetMode {
         /// The lane.
         fence: FencedLane,
+        /// Its mode so far: where an operator has ordered another one, that stands.
+        from: LaneMode,
         /// Its mode from now on.
         mode: LaneMode,
         /// The slot that gave rise to it, if one did.

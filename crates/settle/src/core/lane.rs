@@ -100,6 +100,17 @@ pub(super) enum Adding {
     Committing(Attempt),
 }
 
+/// What a Flashblock showed, on its way into the ledger.
+#[derive(Debug)]
+pub(super) enum Noting {
+    /// Nothing is.
+    No,
+    /// Something is being committed.
+    Writing,
+    /// So is something, and this is newer.
+    Waiting(B256, Vec<(SettlementId, u64)>),
+}
+
 #[derive(Debug)]
 pub(super) struct OpenSlot {
     pub(super) payments: Vec<Queued>,
@@ -121,6 +132,7 @@ pub(super) struct OpenSlot {
     pub(super) foreign_use_ms: u64,
     /// The Flashblock in which it was seen last, and the attempt.
     pub(super) preconfirmed: Option<(BlockRef, B256)>,
+    pub(super) noting: Noting,
 }
 
 impl OpenSlot {
@@ -146,6 +158,7 @@ impl OpenSlot {
             foreign_uses: 0,
             foreign_use_ms: now_ms,
             preconfirmed: None,
+            noting: Noting::No,
         }
     }
 

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alloy_primitives::Address;
 use teller_domain::{
-    ChainId, Fees, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState,
+    ChainId, Fees, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState, TenantId,
     UnixSeconds,
 };
 
@@ -189,6 +189,7 @@ impl Core {
                 block,
                 findings,
             } => self.on_investigated(id, block, findings, now_ms),
+            Event::Preconfirmed { fence, id } => self.on_preconfirmed(fence, id),
             Event::SlotClosed { fence, id, kept } => self.on_slot_closed(fence, id, &kept, now_ms),
             Event::BlocksChecked {
                 fence,
@@ -201,6 +202,7 @@ impl Core {
                 level,
             } => self.on_levels_raised(fence, &nonces, level),
             Event::AcceptedResolved { ids } => self.forget(&ids),
+            Event::Withdrawn(id) => self.on_withdrawn(id),
             Event::Spent(spending) => self.spending = spending,
             Event::Tip(tip) => self.tip = tip,
             Event::Drain => self.draining = true,
@@ -213,21 +215,34 @@ impl Core {
         self.config.chain
     }
 
-    /// Payments that wait for a slot.
+    /// Payments that wait for a slot and may enter one.
     pub fn queue_depth(&self) -> usize {
-        self.queue.len()
+        let stopped = self.stopped_tenants();
+        if stopped.is_empty() {
+            return self.queue.len();
+        }
+        let waiting = self.queue.iter();
+        waiting
+            .filter(|queued| !stopped.contains(&queued.tenant))
+            .count()
     }
 
-    /// How many more accepted payments this process could make use of: none without a usable lane.
+    /// Tenants whose payments may enter no slot until the day is over: their budget is spent.
+    pub fn stopped_tenants(&self) -> Vec<TenantId> {
+        self.config.budgets.stopped(&self.spending)
+    }
+
+    /// How many more accepted payments this process could make use of: none without a usable lane, nor once the day's
+    /// budget is spent.
     pub fn appetite(&self) -> usize {
-        if self.draining {
+        if self.draining || self.config.budgets.is_spent(&self.spending) {
             return 0;
         }
         let usable = self.lanes.values().filter(|lane| lane.is_usable()).count();
         usable
             .saturating_mul(BATCHES_AHEAD)
             .saturating_mul(self.config.limits.max_items)
-            .saturating_sub(self.queue.len())
+            .saturating_sub(self.queue_depth())
     }
 
     /// A moment from which on payments are too late for a new slot; `None` before the first block.
@@ -285,6 +300,13 @@ impl Core {
             if self.known.insert(payment.id) {
                 self.queue.push(payment, now_ms);
             }
+        }
+    }
+
+    /// One that is in a forming batch already is found out when the batch's slot is opened.
+    fn on_withdrawn(&mut self, id: SettlementId) {
+        if self.queue.withdraw(id) {
+            self.forget(&[id]);
         }
     }
 

@@ -39,12 +39,17 @@ impl Core {
         let Some(lane) = self.lane_mut(fence) else {
             return;
         };
+        let from = std::mem::replace(&mut lane.mode, mode);
         lane.ordered = Some(Ordered {
-            previous: lane.mode,
+            previous: from,
             old_reads: 0,
         });
-        lane.mode = mode;
-        self.emit(Effect::SetMode { fence, mode, slot });
+        self.emit(Effect::SetMode {
+            fence,
+            from,
+            mode,
+            slot,
+        });
     }
 
     /// An operator has looked: every slot is asked about once more; those that strangers took are closed, then the lane

@@ -258,6 +258,13 @@ impl Core {
         if self.slot_mut(id).is_none_or(|slot| !slot.is_unmined()) {
             return;
         }
+        let vanished = !sightings.is_empty() && sightings.iter().all(|seen| seen.mined.is_none());
+        if let Some(slot) = self.slot_mut(id).filter(|_| vanished)
+            && matches!(slot.phase, Phase::Verifying { .. })
+        {
+            // The receipt that was to be verified is nowhere any more.
+            slot.phase = Phase::Recovered;
+        }
         self.notice_gap(id, &sightings, endpoints, now_ms);
         let mut passed = sightings
             .iter()
@@ -292,13 +299,17 @@ impl Core {
 
     /// The nonce is open, and nothing of the slot is mined.
     fn on_still_open(&mut self, id: SlotId, now_ms: u64) {
-        let cutoff = self.cutoff(now_ms).unwrap_or_default();
+        let cutoff = self.cutoff(now_ms);
         let parks = self.rules.hold(Rule::ExpiredBecomesNoOp);
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
         slot.foreign_uses = 0;
         self.thawed(id);
+        // Before the first block nobody knows whether what may never have been sent is still in time.
+        let Some(cutoff) = cutoff else {
+            return;
+        };
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
             return;
         };

@@ -8,7 +8,7 @@ use teller_domain::{
     AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, IdempotencyKey, Payment,
     Receipt, Resolution, Scheme, SlotEnd, SlotId, TenantId, Told, UnixSeconds, Wei, X402Version,
 };
-use teller_store::{Duty, MemoryReservations, NewSlot, SlotClosure, SqliteLedger};
+use teller_store::{Duty, MemoryReservations, NewSlot, SlotClosure, SqliteLedger, Wanted};
 
 const CHAIN: ChainId = ChainId(84532);
 const SHORT: Duration = Duration::from_millis(50);
@@ -90,7 +90,14 @@ impl Bench {
         let (engine, announced) = mpsc::channel(16);
         let engines = HashMap::from([(CHAIN, engine)]);
         let waiters = Waiters::default();
-        let settler = Settler::new(ledger.clone(), reservations, waiters, engines, process);
+        let settler = Settler::new(
+            ledger.clone(),
+            reservations,
+            waiters,
+            engines,
+            process,
+            TaskTracker::new(),
+        );
         Self {
             _directory: directory,
             ledger,
@@ -264,6 +271,31 @@ async fn a_success_is_told_once_its_level_is_reached_and_not_before() {
         bench.ask(&request, Level::Included).await,
         SettleAnswer::Duplicate { transaction, .. } if transaction == hash
     ));
+}
+
+#[tokio::test]
+async fn a_success_that_reaches_nobody_is_given_back() {
+    let bench = Bench::new().await;
+    let request = request();
+    let id = id_of(&bench.accept(&request).await);
+    bench.settle(0, id).await;
+    let answer = bench.ask(&request, Level::Included).await;
+    assert!(matches!(answer, SettleAnswer::Settled { .. }), "{answer:?}");
+    let meanwhile = bench.ask(&request, Level::Included).await;
+    assert!(
+        matches!(meanwhile, SettleAnswer::Duplicate { .. }),
+        "whatever becomes of the first: {meanwhile:?}"
+    );
+    drop(answer);
+    let releases = &bench.settler.shared.releases;
+    releases.close();
+    releases.wait().await;
+    let SettleAnswer::Settled { delivery, .. } = bench.ask(&request, Level::Included).await else {
+        panic!("it is free again");
+    };
+    delivery.delivered();
+    let last = bench.ask(&request, Level::Included).await;
+    assert!(matches!(last, SettleAnswer::Duplicate { .. }), "{last:?}");
 }
 
 #[tokio::test]
@@ -446,7 +478,7 @@ async fn an_accepted_payment_is_this_process_s_only_where_it_has_the_engine() {
     ] {
         let rows = bench
             .ledger
-            .claim_accepted(chain, owner, 10, None)
+            .claim_accepted(chain, owner, 10, &Wanted::All)
             .await
             .unwrap();
         claimed.push(rows.into_iter().map(|row| row.id).collect::<Vec<_>>());

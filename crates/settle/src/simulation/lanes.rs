@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alloy_primitives::Address;
 use teller_domain::{AccountNonce, FencedLane, LaneMode, ProcessId, SettlementId, SettlementState};
-use teller_store::{Ledger, StoreError};
+use teller_store::{Ledger, StoreError, Wanted};
 
 use super::shell::{PATIENT_TRIES, RETRY_MS};
 use super::world::{FOR_EVER_MS, Job, World};
@@ -177,15 +177,18 @@ impl World<'_> {
     }
 
     fn claim_accepted(&mut self, p: usize, owner: ProcessId) {
-        let appetite = self.processes[p].core.appetite();
-        let expiring = match self.processes[p].core.cutoff(self.clock(p)) {
-            Some(cutoff) if appetite == 0 => Some(cutoff),
+        let core = &self.processes[p].core;
+        let (appetite, late) = (core.appetite(), core.cutoff(self.clock(p)));
+        let (limit, wanted) = match late {
+            Some(late) if appetite == 0 => (50, Wanted::Late(late)),
             None if appetite == 0 => return,
-            _ => None,
+            late => (
+                (appetite + core.queue_depth()) as u32,
+                Wanted::AllBut(core.stopped_tenants(), late.unwrap_or_default()),
+            ),
         };
-        let limit = if appetite == 0 { 50 } else { appetite as u32 };
         let ledger = Arc::clone(&self.stage.ledger);
-        let written = self.write(ledger.claim_accepted(self.chain_id, owner, limit, expiring));
+        let written = self.write(ledger.claim_accepted(self.chain_id, owner, limit, &wanted));
         if let (Some(Ok(rows)), true) = (written.done, written.answered)
             && !rows.is_empty()
         {

@@ -170,8 +170,13 @@ impl World<'_> {
             } => {
                 let written =
                     self.write(ledger.preconfirm(self.fence(fence), id, transaction, &payments));
+                if let Some(Ok(())) = written.done {
+                    self.fenced(fence, "preconfirm");
+                }
                 match written.done {
-                    Some(Ok(())) => self.fenced(fence, "preconfirm"),
+                    Some(Ok(()) | Err(StoreError::Conflict { .. })) if written.answered => {
+                        self.answer(p, Event::Preconfirmed { fence, id });
+                    }
                     _ => self.lost(p, fence),
                 }
             }
@@ -279,12 +284,19 @@ impl World<'_> {
                     }
                 }
             }
-            Effect::SetMode { fence, mode, slot } => {
-                let written = self.write(ledger.set_lane_mode(self.fence(fence), mode));
+            Effect::SetMode {
+                fence,
+                from,
+                mode,
+                slot,
+            } => {
+                let written = self.write(ledger.set_lane_mode(self.fence(fence), from, mode));
                 match written.done {
-                    Some(Ok(())) => {
+                    Some(Ok(set)) => {
                         self.fenced(fence, "set_lane_mode");
-                        self.mode_set(fence, mode, slot);
+                        if set {
+                            self.mode_set(fence, mode, slot);
+                        }
                     }
                     _ => self.lost(p, fence),
                 }

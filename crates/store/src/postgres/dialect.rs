@@ -49,6 +49,12 @@ macro_rules! in_numbers {
         concat!("= ANY(", $parameter, ")")
     };
 }
+/// Is one of [`texts`].
+macro_rules! in_texts {
+    ($parameter:literal) => {
+        concat!("= ANY(", $parameter, ")")
+    };
+}
 /// The settlements of [`ids`] with their places, from 0.
 macro_rules! places {
     ($parameter:literal) => {
@@ -92,12 +98,17 @@ macro_rules! attempt_columns_without_raw {
 }
 pub(super) use {
     at_most, attempt_columns, attempt_columns_without_raw, for_update, in_ids, in_numbers,
-    indexed_by, numeric, places, settlement_columns, skip_locked, text,
+    in_texts, indexed_by, numeric, places, settlement_columns, skip_locked, text,
 };
 
 /// A parameter for `in_ids!`.
 pub(super) fn ids(ids: &[SettlementId]) -> Vec<Uuid> {
     ids.iter().map(|id| id.0).collect()
+}
+
+/// A parameter for `in_texts!`.
+pub(super) fn texts(texts: Vec<String>) -> Vec<String> {
+    texts
 }
 
 /// A parameter for `in_numbers!`.

@@ -21,6 +21,9 @@ macro_rules! clock {
 }
 pub(super) use clock;
 
+/// How often a group is run again that stood in another's way.
+const TRIES_AFTER_UNDONE: usize = 3;
+
 /// Runs a group together. If a row spoils it, each runs alone, so that it fails no neighbour.
 pub(super) async fn together<I, O, R>(
     pool: PgPool,
@@ -31,7 +34,14 @@ where
     I: Clone,
     R: Future<Output = StoreResult<Vec<O>>>,
 {
-    match super::bounded(run(pool.clone(), requests.clone())).await {
+    let mut outcome = super::bounded(run(pool.clone(), requests.clone())).await;
+    for _ in 0..TRIES_AFTER_UNDONE {
+        if !matches!(outcome, Err(StoreError::Undone)) {
+            break;
+        }
+        outcome = super::bounded(run(pool.clone(), requests.clone())).await;
+    }
+    match outcome {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
         Err(error @ StoreError::Unavailable { .. }) => {
             requests.iter().map(|_| Err(error.clone())).collect()

@@ -6,6 +6,8 @@ mod dialect;
 mod hot;
 #[path = "../sql/lanes.rs"]
 mod lanes;
+#[path = "../sql/open_slots.rs"]
+mod open_slots;
 #[path = "../sql/queue.rs"]
 mod queue;
 #[path = "../sql/reading.rs"]
@@ -28,7 +30,7 @@ use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Transaction};
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
     IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
-    SettlementState, Slot, SlotId, TenantId, UnixMillis, UnixSeconds,
+    SettlementState, Slot, SlotId, TenantId, UnixMillis,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -40,8 +42,9 @@ use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
-    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
+    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
+    migrations,
 };
 
 /// How many connections a process has at most.
@@ -328,9 +331,10 @@ impl Ledger for PostgresLedger {
         chain: ChainId,
         owner: ProcessId,
         limit: u32,
-        expiring_by: Option<UnixSeconds>,
+        wanted: &Wanted,
     ) -> StoreResult<Vec<Settlement>> {
-        self.run(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, expiring_by)))
+        let wanted = wanted.clone();
+        self.run(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, wanted)))
             .await
     }
 
@@ -370,8 +374,13 @@ impl Ledger for PostgresLedger {
             .await
     }
 
-    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()> {
-        self.run(move |c| Box::pin(lanes::set_mode(c, fence, mode)))
+    async fn set_lane_mode(
+        &self,
+        fence: FencedLane,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool> {
+        self.run(move |c| Box::pin(lanes::set_mode(c, fence, expected, mode)))
             .await
     }
 
@@ -494,6 +503,11 @@ impl Ledger for PostgresLedger {
         limit: u32,
     ) -> StoreResult<Vec<Compensation>> {
         bounded(reading::compensations(&self.pool, after, settlement, limit)).await
+    }
+
+    async fn is_first(&self, milestone: Milestone) -> StoreResult<bool> {
+        self.run(move |c| Box::pin(queue::is_first(c, milestone)))
+            .await
     }
 
     async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool> {

@@ -8,7 +8,7 @@ use teller_domain::{
 use uuid::Uuid;
 
 use super::dialect::{Connection, clock, indexed_by, prunes_alone};
-use super::{reorgs, slots};
+use super::{open_slots, reorgs, slots};
 use crate::pruning::{
     DEAD_PROCESSES_KEPT_MS, EVENTS_KEPT_MS, KEYS_KEPT_MS, PRUNED_AT_ONCE, prune_keys, prune_outbox,
     prune_processes,
@@ -174,7 +174,7 @@ pub(super) async fn claim(
             next_nonce: next_nonce.map(AccountNonce),
             mode,
         },
-        open_slots: slots::open_slots(connection, chain, signer, slots::Raw::Read).await?,
+        open_slots: open_slots::of_signer(connection, chain, signer, open_slots::Raw::Read).await?,
         unfinal: reorgs::unfinal(connection, chain, signer).await?,
     }))
 }
@@ -242,22 +242,21 @@ pub(super) async fn renew(
 pub(super) async fn set_mode(
     connection: &mut Connection,
     fence: FencedLane,
+    expected: LaneMode,
     mode: LaneMode,
-) -> StoreResult<()> {
-    let done = sqlx::query(
-        "UPDATE lanes SET mode = $4 WHERE chain_id = $1 AND signer = $2 AND epoch = $3",
+) -> StoreResult<bool> {
+    slots::expect_epoch(connection, fence).await?;
+    sqlx::query(
+        "UPDATE lanes SET mode = $4 WHERE chain_id = $1 AND signer = $2 AND (mode = $3 OR $4 = 'frozen')",
     )
     .bind(signed(fence.chain.0, "a chain id")?)
     .bind(fence.signer.to_vec())
-    .bind(signed(fence.epoch, "an epoch")?)
+    .bind(expected.as_str())
     .bind(mode.as_str())
     .execute(connection)
     .await
-    .map_err(StoreError::of_ledger)?;
-    if done.rows_affected() == 0 {
-        return Err(StoreError::StaleLane);
-    }
-    Ok(())
+    .map(|done| done.rows_affected() > 0)
+    .map_err(StoreError::of_ledger)
 }
 
 pub(super) async fn order_mode(
@@ -356,7 +355,8 @@ pub(super) async fn views(connection: &mut Connection) -> StoreResult<Vec<LaneVi
             lease_expired: lease_until <= now,
             next_nonce: next_nonce.map(AccountNonce),
             mode: read(&columns.take::<String>()?, "mode")?,
-            open_slots: slots::open_slots(connection, chain, signer, slots::Raw::LeftOut).await?,
+            open_slots: open_slots::of_signer(connection, chain, signer, open_slots::Raw::LeftOut)
+                .await?,
         });
     }
     Ok(views)
@@ -369,10 +369,10 @@ pub(super) async fn release_delivery(
     request: RequestId,
 ) -> StoreResult<()> {
     sqlx::query(
-        "UPDATE settlements SET delivery_request = NULL, delivery_process = NULL, \
+        "UPDATE settlements SET delivery_request = NULL, delivery_process = NULL, delivered_at = NULL, \
          told = CASE WHEN told_reason IS NOT NULL THEN 'failure' END, told_transaction = NULL, told_level = NULL, \
          told_at = CASE WHEN told_reason IS NOT NULL THEN told_at END \
-         WHERE id = $1 AND delivery_request = $2 AND delivered_at IS NULL",
+         WHERE id = $1 AND delivery_request = $2",
     )
     .bind(id.0)
     .bind(request.0)

@@ -1,17 +1,35 @@
 //! Payments that are accepted and in no slot: who has them queued, and how they end there. A part of each ledger.
 
-use teller_domain::{ChainId, FencedLane, ProcessId, Settlement, SettlementId, UnixSeconds};
+use teller_domain::{ChainId, FencedLane, ProcessId, Settlement, SettlementId, TenantId};
 
 use super::dialect::{
-    self, Connection, at_most, clock, for_update, ids, in_ids, settlement_columns, skip_locked,
+    self, Connection, at_most, clock, for_update, ids, in_ids, in_texts, settlement_columns,
+    skip_locked, texts,
 };
 use super::slots::{expect_epoch, ids_of};
 use crate::resolving::Outcome;
 use crate::rows::{Columns, settlement, signed};
-use crate::{StoreError, StoreResult};
+use crate::{Milestone, StoreError, StoreResult, Wanted};
 
 /// How many payments one claim takes at most.
 const LARGEST_CLAIM: u32 = 2_000;
+
+/// See [`crate::Ledger::is_first`].
+pub(super) async fn is_first(
+    connection: &mut Connection,
+    milestone: Milestone,
+) -> StoreResult<bool> {
+    sqlx::query(concat!(
+        "INSERT INTO milestones (name, reached_at) SELECT $1, ms FROM ",
+        clock!(),
+        " WHERE true ON CONFLICT (name) DO NOTHING"
+    ))
+    .bind(milestone.as_str())
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected() > 0)
+    .map_err(StoreError::of_ledger)
+}
 
 pub(super) async fn withdraw(connection: &mut Connection, id: SettlementId) -> StoreResult<bool> {
     sqlx::query(concat!(
@@ -42,14 +60,21 @@ pub(super) async fn claim_accepted(
     chain: ChainId,
     owner: ProcessId,
     limit: u32,
-    expiring_by: Option<UnixSeconds>,
+    wanted: Wanted,
 ) -> StoreResult<Vec<Settlement>> {
+    let (late, stopped) = match wanted {
+        Wanted::All => (None, Vec::new()),
+        Wanted::Late(moment) => (Some(moment), Vec::new()),
+        Wanted::AllBut(tenants, _) if tenants.is_empty() => (None, Vec::new()),
+        Wanted::AllBut(tenants, moment) => (Some(moment), tenants),
+    };
+    let stopped: Vec<String> = stopped.iter().map(TenantId::to_string).collect();
     let rows = sqlx::query(concat!(
         "WITH free AS MATERIALIZED (SELECT f.id AS free_id FROM settlements AS f WHERE f.chain_id = $1 ",
         "AND f.state IN ('accepted', 'assigned', 'preconfirmed') AND f.state = 'accepted' ",
         "AND (f.queued_by IS NULL OR f.queued_by = $2 OR f.queued_by NOT IN ",
         "(SELECT p.id FROM processes AS p, ", clock!(), " WHERE p.lease_until > ms)) ",
-        "AND ($4 IS NULL OR ", at_most!("f.valid_before", "$4"), ") ORDER BY f.id LIMIT $3",
+        "AND ($4 IS NULL OR ", at_most!("f.valid_before", "$4"), " OR ($5 AND NOT f.tenant ", in_texts!("$6"), ")) ORDER BY f.id LIMIT $3",
         for_update!("f"), skip_locked!(), ") ",
         "UPDATE settlements AS s SET queued_by = $2 FROM free WHERE s.id = free_id AND s.state = 'accepted' ",
         "RETURNING id",
@@ -57,7 +82,9 @@ pub(super) async fn claim_accepted(
     .bind(signed(chain.0, "a chain id")?)
     .bind(owner.0)
     .bind(i64::from(limit.min(LARGEST_CLAIM)))
-    .bind(expiring_by.map(|moment| moment.0.to_string()))
+    .bind(late.map(|moment| moment.0.to_string()))
+    .bind(!stopped.is_empty())
+    .bind(texts(stopped))
     .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;

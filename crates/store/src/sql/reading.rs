@@ -12,7 +12,7 @@ use super::dialect::{
     self, Db, DbRow, Pool, clock, ids, in_ids, in_numbers, numbers, settlement_columns, snapshot,
     text,
 };
-use super::{lanes, slots};
+use super::{lanes, open_slots};
 use crate::rows::{Columns, read, settlement, signed, slot_state, unsigned, word};
 use crate::{
     AuditSlot, LaneView, SettlementEvent, SettlementPage, SettlementQuery, Spending, StoreError,
@@ -98,12 +98,12 @@ pub(super) async fn open_slots(
     signer: Address,
 ) -> StoreResult<Vec<Slot>> {
     let mut snapshot = snapshot(pool).await?;
-    slots::open_slots(&mut snapshot, chain, signer, slots::Raw::Read).await
+    open_slots::of_signer(&mut snapshot, chain, signer, open_slots::Raw::Read).await
 }
 
 pub(super) async fn signers(pool: &Pool, chain: ChainId) -> StoreResult<Vec<Address>> {
     let mut connection = pool.acquire().await.map_err(StoreError::of_ledger)?;
-    slots::signers(&mut connection, chain).await
+    open_slots::signers(&mut connection, chain).await
 }
 
 /// Lanes and their open slots from one moment.

@@ -61,6 +61,12 @@ macro_rules! in_numbers {
         concat!("IN (SELECT value FROM json_each(", $parameter, "))")
     };
 }
+/// Is one of [`texts`].
+macro_rules! in_texts {
+    ($parameter:literal) => {
+        concat!("IN (SELECT value FROM json_each(", $parameter, "))")
+    };
+}
 /// The settlements of [`ids`] with their places, from 0.
 macro_rules! places {
     ($parameter:literal) => {
@@ -106,12 +112,17 @@ macro_rules! attempt_columns_without_raw {
 }
 pub(super) use {
     at_most, attempt_columns, attempt_columns_without_raw, for_update, in_ids, in_numbers,
-    indexed_by, numeric, places, settlement_columns, skip_locked, text,
+    in_texts, indexed_by, numeric, places, settlement_columns, skip_locked, text,
 };
 
 /// A parameter for `in_ids!`.
 pub(super) fn ids(ids: &[SettlementId]) -> String {
     ids_json(ids)
+}
+
+/// A parameter for `in_texts!`.
+pub(super) fn texts(texts: Vec<String>) -> String {
+    Value::from(texts).to_string()
 }
 
 /// A parameter for `in_numbers!`.

@@ -7,6 +7,8 @@ mod holds;
 mod hot;
 #[path = "../sql/lanes.rs"]
 mod lanes;
+#[path = "../sql/open_slots.rs"]
+mod open_slots;
 #[path = "../sql/queue.rs"]
 mod queue;
 #[path = "../sql/reading.rs"]
@@ -30,7 +32,7 @@ use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
     IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
-    SettlementState, Slot, SlotId, TenantId, UnixMillis, UnixSeconds,
+    SettlementState, Slot, SlotId, TenantId, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -42,8 +44,9 @@ use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView,
-    Ledger, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, migrations,
+    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
+    migrations,
 };
 
 /// How many connections read at once.
@@ -322,10 +325,11 @@ impl Ledger for SqliteLedger {
         chain: ChainId,
         owner: ProcessId,
         limit: u32,
-        expiring_by: Option<UnixSeconds>,
+        wanted: &Wanted,
     ) -> StoreResult<Vec<Settlement>> {
+        let wanted = wanted.clone();
         self.writer()?
-            .job(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, expiring_by)))
+            .job(move |c| Box::pin(queue::claim_accepted(c, chain, owner, limit, wanted)))
             .await
     }
 
@@ -369,9 +373,14 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn set_lane_mode(&self, fence: FencedLane, mode: LaneMode) -> StoreResult<()> {
+    async fn set_lane_mode(
+        &self,
+        fence: FencedLane,
+        expected: LaneMode,
+        mode: LaneMode,
+    ) -> StoreResult<bool> {
         self.writer()?
-            .job(move |c| Box::pin(lanes::set_mode(c, fence, mode)))
+            .job(move |c| Box::pin(lanes::set_mode(c, fence, expected, mode)))
             .await
     }
 
@@ -502,6 +511,12 @@ impl Ledger for SqliteLedger {
         limit: u32,
     ) -> StoreResult<Vec<Compensation>> {
         reading::compensations(&self.readers, after, settlement, limit).await
+    }
+
+    async fn is_first(&self, milestone: Milestone) -> StoreResult<bool> {
+        self.writer()?
+            .job(move |c| Box::pin(queue::is_first(c, milestone)))
+            .await
     }
 
     async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool> {

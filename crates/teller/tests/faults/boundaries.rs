@@ -27,6 +27,10 @@ enum Road {
     Cancelled,
     /// The signer has no gas, and payments expire unsigned.
     Expiring,
+    /// The signer has no gas, and sellers stop waiting before anything is signed.
+    Withdrawn,
+    /// The process starts, and payments of its predecessor are under way.
+    Starting,
 }
 
 fn road(call: &str) -> Road {
@@ -36,6 +40,8 @@ fn road(call: &str) -> Road {
         "raise_levels" => Road::Finalized,
         "tell_failure" => Road::Cancelled,
         "resolve_accepted" => Road::Expiring,
+        "withdraw" => Road::Withdrawn,
+        "claim_lane" => Road::Starting,
         _ => Road::Usual,
     }
 }
@@ -44,10 +50,20 @@ fn road(call: &str) -> Road {
 async fn crash_at(rig: &mut Rig, side: &str, call: &str, nth: u32) -> u64 {
     let point = format!("{side}_{call}:{nth}");
     let armed = (VARIABLE.to_owned(), point.clone());
+    let starting = road(call) == Road::Starting;
+    let under_way = match starting {
+        true => travel(rig, Road::Usual).await,
+        false => 0,
+    };
     rig.fleet.kill(0).await.unwrap();
     rig.fleet.member(0).unwrap().environment = vec![armed];
-    rig.fleet.start_member(0).await.unwrap();
-    let settled = travel(rig, road(call)).await;
+    let settled = if starting {
+        rig.fleet.spawn(0).unwrap();
+        under_way
+    } else {
+        rig.fleet.start_member(0).await.unwrap();
+        travel(rig, road(call)).await
+    };
     let ended = rig.fleet.wait_for_end(0, ENDS_WITHIN).await;
     rig.proxy.clear();
     let ended = ended.unwrap_or_else(|error| panic!("{point}: {error}\n{}", rig.fleet.logs()));
@@ -63,7 +79,7 @@ async fn crash_at(rig: &mut Rig, side: &str, call: &str, nth: u32) -> u64 {
 /// Payments on a road; answers how many of them will settle.
 async fn travel(rig: &mut Rig, road: Road) -> u64 {
     match road {
-        Road::Usual | Road::Reorganised | Road::Finalized => {}
+        Road::Usual | Road::Reorganised | Road::Finalized | Road::Starting => {}
         Road::Replaced => rig.proxy.inject(Rule::new(&[SEND], Fault::Forget).times(4)),
         Road::Cancelled => {
             rig.proxy.set(Next::Swallow);
@@ -77,6 +93,16 @@ async fn travel(rig: &mut Rig, road: Road) -> u64 {
             rig.proxy.set(Next::Pass);
             return 5;
         }
+        Road::Withdrawn => {
+            let signer = rig.signers()[0];
+            rig.rpc("anvil_setBalance", json!([signer, "0x0"])).await;
+            // The first one finds out; the other waits for the lane until its seller's time is up.
+            for _ in 0..2 {
+                rig.sell(1);
+                tokio::time::sleep(Duration::from_millis(700)).await;
+            }
+            return 0;
+        }
         Road::Expiring => {
             let signer = rig.signers()[0];
             rig.rpc("anvil_setBalance", json!([signer, "0x0"])).await;
@@ -89,12 +115,18 @@ async fn travel(rig: &mut Rig, road: Road) -> u64 {
             return 0;
         }
     }
-    // In two waves, so that a second slot is opened while the first one is under way.
-    rig.sell(3);
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    rig.sell(3);
     if road == Road::Reorganised {
-        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        // Away from the blocks that gave the payers their money.
+        rig.rpc("anvil_mine", json!(["0x4"])).await;
+    }
+    // In two waves, so that a second slot is opened while the first one is under way.
+    let first = rig.sell(3);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let second = rig.sell(3);
+    if road == Road::Reorganised {
+        let sold: Vec<Payment> = first.into_iter().chain(second).collect();
+        // What an earlier round left may end the process before they are settled.
+        rig.settled_or_dead(&sold, ENDS_WITHIN).await;
         rig.rpc("anvil_reorg", json!([3, []])).await;
     }
     if road == Road::Finalized {
@@ -127,7 +159,7 @@ async fn crash_at_each(calls: &[&str]) {
     let transfers = rig.compare().await.transfers;
     match calls {
         // Whether one of them made it into a slot in time is the clock's decision; the comparison has looked at each.
-        ["resolve_accepted"] => {}
+        ["resolve_accepted" | "withdraw"] => {}
         _ => assert_eq!(transfers, payments),
     }
 }
@@ -165,6 +197,16 @@ async fn a_process_that_dies_while_telling_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_payments_expire_goes_on() {
     crash_at_each(&["resolve_accepted"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_payments_are_withdrawn_goes_on() {
+    crash_at_each(&["withdraw"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_taking_its_lanes_goes_on() {
+    crash_at_each(&["claim_lane"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

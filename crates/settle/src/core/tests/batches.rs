@@ -175,7 +175,14 @@ fn a_payment_whose_budget_is_spent_waits_and_fails_with_the_reason() {
         total: Wei::from(10),
         tenants: vec![(TenantId::new("shop"), Wei::from(10))],
     }));
+    let appetite = bench.core.appetite();
     assert!(bench.tell(Event::Accepted(vec![payment(1, 60)])).is_empty());
+    // Others do not wait because of it.
+    assert_eq!(bench.core.stopped_tenants(), [TenantId::new("shop")]);
+    assert_eq!(
+        (bench.core.queue_depth(), bench.core.appetite()),
+        (0, appetite)
+    );
     bench.now += 58_000;
     let effects = bench.tell(Event::Tick);
     let [Effect::ResolveAccepted { resolutions, .. }] = &effects[..] else {
@@ -185,6 +192,32 @@ fn a_payment_whose_budget_is_spent_waits_and_fails_with_the_reason() {
         resolutions[0].1.refusal().unwrap().reason,
         Reason::GasBudgetExceeded
     );
+}
+
+#[test]
+fn a_spent_day_claims_nothing_more() {
+    let mut bench = Bench::with_lane();
+    bench.core.config.budgets.per_day = Some(Wei::from(10));
+    assert!(bench.core.appetite() > 0);
+    bench.tell(Event::Spent(teller_store::Spending {
+        total: Wei::from(10),
+        tenants: Vec::new(),
+    }));
+    assert_eq!(bench.core.appetite(), 0);
+}
+
+#[test]
+fn what_is_withdrawn_while_it_waits_is_forgotten() {
+    let mut bench = Bench::with_lane();
+    bench.core.config.budgets.per_day = Some(Wei::ZERO);
+    let waits = payment(1, 3_600);
+    bench.tell(Event::Accepted(vec![waits.clone()]));
+    assert_eq!(bench.core.queue_depth(), 1);
+    bench.tell(Event::Withdrawn(waits.id));
+    assert_eq!(bench.core.queue_depth(), 0);
+    // The same payment may be accepted again.
+    bench.tell(Event::Accepted(vec![waits]));
+    assert_eq!(bench.core.queue_depth(), 1);
 }
 
 #[test]

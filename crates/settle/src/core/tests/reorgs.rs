@@ -124,6 +124,22 @@ fn a_receipt_from_before_the_known_headers_waits_for_the_chain_s_word() {
 }
 
 #[test]
+fn a_receipt_that_vanishes_before_the_chain_s_word_is_not_waited_for() {
+    let mut bench = Bench::with_lane();
+    let attempt = bench.attempt(AttemptKind::Batch, fees(20, 2));
+    let batch = payments(1);
+    bench.tell(Event::LaneClaimed(recovered_slot(&attempt, batch.clone())));
+    let mut mined = bench.mined(&attempt, true, &batch);
+    mined.block = bench.at(50);
+    bench.tell(Event::Found { id: slot(7), mined });
+    let effects = bench.looked_up(slot(7), 7, false);
+    assert!(
+        matches!(&effects[..], [Effect::Broadcast { id, .. }] if *id == slot(7)),
+        "{effects:?}"
+    );
+}
+
+#[test]
 fn a_slot_that_was_closed_before_the_restart_is_checked_and_reopened() {
     let mut bench = Bench::new();
     bench.seal(Vec::new());
@@ -269,7 +285,12 @@ fn a_flashblock_preconfirms_and_a_sealed_block_without_it_takes_that_back() {
         bench.tell(Event::Found { id, mined }).is_empty(),
         "once is enough"
     );
-    let effects = bench.seal(Vec::new());
+    assert!(
+        bench.seal(Vec::new()).is_empty(),
+        "two notes of a slot are not written at once"
+    );
+    let fence = fence();
+    let effects = bench.tell(Event::Preconfirmed { fence, id });
     assert!(
         matches!(&effects[..], [Effect::Preconfirm { payments, .. }] if payments.is_empty()),
         "{effects:?}"
