@@ -8,7 +8,7 @@ import { UptoEvmScheme } from "@x402/evm/upto/facilitator";
 import { createWalletClient, http, publicActions } from "viem";
 import { baseSepolia } from "viem/chains";
 
-import { CONTRACTS, NETWORKS, freshAccount } from "./world.mjs";
+import { CONTRACTS, GAS_PRICE, NETWORKS, freshAccount } from "./world.mjs";
 
 /** Each settles one payment at a time, so that none waits for another's nonce. */
 const FACILITATORS = 24;
@@ -48,8 +48,8 @@ async function facilitator(world, rpc) {
     getCode: (args) => client.getCode(args),
     readContract: (args) => client.readContract(args),
     verifyTypedData: (args) => client.verifyTypedData(args),
-    writeContract: (args) => client.writeContract(args),
-    sendTransaction: (args) => client.sendTransaction(args),
+    writeContract: (args) => client.writeContract({ ...args, gasPrice: GAS_PRICE }),
+    sendTransaction: (args) => client.sendTransaction({ ...args, gasPrice: GAS_PRICE }),
     waitForTransactionReceipt: (args) => client.waitForTransactionReceipt(args),
   }, { confirmationTimeoutMs: 20_000 });
   const options = { eip6492AllowedFactories: [CONTRACTS.walletFactory] };

@@ -89,8 +89,8 @@ export class Suite {
 
 /** What a settled body must have moved. */
 function moved({ paymentPayload: { payload }, paymentRequirements: { amount, maxAmountRequired } }) {
-  const { from } = payload.authorization ?? payload.permit2Authorization;
-  const to = payload.authorization?.to ?? payload.permit2Authorization.witness.to;
+  const { permit2Authorization: permit, authorization } = payload;
+  const [from, to] = permit ? [permit.from, permit.witness.to] : [authorization.from, authorization.to];
   return { from, to, value: BigInt(amount ?? maxAmountRequired) };
 }
 
@@ -107,7 +107,7 @@ function read(endpoint, answer) {
 function assertPayers(name, ...both) {
   const [reference, teller] = both.map(([body, { payer }]) => {
     const { authorization, permit2Authorization } = body.paymentPayload.payload;
-    const from = (authorization ?? permit2Authorization)?.from ?? "";
+    const from = (permit2Authorization ?? authorization)?.from ?? "";
     return ADDRESS.test(payer ?? "") && payer.toLowerCase() === from.toLowerCase();
   });
   if (reference) assert.ok(teller, `${name}: the reference names the payer, teller does not`);

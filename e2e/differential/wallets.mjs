@@ -5,7 +5,7 @@ import { readContract } from "viem/actions";
 
 import { eip3009Request, sign } from "./eip3009.mjs";
 import { wrapped } from "./cases/signatures.mjs";
-import { AMOUNT, CONTRACTS, freshAccount, freshNonce, freshOwner, giveDollars } from "./world.mjs";
+import { AMOUNT, CONTRACTS, freshAccount, freshNonce, freshOwner, giveDollars, isOldNews } from "./world.mjs";
 
 const factoryAbi = parseAbi([
   "function createWallet(address owner, bytes32 salt) returns (address)",
@@ -23,6 +23,7 @@ export async function newWallet(world, isDeployed) {
   await world.giveEther(owner.address);
   if (isDeployed) await world.send(owner.address, CONTRACTS.walletFactory, factoryAbi, "createWallet", args);
   await giveDollars(world, address, 100n * AMOUNT);
+  await isOldNews(world);
   return { address, owner, creation };
 }
 
@@ -31,6 +32,7 @@ export async function newDelegated(world) {
   const owner = freshAccount();
   await giveDollars(world, owner.address, 100n * AMOUNT);
   await world.client.setCode({ address: owner.address, bytecode: concatHex(["0xef0100", CONTRACTS.smartWallet]) });
+  await isOldNews(world);
   return { address: owner.address, owner };
 }
 

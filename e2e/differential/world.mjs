@@ -1,6 +1,8 @@
 // The chain that both facilitators look at, brought into every state that a payment can meet: who has money, whose nonce
 // is used, who is blacklisted. Known about the chain is what contracts/ puts there.
 
+import { setTimeout } from "node:timers/promises";
+
 import {
   createTestClient, encodeFunctionData, http, keccak256, parseAbi, parseSignature, publicActions, stringToHex,
   walletActions,
@@ -12,6 +14,9 @@ export const CHAIN_ID = 84532;
 export const NETWORKS = { 1: "base-sepolia", 2: `eip155:${CHAIN_ID}` };
 export const AMOUNT = 10_000n;
 const MAX_UINT = (1n << 256n) - 1n;
+/** 100 gwei. The chain's base fee goes down and is put up again, and what was priced in between would never be mined. */
+export const GAS_PRICE = 100_000_000_000n;
+const ETHER = 10n ** 18n;
 
 /** Where the local chain has what is not said in the `devnet:` line; the first four are where every chain has them. */
 export const CONTRACTS = {
@@ -85,9 +90,9 @@ export async function makeWorld({ devnet }) {
     /** The key of teller's first signer, which everybody can derive on a local chain. */
     tellerSigner: privateKeyToAccount(keccak256(stringToHex("teller devnet signer 0"))),
     send: sender(client),
-    giveEther: (address) => client.setBalance({ address, value: 10n ** 19n }),
+    giveEther: (address) => client.setBalance({ address, value: 1_000n * ETHER }),
   };
-  await client.setBalance({ address: BOSS, value: 10n ** 19n });
+  await world.giveEther(BOSS);
   world.asBoss = (functionName, args) => world.send(BOSS, world.asset.address, dollarAbi, functionName, args);
   await Promise.all(payers.map(({ address }) => world.giveEther(address)));
   await Promise.all(payers.map(({ address }) => approve(world, address, MAX_UINT)));
@@ -104,7 +109,7 @@ function sender(client) {
     const nonce = nonces.get(from) ?? client.getTransactionCount({ address: from });
     nonces.set(from, Promise.resolve(nonce).then((number) => number + 1));
     await client.impersonateAccount({ address: from });
-    const hash = await client.sendTransaction({ account: from, to, data, nonce: await nonce, gas: 1_000_000n, chain: null });
+    const hash = await client.sendTransaction({ account: from, to, data, nonce: await nonce, gas: 1_000_000n, gasPrice: GAS_PRICE, chain: null });
     const receipt = await client.waitForTransactionReceipt({ hash, timeout: 30_000 });
     if (receipt.status !== "success") throw new Error(`preparing the chain: ${functionName} of ${to} reverted`);
   };
@@ -122,7 +127,14 @@ export async function newPayer(world, value) {
   const account = freshAccount();
   await world.giveEther(account.address);
   await giveDollars(world, account.address, value);
+  await isOldNews(world);
   return account;
+}
+
+/** Until what is on the chain now is what everybody looks at: a facilitator may look at a block behind the newest. */
+export async function isOldNews({ client }) {
+  const known = await client.getBlockNumber({ cacheTime: 0 });
+  while (await client.getBlockNumber({ cacheTime: 0 }) < known + 2n) await setTimeout(200);
 }
 
 /** The account's EIP-2612 nonce. */

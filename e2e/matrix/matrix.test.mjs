@@ -78,12 +78,12 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
     await withPayer(signature, async ({ address, ...order }) => {
       const before = await teller.chain.balanceOf(address);
 
-      const { error, status, body, receipt } = await buyers.get(buyer).buy({
+      const { error, status, body, receipt, demand } = await buyers.get(buyer).buy({
         url: `${url}/v${version}/${WAYS[way].path}`, rpc: teller.devnet.rpc, ...order,
       });
 
       assert.equal(error, undefined, error);
-      assert.equal(status, 200, body);
+      assert.equal(status, 200, `${status}: ${body} ${demand}`);
       assert.equal(JSON.parse(body).weather, "sunny");
       assert.ok(receipt, "there is no receipt with the goods");
       assert.equal(receipt.success, true, JSON.stringify(receipt));

@@ -61,10 +61,12 @@ def buy_with_requests(order):
 
 def answer_of(response):
     receipt = response.headers.get("PAYMENT-RESPONSE") or response.headers.get("X-PAYMENT-RESPONSE")
+    demand = response.headers.get("PAYMENT-REQUIRED", "")
     return {
         "status": response.status_code,
         "body": response.text,
         "receipt": json.loads(base64.b64decode(receipt)) if receipt else None,
+        "demand": base64.b64decode(demand).decode(),
     }
 
 

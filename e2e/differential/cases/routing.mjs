@@ -81,7 +81,7 @@ const shapes = [
 
 const kinds = [
   { name: "the payload has a delegation beside", after: put(`${AT.payload}.delegationManager`, "0x1111111111111111111111111111111111111111") },
-  { name: "the payload has a permit instead", after: all(
+  { name: "the payload has a permit instead", versions: [1], after: all(
     put(`${AT.payload}.permit2Authorization`, (_, body) => ({ from: body.paymentPayload.payload.authorization.from })),
     put(`${AT.payload}.authorization`, undefined)) },
 ];

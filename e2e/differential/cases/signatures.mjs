@@ -26,7 +26,7 @@ export function wrapped(signature, factory = CONTRACTS.walletFactory, calldata =
 const form = (name, change, more) => ({ name: `signature ${name}`, after: put(AT.signature, change), ...more });
 
 /** The same of a signature with the given parity: authorizations are signed until one has it. */
-const ofParity = (wanted, name, change) => ({
+export const ofParity = (wanted, name, change) => ({
   name: `signature ${name}`,
   after: async ({ paymentPayload: { payload } }, _, draft) => {
     while (parity(payload.signature) !== wanted) {

@@ -3,7 +3,7 @@
 import { wrapAxiosWithPayment, x402Client } from "@x402/axios";
 import axios from "axios";
 
-import { clientOf, receiptOf, takeOrders } from "./buyer.mjs";
+import { clientOf, demandIn, receiptOf, takeOrders } from "./buyer.mjs";
 
 takeOrders(async (order) => {
   // A 402 has to reach the package as an error, so nothing is said of statuses here.
@@ -12,5 +12,6 @@ takeOrders(async (order) => {
     if (error.response) return error.response;
     throw error;
   });
-  return { status, body: JSON.stringify(data), receipt: receiptOf(headers["payment-response"] ?? headers["x-payment-response"]) };
+  const receipt = receiptOf(headers["payment-response"] ?? headers["x-payment-response"]);
+  return { status, body: JSON.stringify(data), receipt, demand: demandIn(headers["payment-required"]) };
 });

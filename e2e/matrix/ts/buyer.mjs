@@ -47,3 +47,6 @@ function signerOf({ key, wallet, creation }) {
 
 /** What a header of a response says, or null. */
 export const receiptOf = (header) => (header ? JSON.parse(Buffer.from(header, "base64").toString("utf8")) : null);
+
+/** Why a shop still demands payment, as its header says it. */
+export const demandIn = (header) => (header ? Buffer.from(header, "base64").toString("utf8") : "");
