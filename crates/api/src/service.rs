@@ -5,11 +5,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy_primitives::Bytes;
 use futures::FutureExt;
 use teller_domain::{
     AssetAmount, ChainId, Compensation, Level, Payment, PaymentRequest, Reason, Refusal, Scheme,
     Settlement, SettlementId, TenantId,
 };
+use teller_protocol::extensions::BuilderCodeInfo;
 use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
 use teller_store::{Ledger, SettlementPage, SettlementQuery, StoreError};
 use teller_verify::{CheckError, Verdict, Verifier};
@@ -31,6 +33,7 @@ pub(crate) struct Service {
     pub(crate) settle_wait: Duration,
     pub(crate) settled_at: BTreeMap<ChainId, Level>,
     pub(crate) drain_patience: Duration,
+    pub(crate) builder_code: Option<String>,
     pub(crate) drain: watch::Sender<bool>,
     pub(crate) in_flight: Arc<InFlight>,
 }
@@ -85,7 +88,12 @@ impl Service {
         tenant: &Tenant,
     ) -> (SettleAnswer, Option<Cause>) {
         let begun_at = Instant::now();
-        let Asked { request, network } = asked;
+        let Asked {
+            mut request,
+            network,
+            builder_code,
+        } = asked;
+        request.attribution = self.attribution(builder_code);
         let request = Arc::new(request);
         let payer = Some(request.payment.key.payer);
         let begun = {
@@ -133,6 +141,15 @@ impl Service {
             verdict,
         };
         (answer, cause)
+    }
+
+    /// Only what a buyer has asked to attribute is; and that only where the operator has a code of its own.
+    fn attribution(&self, sent: Option<BuilderCodeInfo>) -> Bytes {
+        let (Some(own), Some(sent)) = (&self.builder_code, sent) else {
+            return Bytes::new();
+        };
+        let services = sent.services.iter().map(String::as_str);
+        teller_verify::attribution(own, sent.app.as_deref(), services)
     }
 
     fn wait_for(&self, request: &PaymentRequest, tenant: &Tenant) -> Duration {

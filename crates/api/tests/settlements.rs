@@ -67,6 +67,7 @@ async fn bench() -> Bench {
         tenant: TenantId::new("public"),
         version: X402Version::V2,
         payment: payment(),
+        attribution: alloy_primitives::Bytes::new(),
         queued_by: None,
     };
     let AcceptOutcome::Accepted(settlement) = ledger.accept(new).await.unwrap() else {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, Bytes};
 use async_trait::async_trait;
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
@@ -24,6 +24,8 @@ pub struct NewSettlement {
     pub version: X402Version,
     /// What was signed.
     pub payment: Payment,
+    /// What is to stand behind the calldata of the call that settles it.
+    pub attribution: Bytes,
     /// The process that queues it at once; `None` leaves it to whoever calls [`Ledger::claim_accepted`] first.
     pub queued_by: Option<ProcessId>,
 }

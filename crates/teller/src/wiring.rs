@@ -286,6 +286,7 @@ fn api(
             .map(|network| (network.id, network.settled_at))
             .collect(),
         drain_patience: DRAIN_PATIENCE.min(config.server.shutdown / 2),
+        builder_code: config.server.builder_code.clone(),
         ..ApiConfig::default()
     };
     Api::new(
