@@ -20,21 +20,11 @@ pub(crate) enum Promise {
 
 /// Something that is kept by delivering it.
 pub(crate) trait Keep: Send + Unpin + 'static {
-    /// Whether the answer may still be handed to the transport.
-    fn is_in_time(&self) -> bool;
-
     /// The answer was handed to the transport.
     fn delivered(self);
 }
 
 impl Keep for Promise {
-    fn is_in_time(&self) -> bool {
-        match self {
-            Self::Hold(_) => true,
-            Self::Delivery(delivery) => delivery.is_in_time(),
-        }
-    }
-
     fn delivered(self) {
         match self {
             Self::Hold(hold) => hold.delivered(),
@@ -60,12 +50,11 @@ impl PromiseSlot {
 /// A response body that keeps its promise once the transport has taken all of its data.
 ///
 /// hyper does not poll a body of known length again after its last byte, so the promise is kept when the last data
-/// frame is taken, not at a final `None`. An answer that may not be given any more ends the connection instead.
+/// frame is taken, not at a final `None`.
 pub(crate) struct PromisedBody<P> {
     inner: Body,
     left: Option<u64>,
     promise: Option<P>,
-    late: bool,
 }
 
 impl<P: Keep> PromisedBody<P> {
@@ -75,7 +64,6 @@ impl<P: Keep> PromisedBody<P> {
             inner,
             left,
             promise: Some(promise),
-            late: false,
         })
     }
 
@@ -94,17 +82,6 @@ impl<P: Keep> HttpBody for PromisedBody<P> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self
-            .promise
-            .take_if(|promise| !promise.is_in_time())
-            .is_some()
-        {
-            self.late = true;
-        }
-        if self.late {
-            let late = std::io::Error::other("the answer is too late to be given");
-            return Poll::Ready(Some(Err(axum::Error::new(late))));
-        }
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match &polled {
             Poll::Pending | Poll::Ready(Some(Err(_))) => {}
@@ -139,10 +116,6 @@ mod tests {
     struct Flag(Arc<AtomicBool>);
 
     impl Keep for Flag {
-        fn is_in_time(&self) -> bool {
-            true
-        }
-
         fn delivered(self) {
             self.0.store(true, Ordering::SeqCst);
         }
@@ -174,28 +147,6 @@ mod tests {
         }
         assert!(body.frame().await.is_none());
         assert!(kept.load(Ordering::SeqCst));
-    }
-
-    struct Late(Arc<AtomicBool>);
-
-    impl Keep for Late {
-        fn is_in_time(&self) -> bool {
-            false
-        }
-
-        fn delivered(self) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
-
-    #[tokio::test]
-    async fn what_comes_too_late_is_not_given() {
-        let kept = Arc::new(AtomicBool::new(false));
-        let mut body = PromisedBody::wrap(Body::from("answer"), Late(kept.clone()));
-        for _ in 0..2 {
-            assert!(body.frame().await.unwrap().is_err());
-        }
-        assert!(!kept.load(Ordering::SeqCst));
     }
 
     #[tokio::test]

@@ -29,8 +29,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// How long what is being signed, committed or sent may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How long noting what was delivered may take to end at shutdown.
-const ENDS_PATIENCE: Duration = Duration::from_secs(20);
+/// How long giving successes back that reached nobody may take to end at shutdown.
+const RELEASES_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What cannot be mended by waiting.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -211,7 +211,7 @@ pub struct Engine {
     process: ProcessId,
     stop: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    ends: TaskTracker,
+    releases: TaskTracker,
 }
 
 impl Engine {
@@ -265,16 +265,16 @@ impl Engine {
             tasks.push(tokio::spawn(shell.clone().watch_spending()));
             shells.push(shell);
         }
-        let ends = TaskTracker::new();
+        let releases = TaskTracker::new();
         let engine = Self {
             shells,
             ledger: ledger.clone(),
             process,
             stop,
             tasks,
-            ends: ends.clone(),
+            releases: releases.clone(),
         };
-        let settler = Settler::new(ledger, reservations, waiters, engines, process, ends);
+        let settler = Settler::new(ledger, reservations, waiters, engines, process, releases);
         (engine, settler)
     }
 
@@ -289,7 +289,7 @@ impl Engine {
         let (stop, stopped) = watch::channel(false);
         let watcher = crate::chores::watch_outcomes(ledger.clone(), waiters.clone(), poll, stopped);
         let tasks = vec![tokio::spawn(watcher)];
-        let ends = TaskTracker::new();
+        let releases = TaskTracker::new();
         (
             Self {
                 shells: Vec::new(),
@@ -297,9 +297,16 @@ impl Engine {
                 process,
                 stop,
                 tasks,
-                ends: ends.clone(),
+                releases: releases.clone(),
             },
-            Settler::new(ledger, reservations, waiters, HashMap::new(), process, ends),
+            Settler::new(
+                ledger,
+                reservations,
+                waiters,
+                HashMap::new(),
+                process,
+                releases,
+            ),
         )
     }
 
@@ -311,8 +318,8 @@ impl Engine {
             .collect()
     }
 
-    /// Opens no more slots, lets what is being signed or committed end, hands the lanes and the queue over, and notes what
-    /// was delivered. What is open stays in the ledger for whoever comes next. Answers must have ended before.
+    /// Opens no more slots, lets what is being signed or committed end, hands the lanes and the queue over, and gives back
+    /// what reached nobody. What is open stays in the ledger for whoever comes next. Answers must have ended before.
     pub async fn shutdown(self) {
         // Receivers that are gone have stopped already.
         let _ = self.stop.send(true);
@@ -328,9 +335,12 @@ impl Engine {
                 }
             }
         }
-        self.ends.close();
-        if timeout(ENDS_PATIENCE, self.ends.wait()).await.is_err() {
-            tracing::error!("successes that were told could not be noted as delivered");
+        self.releases.close();
+        if timeout(RELEASES_PATIENCE, self.releases.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!("successes that reached nobody could not be given back");
         }
         if let Err(error) = self.ledger.deregister(self.process).await {
             tracing::warn!(%error, "this process was not signed off; its lease will run out");

@@ -1,5 +1,6 @@
 //! The engine's handle: what a request for a settlement goes through.
 
+mod claim;
 #[cfg(test)]
 mod tests;
 
@@ -9,29 +10,23 @@ use std::time::Duration;
 
 use alloy_primitives::B256;
 use teller_domain::{
-    ChainId, Level, PaymentRequest, ProcessId, Reason, Refusal, RequestId, Settlement,
-    SettlementId, SettlementState,
+    ChainId, Level, PaymentRequest, ProcessId, Reason, Refusal, Settlement, SettlementId,
+    SettlementState,
 };
 use teller_store::{
-    AcceptOutcome, Boundary, ClaimOutcome, IdempotencyOutcome, Ledger, NewSettlement, Reservations,
-    StoreError, Success,
+    AcceptOutcome, Boundary, IdempotencyOutcome, Ledger, NewSettlement, Reservations, StoreError,
+    Success,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::core::{Event, Queued};
-use crate::delivery::{Delivery, DeliveryEnd};
+use crate::delivery::Delivery;
 use crate::waiters::{Waiters, Waiting};
 
 /// How often an accept whose fate is unknown is looked up again while somebody waits for it.
 const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
-
-/// How often a claim is tried again while another request has it and has not delivered it.
-const CLAIM_POLL: Duration = Duration::from_millis(200);
-
-/// How long a claim of a living process may be undelivered before it is another request's for good.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How often a settlement is read again, at most, because what was to be told of it has changed.
 const READINGS: usize = 3;
@@ -127,7 +122,7 @@ struct Shared {
     waiters: Waiters,
     engines: HashMap<ChainId, mpsc::Sender<Event>>,
     process: ProcessId,
-    ends: TaskTracker,
+    releases: TaskTracker,
 }
 
 /// The engine's handle. Cheap to clone.
@@ -151,7 +146,7 @@ impl Settler {
         waiters: Waiters,
         engines: HashMap<ChainId, mpsc::Sender<Event>>,
         process: ProcessId,
-        ends: TaskTracker,
+        releases: TaskTracker,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -160,7 +155,7 @@ impl Settler {
                 waiters,
                 engines,
                 process,
-                ends,
+                releases,
             }),
         }
     }
@@ -356,10 +351,6 @@ impl Settler {
         if let Err(error) = self.shared.reservations.abandon(&[key]).await {
             tracing::warn!(settlement = %id, %error, "the hold of a withdrawn payment stays until it expires");
         }
-        if let Some(engine) = self.shared.engines.get(&key.chain) {
-            // An engine that is gone has no queue.
-            let _ = engine.send(Event::Withdrawn(id)).await;
-        }
     }
 
     /// What may be said of a settlement. A failure that is none any more when it is to be told gives way to what is true
@@ -430,118 +421,6 @@ impl Settler {
             (Err(error), _) => {
                 tracing::warn!(settlement = %id, %error, "a failure could not be noted as told");
                 Ok(pending(settlement))
-            }
-        }
-    }
-
-    /// Claims in a task of its own: whoever waits for the answer may hang up at any moment, and a claim that is made but
-    /// reaches nobody must be given back, which dropping its [`Delivery`] does.
-    async fn claim_to_the_end(
-        &self,
-        request: &PaymentRequest,
-        settlement: Settlement,
-        success: Success,
-        deadline: Instant,
-    ) -> SettleAnswer {
-        let (settler, request) = (self.clone(), request.clone());
-        let row = settlement.clone();
-        let claim = async move { settler.claim(&request, settlement, success, deadline).await };
-        tokio::spawn(claim).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a claim did not end well");
-            pending(row)
-        })
-    }
-
-    async fn claim(
-        &self,
-        request: &PaymentRequest,
-        settlement: Settlement,
-        success: Success,
-        deadline: Instant,
-    ) -> SettleAnswer {
-        let Success { transaction, level } = success;
-        let request_id = match self.request_id(request).await {
-            Ok(IdempotencyOutcome::Bound(request_id)) => request_id,
-            Ok(IdempotencyOutcome::UsedForAnother(_)) => {
-                return SettleAnswer::Duplicate {
-                    settlement,
-                    transaction,
-                };
-            }
-            Err(error) => {
-                tracing::warn!(settlement = %settlement.id, %error, "a delivery could not be claimed");
-                return pending(settlement);
-            }
-        };
-        let undelivered = match request.idempotency_key {
-            Some(_) => DeliveryEnd::Leave,
-            None => DeliveryEnd::Release,
-        };
-        // Made before the claim: a claim that may have been made is given back too.
-        let mut delivery = Delivery {
-            ledger: self.ledger().clone(),
-            id: settlement.id,
-            request: request_id,
-            end: undelivered,
-            claimed: Instant::now(),
-            ends: self.shared.ends.clone(),
-        };
-        let mut taken_since = Instant::now();
-        loop {
-            delivery.claimed = Instant::now();
-            let claiming = self.ledger().claim_delivery(
-                settlement.id,
-                request_id,
-                self.shared.process,
-                success,
-            );
-            match Boundary::ClaimDelivery.around(claiming).await {
-                Ok(ClaimOutcome::Claimed) => {
-                    return SettleAnswer::Settled {
-                        settlement,
-                        transaction,
-                        level,
-                        delivery,
-                    };
-                }
-                Ok(outcome) => {
-                    if outcome == ClaimOutcome::Lapsing {
-                        taken_since = Instant::now();
-                    }
-                    let is_another_s = outcome == ClaimOutcome::Delivered
-                        || taken_since.elapsed() >= CLAIM_PATIENCE;
-                    // Whoever has it may be dead, and the success would then be told to nobody: it is this request's once
-                    // that is certain.
-                    if !is_another_s && Instant::now() < deadline {
-                        tokio::time::sleep(CLAIM_POLL).await;
-                        continue;
-                    }
-                    delivery.end = DeliveryEnd::Leave;
-                    return match is_another_s {
-                        true => SettleAnswer::Duplicate {
-                            settlement,
-                            transaction,
-                        },
-                        false => pending(settlement),
-                    };
-                }
-                // Also where a reorg has taken the settlement back meanwhile.
-                Err(error) => {
-                    tracing::warn!(settlement = %settlement.id, %error, "a delivery could not be claimed");
-                    return pending(settlement);
-                }
-            }
-        }
-    }
-
-    /// Requests with the same key for the same payment are one request; all others are their own.
-    async fn request_id(&self, request: &PaymentRequest) -> Result<IdempotencyOutcome, StoreError> {
-        match &request.idempotency_key {
-            None => Ok(IdempotencyOutcome::Bound(RequestId::fresh())),
-            Some(key) => {
-                self.ledger()
-                    .bind_idempotency_key(&request.tenant, "settle", key, request.payment.digest())
-                    .await
             }
         }
     }

@@ -48,19 +48,16 @@ impl Rounds {
         (!round.is_empty()).then_some(round)
     }
 
-    /// Notes who got what: `refused` says why of each settlement that was not claimed.
-    pub(crate) fn answer(
-        &mut self,
-        round: &[Claim],
-        refused: &HashMap<SettlementId, ClaimOutcome>,
-    ) {
+    /// Notes who got what: `refused` says of each settlement that was not claimed whether its success was delivered.
+    pub(crate) fn answer(&mut self, round: &[Claim], refused: &HashMap<SettlementId, bool>) {
         for (id, request, ..) in round {
             let outcome = match refused.get(id) {
                 None => {
                     self.owners.insert(*id, *request);
                     ClaimOutcome::Claimed
                 }
-                Some(refused) => *refused,
+                Some(false) => ClaimOutcome::Taken,
+                Some(true) => ClaimOutcome::Delivered,
             };
             self.outcomes.insert((*id, *request), outcome);
         }
@@ -80,39 +77,33 @@ impl Rounds {
     }
 }
 
-/// Those of a round that were not claimed, from the rows (id, delivered, lapsing) of all that could have been. One that is
-/// not among these was moved by a reorg since it was read.
+/// Those of a round that were not claimed, from the rows (id, delivered) of all that could have been. One that is not
+/// among these was moved by a reorg since it was read.
 pub(crate) fn refused<'r, R: Row>(
     round: &[Claim],
     claimed: &HashSet<SettlementId>,
     settled: &'r [R],
-) -> StoreResult<HashMap<SettlementId, ClaimOutcome>>
+) -> StoreResult<HashMap<SettlementId, bool>>
 where
     usize: ColumnIndex<R>,
     uuid::Uuid: Decode<'r, R::Database> + Type<R::Database>,
     bool: Decode<'r, R::Database> + Type<R::Database>,
 {
-    let mut refused = HashMap::new();
+    let mut delivered = HashMap::new();
     for row in settled {
         let mut columns = Columns::of(row);
-        let id = SettlementId(columns.take()?);
-        let outcome = match (columns.take()?, columns.take()?) {
-            (true, _) => ClaimOutcome::Delivered,
-            (false, true) => ClaimOutcome::Lapsing,
-            (false, false) => ClaimOutcome::Taken,
-        };
-        refused.insert(id, outcome);
+        delivered.insert(SettlementId(columns.take()?), columns.take()?);
     }
-    refused.retain(|id, _| !claimed.contains(id));
+    delivered.retain(|id, _| !claimed.contains(id));
     let moved = round
         .iter()
-        .find(|(id, ..)| !claimed.contains(id) && !refused.contains_key(id));
+        .find(|(id, ..)| !claimed.contains(id) && !delivered.contains_key(id));
     match moved {
         Some((id, ..)) => Err(StoreError::Conflict {
             row: format!("settlement {id}"),
             expected: "settled as it was read, or surer",
         }),
-        None => Ok(refused),
+        None => Ok(delivered),
     }
 }
 

@@ -1,7 +1,5 @@
 //! The ledger: every accepted payment, every signed transaction, every outcome.
 
-use std::time::Duration;
-
 use alloy_primitives::{Address, B256, Bytes};
 use async_trait::async_trait;
 use teller_domain::{
@@ -247,22 +245,14 @@ impl Success {
     }
 }
 
-/// How long a claim that is not confirmed is kept for a process whose lease has run out, where processes share the
-/// ledger: it may live, may have answered, and may only be cut off from the ledger. An answer that is not handed to
-/// the transport within a third of this must not be given.
-pub const CLAIM_KEPT: Duration = Duration::from_secs(30);
-
 /// What [`Ledger::claim_delivery`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimOutcome {
     /// The success is this request's to deliver.
     Claimed,
-    /// Another request has it; whether its answer was written is not known yet.
+    /// Another request has it and has not confirmed it.
     Taken,
-    /// Another request of a process that is dead, or cut off from the ledger, has it and may yet be confirmed: it is free
-    /// [`CLAIM_KEPT`] after it was made.
-    Lapsing,
-    /// Another request has delivered it.
+    /// Another request has confirmed it.
     Delivered,
 }
 
@@ -528,9 +518,8 @@ pub trait Ledger: Send + Sync + 'static {
     async fn tell_failure(&self, id: SettlementId) -> StoreResult<bool>;
 
     /// Claims the delivery of a settled or preconfirmed payment's success for `request`, and notes it as told: succeeds if
-    /// nobody has claimed it, if the same request has, or if the claim was never confirmed and its process is another one
-    /// that is certainly dead: its lease has run out, and the claim is older than [`CLAIM_KEPT`] where processes share
-    /// the ledger.
+    /// nobody has claimed it, if the same request has, or if the claim was never confirmed and the lease of its process
+    /// has run out.
     /// [`crate::StoreError::Conflict`] if the payment is not settled by that transaction, at least at that level, any
     /// more: a reorg has moved it since it was read. Grouped.
     async fn claim_delivery(
@@ -541,11 +530,12 @@ pub trait Ledger: Send + Sync + 'static {
         success: Success,
     ) -> StoreResult<ClaimOutcome>;
 
-    /// The answer was handed to the transport. Grouped; the caller does not wait for it.
+    /// The answer goes to the transport next: nobody else can claim the success from now on, whatever becomes of this
+    /// process. [`crate::StoreError::Conflict`] if it is not `request`'s any more; then it must not be told. Grouped.
     async fn confirm_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()>;
 
-    /// The answer never reached the transport: the claim is free again unless it was confirmed, and its success was not
-    /// told; a failure that was told before it is what was told last again.
+    /// The answer never reached the transport: the claim is free again, confirmed or not, and its success was not told; a
+    /// failure that was told before it is what was told last again.
     async fn release_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()>;
 
     /// Binds an `Idempotency-Key`, scoped to tenant and endpoint, to a payment; keys are stored hashed.

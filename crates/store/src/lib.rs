@@ -31,10 +31,9 @@ mod stores;
 pub use boundary::Boundary;
 pub use error::{StoreError, StoreResult};
 pub use ledger::{
-    AcceptOutcome, AuditSlot, CLAIM_KEPT, ClaimOutcome, Duty, IdempotencyOutcome, Lane,
-    LaneRecovery, LaneView, Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome,
-    SettlementEvent, SettlementPage, SettlementQuery, Settlers, SlotClosure, Spending, Success,
-    UnfinalSlot, Wanted,
+    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
+    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, Settlers, SlotClosure, Spending, Success, UnfinalSlot, Wanted,
 };
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;

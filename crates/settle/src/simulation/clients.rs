@@ -310,9 +310,7 @@ impl World<'_> {
                         return;
                     }
                     // Whoever has it may be dead.
-                    Ok(ClaimOutcome::Taken | ClaimOutcome::Lapsing) => {
-                        return self.schedule(500, Job::Client(client));
-                    }
+                    Ok(ClaimOutcome::Taken) => return self.schedule(500, Job::Client(client)),
                     // A reorg took it back between the look and the claim.
                     Err(_) => return self.schedule(500, Job::Client(client)),
                 }

@@ -13,7 +13,7 @@ use crate::rows::{
     Columns, StateColumns, accepted, attribution_column, first_state, settlement,
     settlement_columns, signed, unsigned,
 };
-use crate::{AcceptOutcome, CLAIM_KEPT, ClaimOutcome, NewSettlement, StoreError, StoreResult};
+use crate::{AcceptOutcome, ClaimOutcome, NewSettlement, StoreError, StoreResult};
 
 /// The database's clock, as a subquery named `clock` with the column `ms`.
 macro_rules! clock {
@@ -260,11 +260,11 @@ pub(super) async fn find_each(
     Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
 }
 
-/// One round: distinct settlements; answers why of those that were not claimed.
+/// One round: distinct settlements; answers those that were not claimed, and whether their success was delivered.
 pub(super) async fn claim_round(
     pool: &PgPool,
     claims: &[Claim],
-) -> StoreResult<HashMap<SettlementId, ClaimOutcome>> {
+) -> StoreResult<HashMap<SettlementId, bool>> {
     let mut sorted = claims.to_vec();
     sorted.sort();
     let ids: Vec<Uuid> = sorted.iter().map(|(id, ..)| id.0).collect();
@@ -276,7 +276,6 @@ pub(super) async fn claim_round(
         .iter()
         .map(|(.., success)| success.level.as_str())
         .collect();
-    let kept_ms = i64::try_from(CLAIM_KEPT.as_millis()).unwrap_or(i64::MAX);
     let claimed = sqlx::query(concat!(
         "WITH locked AS (SELECT s.id FROM settlements AS s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE), ",
         "alive AS (SELECT id FROM processes, ", clock!(), " WHERE lease_until > ms) ",
@@ -287,15 +286,13 @@ pub(super) async fn claim_round(
         "AS r (id, request, process, hash, level) JOIN locked ON locked.id = r.id ",
         "WHERE s.id = r.id AND ", tells!("s", "r.hash", "r.level"), " AND ",
         "(s.delivery_request IS NULL OR s.delivery_request = r.request OR ",
-        "(s.delivered_at IS NULL AND s.delivery_process <> r.process AND s.told_at <= ms - $6 ",
-        "AND s.delivery_process NOT IN (SELECT id FROM alive))) RETURNING s.id",
+        "(s.delivered_at IS NULL AND s.delivery_process NOT IN (SELECT id FROM alive))) RETURNING s.id",
     ))
     .bind(&ids)
     .bind(sorted.iter().map(|(_, request, ..)| request.0).collect::<Vec<Uuid>>())
     .bind(sorted.iter().map(|(_, _, process, _)| process.0).collect::<Vec<Uuid>>())
     .bind(&hashes)
     .bind(&levels)
-    .bind(kept_ms)
     .fetch_all(pool)
     .await
     .map_err(StoreError::of_ledger)?;
@@ -304,8 +301,7 @@ pub(super) async fn claim_round(
         return Ok(HashMap::new());
     }
     let settled = sqlx::query(concat!(
-        "SELECT s.id, s.delivered_at IS NOT NULL, NOT EXISTS (SELECT 1 FROM processes AS p, ", clock!(),
-        " WHERE p.id = s.delivery_process AND p.lease_until > ms) FROM settlements AS s ",
+        "SELECT s.id, s.delivered_at IS NOT NULL FROM settlements AS s ",
         "JOIN UNNEST($1::uuid[], $2::bytea[], $3::text[]) AS r (id, hash, level) ON s.id = r.id WHERE ",
         tells!("s", "r.hash", "r.level"),
     ))

@@ -369,10 +369,10 @@ pub(super) async fn release_delivery(
     request: RequestId,
 ) -> StoreResult<()> {
     sqlx::query(
-        "UPDATE settlements SET delivery_request = NULL, delivery_process = NULL, \
+        "UPDATE settlements SET delivery_request = NULL, delivery_process = NULL, delivered_at = NULL, \
          told = CASE WHEN told_reason IS NOT NULL THEN 'failure' END, told_transaction = NULL, told_level = NULL, \
          told_at = CASE WHEN told_reason IS NOT NULL THEN told_at END \
-         WHERE id = $1 AND delivery_request = $2 AND delivered_at IS NULL",
+         WHERE id = $1 AND delivery_request = $2",
     )
     .bind(id.0)
     .bind(request.0)

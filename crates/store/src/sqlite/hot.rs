@@ -230,12 +230,11 @@ impl Grouped for Claims {
     }
 }
 
-/// Distinct settlements; answers why of those that were not claimed. Only one process has the ledger open, so any other
-/// is dead.
+/// Distinct settlements; answers those that were not claimed, and whether their success was delivered.
 async fn claim_round(
     connection: &mut SqliteConnection,
     claims: &[Claim],
-) -> StoreResult<HashMap<SettlementId, ClaimOutcome>> {
+) -> StoreResult<HashMap<SettlementId, bool>> {
     let rows: Vec<Value> = claims
         .iter()
         .map(|(id, request, process, success)| {
@@ -256,7 +255,6 @@ async fn claim_round(
         "FROM json_each(?1) AS j, ", clock!(), " WHERE settlements.id = unhex(j.value->>0) AND ",
         tells!("settlements", "unhex(j.value->>3)", "j.value->>4"), " AND ",
         "(delivery_request IS NULL OR delivery_request = unhex(j.value->>1) OR (delivered_at IS NULL AND ",
-        "delivery_process <> unhex(j.value->>2) AND ",
         "delivery_process NOT IN (SELECT id FROM processes WHERE lease_until > ms))) ",
         "RETURNING settlements.id",
     ))
@@ -272,9 +270,7 @@ async fn claim_round(
         return Ok(HashMap::new());
     }
     let settled = sqlx::query(concat!(
-        "SELECT s.id, s.delivered_at IS NOT NULL, NOT EXISTS (SELECT 1 FROM processes AS p, ",
-        clock!(),
-        " WHERE p.id = s.delivery_process AND p.lease_until > ms) FROM settlements AS s ",
+        "SELECT s.id, s.delivered_at IS NOT NULL FROM settlements AS s ",
         "JOIN json_each(?1) AS j ON s.id = unhex(j.value->>0) WHERE ",
         tells!("s", "unhex(j.value->>3)", "j.value->>4"),
     ))

@@ -115,12 +115,18 @@ async fn travel(rig: &mut Rig, road: Road) -> u64 {
             return 0;
         }
     }
-    // In two waves, so that a second slot is opened while the first one is under way.
-    rig.sell(3);
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    rig.sell(3);
     if road == Road::Reorganised {
-        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        // Away from the blocks that gave the payers their money.
+        rig.rpc("anvil_mine", json!(["0x4"])).await;
+    }
+    // In two waves, so that a second slot is opened while the first one is under way.
+    let first = rig.sell(3);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let second = rig.sell(3);
+    if road == Road::Reorganised {
+        let sold: Vec<Payment> = first.into_iter().chain(second).collect();
+        // What an earlier round left may end the process before they are settled.
+        rig.settled_or_dead(&sold, ENDS_WITHIN).await;
         rig.rpc("anvil_reorg", json!([3, []])).await;
     }
     if road == Road::Finalized {

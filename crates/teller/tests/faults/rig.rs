@@ -255,6 +255,28 @@ impl Rig {
         row.unwrap_or(Value::Null)
     }
 
+    /// Waits until these are settled, or nobody answers any more.
+    pub async fn settled_or_dead(&self, payments: &[Payment], within: Duration) {
+        let urls = self.fleet.urls();
+        let start = std::time::Instant::now();
+        while let Ok(rows) = compare::rows(&self.http, &urls[0]).await {
+            let settled = |payment: &Payment| {
+                let (payer, nonce) = (&payment.key.payer, &payment.key.nonce.0);
+                rows.iter().any(|row| {
+                    row["payer"] == payer.to_string()
+                        && row["nonce"] == nonce.to_string()
+                        && row["state"] == "settled"
+                })
+            };
+            if payments.iter().all(settled) {
+                return;
+            }
+            let logs = || self.fleet.logs();
+            assert!(start.elapsed() < within, "after {within:?}\n{}", logs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits until a row satisfies this.
     pub async fn until_row(
         &self,
