@@ -10,7 +10,9 @@ ALTER TABLE settlements
     ADD COLUMN permitted        NUMERIC(78, 0) CHECK (permitted >= value),
     ADD COLUMN facilitator      BYTEA CHECK (length(facilitator) = 20),
     -- permit2, upto: nonce, deadline and signature of the EIP-2612 permit that lets Permit2 move the token
-    ADD COLUMN token_permit     BYTEA CHECK (length(token_permit) = 129);
+    ADD COLUMN token_permit     BYTEA CHECK (length(token_permit) = 129),
+    -- what stands behind the calldata of the call that settles it (ERC-8021)
+    ADD COLUMN attribution      BYTEA CHECK (length(attribution) BETWEEN 1 AND 1024);
 ALTER TABLE settlements ALTER COLUMN signature_kind DROP DEFAULT;
 ALTER TABLE settlements
     DROP CONSTRAINT settlements_authorization_kind_check,

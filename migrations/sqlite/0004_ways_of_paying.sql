@@ -26,6 +26,8 @@ CREATE TABLE new_settlements (
     facilitator        BLOB CHECK (length(facilitator) = 20),
     -- permit2, upto: nonce, deadline and signature of the EIP-2612 permit that lets Permit2 move the token
     token_permit       BLOB CHECK (length(token_permit) = 129),
+    -- what stands behind the calldata of the call that settles it (ERC-8021)
+    attribution        BLOB CHECK (length(attribution) BETWEEN 1 AND 1024),
     digest             BLOB NOT NULL CHECK (length(digest) = 32),
     state              TEXT NOT NULL CHECK (state IN
         ('accepted', 'assigned', 'preconfirmed', 'settled', 'settled_externally', 'failed', 'expired', 'withdrawn')),

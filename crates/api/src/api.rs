@@ -38,6 +38,8 @@ pub struct ApiConfig {
     pub settled_at: BTreeMap<ChainId, Level>,
     /// How long settle requests may go on waiting after [`Api::begin_drain`].
     pub drain_patience: Duration,
+    /// The operator's own builder code; `None` for a facilitator that attributes nothing.
+    pub builder_code: Option<String>,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
     /// How often a watch stream looks for changes that nobody announced.
@@ -56,6 +58,7 @@ impl Default for ApiConfig {
             settle_wait: Duration::from_secs(25),
             settled_at: BTreeMap::new(),
             drain_patience: Duration::from_secs(5),
+            builder_code: None,
             body_timeout: Duration::from_secs(10),
             watch_poll: Duration::from_secs(1),
             receipt_signer: None,
@@ -163,6 +166,9 @@ impl Api {
         if config.discovery.is_some() {
             supported.extensions.push(ids::BAZAAR.into());
         }
+        if config.builder_code.is_some() {
+            supported.extensions.push(ids::BUILDER_CODE.into());
+        }
         let permits = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         let (drain, _) = watch::channel(false);
         Self {
@@ -174,6 +180,7 @@ impl Api {
                     settle_wait: config.settle_wait,
                     settled_at: config.settled_at.clone(),
                     drain_patience: config.drain_patience,
+                    builder_code: config.builder_code.clone(),
                     drain,
                     in_flight: Arc::default(),
                 },

@@ -5,11 +5,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy_primitives::Bytes;
 use futures::FutureExt;
 use teller_domain::{
     AssetAmount, ChainId, Compensation, IdempotencyKey, Level, Payment, PaymentRequest, Reason,
     Refusal, Scheme, Settlement, SettlementId, TenantId,
 };
+use teller_protocol::extensions::BuilderCodeInfo;
 use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
 use teller_store::{Ledger, SettlementPage, SettlementQuery, StoreError};
 use teller_verify::{CheckError, Verdict, Verifier};
@@ -32,6 +34,7 @@ pub(crate) struct Service {
     pub(crate) settle_wait: Duration,
     pub(crate) settled_at: BTreeMap<ChainId, Level>,
     pub(crate) drain_patience: Duration,
+    pub(crate) builder_code: Option<String>,
     pub(crate) drain: watch::Sender<bool>,
     pub(crate) in_flight: Arc<InFlight>,
 }
@@ -100,11 +103,13 @@ impl Service {
     ) -> (SettleAnswer, Option<Cause>) {
         let begun_at = Instant::now();
         let Asked {
-            request,
+            mut request,
             network,
             payment_identifier,
+            builder_code,
         } = asked;
         let identifier = self.identifier(payment_identifier);
+        request.attribution = self.attribution(builder_code);
         let request = Arc::new(request);
         let payer = Some(request.payment.key.payer);
         let begun = {
@@ -159,6 +164,15 @@ impl Service {
     fn identifier(&self, id: Option<IdempotencyKey>) -> Identifier {
         let ledger = self.ledger.clone();
         Identifier { ledger, id }
+    }
+
+    /// Only what a buyer has asked to attribute is; and that only where the operator has a code of its own.
+    fn attribution(&self, sent: Option<BuilderCodeInfo>) -> Bytes {
+        let (Some(own), Some(sent)) = (&self.builder_code, sent) else {
+            return Bytes::new();
+        };
+        let services = sent.services.iter().map(String::as_str);
+        teller_verify::attribution(own, sent.app.as_deref(), services)
     }
 
     fn wait_for(&self, request: &PaymentRequest, tenant: &Tenant) -> Duration {

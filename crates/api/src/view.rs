@@ -324,6 +324,7 @@ pub(crate) mod tests {
             tenant: TenantId::new("shop"),
             version: X402Version::V2,
             payment: payment.clone(),
+            attribution: alloy_primitives::Bytes::new(),
             digest: payment.digest(),
             state: SettlementState::Settled(Receipt {
                 transaction: B256::repeat_byte(5),

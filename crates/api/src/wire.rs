@@ -1,13 +1,15 @@
 //! From the wire's types to the domain's: networks are looked up, signatures put into one form, and what belongs
 //! together is compared.
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, Bytes, U256};
 use teller_domain::{
     AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Eip712Name,
     IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms, Reason, Refusal,
     TenantId, TokenPermit, UnixSeconds, X402Version, v1_chain,
 };
-use teller_protocol::extensions::{Eip2612GasSponsoring, Extension, PaymentIdentifier};
+use teller_protocol::extensions::{
+    BuilderCodeInfo, Eip2612GasSponsoring, Extension, PaymentIdentifier,
+};
 use teller_protocol::{
     Eip3009Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault, PaymentRequirements,
     Permit2Payload, ReadError, Served, Version,
@@ -28,6 +30,8 @@ pub(crate) struct Asked {
     pub(crate) network: String,
     /// The buyer's id of the payment.
     pub(crate) payment_identifier: Option<IdempotencyKey>,
+    /// Whom the buyer attributes the payment to.
+    pub(crate) builder_code: Option<BuilderCodeInfo>,
 }
 
 impl Asked {
@@ -115,6 +119,7 @@ pub(crate) fn into_domain(
             request,
             network: wire.requirements.network,
             payment_identifier: None,
+            builder_code: wire.extensions.builder_code.present().cloned(),
         }),
         Err(refusal) => Err(Rejection {
             refusal,
@@ -173,6 +178,7 @@ fn request(
         amount: AssetAmount(demanded.amount),
         max_timeout_seconds: demanded.max_timeout_seconds,
         domain: domain(&demanded.extra),
+        attribution: Bytes::new(),
         idempotency_key,
     })
 }

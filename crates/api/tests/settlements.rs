@@ -72,6 +72,7 @@ async fn bench_as(config: ApiConfig, auth: Auth) -> Bench {
         tenant: TenantId::new("public"),
         version: X402Version::V2,
         payment: payment(),
+        attribution: alloy_primitives::Bytes::new(),
         queued_by: None,
     };
     let AcceptOutcome::Accepted(settlement) = ledger.accept(new).await.unwrap() else {

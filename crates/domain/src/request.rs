@@ -1,6 +1,6 @@
 //! What a seller's server asks teller to verify or settle, after the wire form has been read.
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, Bytes};
 
 use crate::{AssetAmount, IdempotencyKey, Payment, Scheme, TenantId, X402Version};
 
@@ -35,6 +35,8 @@ pub struct PaymentRequest {
     pub max_timeout_seconds: u64,
     /// The domain that the seller named, if it named one.
     pub domain: Option<Eip712Name>,
+    /// What is to stand behind the calldata of the call that settles it; contracts ignore it.
+    pub attribution: Bytes,
     /// The seller's `Idempotency-Key`.
     pub idempotency_key: Option<IdempotencyKey>,
 }

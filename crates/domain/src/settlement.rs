@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use alloy_primitives::B256;
+use alloy_primitives::{B256, Bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -363,6 +363,8 @@ pub struct Settlement {
     pub version: X402Version,
     /// What was signed.
     pub payment: Payment,
+    /// What stands behind the calldata of the call that settles it: whom it is attributed to, or nothing.
+    pub attribution: Bytes,
     /// [`Payment::digest`], kept for look-ups.
     pub digest: PaymentDigest,
     /// How far it has come, as the chain says.

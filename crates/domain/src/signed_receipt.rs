@@ -93,7 +93,7 @@ impl SettlementReceipt {
             asset: payment.asset,
             payer: payment.key.payer,
             payee: payment.payee,
-            value: payment.value,
+            value: payment.permitted(),
             nonce: payment.key.nonce,
             transaction_hash: receipt.transaction,
             block_number: receipt.block.number,

@@ -462,7 +462,13 @@ fn sign(
 
 /// One payment is settled by its own call; several share Multicall3.
 fn settling_call(multicall3: Address, payments: &[Queued]) -> (Address, Bytes) {
-    let call = |queued: &Queued| teller_schemes::settling_call(&queued.payment, multicall3);
+    let call = |queued: &Queued| {
+        let (target, call) = teller_schemes::settling_call(&queued.payment, multicall3);
+        match queued.attribution.is_empty() {
+            true => (target, call),
+            false => (target, [&call[..], &queued.attribution].concat().into()),
+        }
+    };
     match payments {
         [alone] => call(alone),
         _ => (multicall3, multicall::aggregate(payments.iter().map(call))),

@@ -190,6 +190,7 @@ impl Settler {
             tenant: request.tenant.clone(),
             version: request.version,
             payment: request.payment.clone(),
+            attribution: request.attribution.clone(),
             queued_by: has_engine.then_some(self.shared.process),
         };
         match Boundary::Accept.around(self.ledger().accept(new)).await {

@@ -1,6 +1,6 @@
 //! The ledger: every accepted payment, every signed transaction, every outcome.
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, Bytes};
 use async_trait::async_trait;
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
@@ -22,6 +22,8 @@ pub struct NewSettlement {
     pub version: X402Version,
     /// What was signed.
     pub payment: Payment,
+    /// What is to stand behind the calldata of the call that settles it.
+    pub attribution: Bytes,
     /// The process that queues it at once; `None` leaves it to whoever calls [`Ledger::claim_accepted`] first.
     pub queued_by: Option<ProcessId>,
 }

@@ -206,7 +206,7 @@ macro_rules! settlement_columns {
             ", s.facilitator, s.token_permit, s.digest, s.tries, s.accepted_at, s.updated_at, s.state, ",
             "s.slot_signer, s.slot_nonce, s.transaction_hash, s.reason, s.detail, s.block_number, s.block_hash, ",
             "s.log_index, s.level, s.gas_used, s.cost", $text,
-            ", s.told, s.told_transaction, s.told_level, s.told_reason, s.told_at"
+            ", s.told, s.told_transaction, s.told_level, s.told_reason, s.told_at, s.attribution"
         )
     };
 }
@@ -294,11 +294,13 @@ readable! {
             cost: columns.take()?,
         };
         let told = told(columns)?;
+        let attribution: Option<Vec<u8>> = columns.take()?;
         Ok(Settlement {
             id,
             tenant: TenantId::new(&tenant),
             version: present(X402Version::from_number(version), "version")?,
             payment: Payment { key, asset, payee, value, valid_after, valid_before, authorization },
+            attribution: attribution.unwrap_or_default().into(),
             digest,
             state: state.state(chain)?,
             told,
@@ -385,6 +387,11 @@ pub(crate) fn first_state(payment: &Payment) -> SettlementState {
     }
 }
 
+/// What stands behind the calldata; nothing is NULL.
+pub(crate) fn attribution_column(new: &crate::NewSettlement) -> Option<Vec<u8>> {
+    (!new.attribution.is_empty()).then(|| new.attribution.to_vec())
+}
+
 /// Accepted just now: what [`settlement`] would read.
 pub(crate) fn accepted(new: &crate::NewSettlement, at: UnixMillis) -> Settlement {
     Settlement {
@@ -392,6 +399,7 @@ pub(crate) fn accepted(new: &crate::NewSettlement, at: UnixMillis) -> Settlement
         tenant: new.tenant.clone(),
         version: new.version,
         payment: new.payment.clone(),
+        attribution: new.attribution.clone(),
         digest: new.payment.digest(),
         state: first_state(&new.payment),
         told: None,

@@ -219,14 +219,19 @@ async fn every_way_of_paying_comes_back_as_it_was_signed(store: TestLedger) {
         assert_eq!(found.payment, payment);
         assert_eq!(found.digest, payment.digest());
         assert_eq!(found.state, SettlementState::Accepted);
+        assert!(found.attribution.is_empty());
         // Taken back and accepted anew as another kind: nothing of the old one is left.
         assert!(store.ledger.withdraw(found.id).await.unwrap());
         let mut plain = payment.clone();
         plain.authorization = Authorization::Eip3009 { signature: ecdsa() };
-        let again = new_settlement("shop", plain.clone());
+        let attribution = alloy_primitives::Bytes::from(vec![9; 300]);
+        let again = NewSettlement {
+            attribution: attribution.clone(),
+            ..new_settlement("shop", plain.clone())
+        };
         store.ledger.accept(again).await.unwrap();
         let found = store.ledger.find(payment.key).await.unwrap().unwrap();
-        assert_eq!(found.payment, plain);
+        assert_eq!((found.payment, found.attribution), (plain, attribution));
     }
 }
 

@@ -293,6 +293,7 @@ fn api(
             resources_of_a_tenant: discovery.max_resources_per_tenant,
             kept_ms: u64::try_from(discovery.kept.as_millis()).unwrap_or(u64::MAX),
         }),
+        builder_code: config.server.builder_code.clone(),
         ..ApiConfig::default()
     };
     Api::new(

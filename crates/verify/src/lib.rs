@@ -10,7 +10,9 @@ mod network;
 mod policy;
 mod verifier;
 
+use alloy_primitives::Bytes;
 use teller_domain::{PayerSignature, Reason, Refusal};
+use teller_schemes::builder_code;
 use teller_store::StoreError;
 
 pub use hold::Hold;
@@ -41,6 +43,22 @@ pub enum CheckError {
     /// A store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What to put behind the calldata of a payment whose buyer names an app and services (PROTOCOL section 7.5): with the
+/// facilitator's own code. What is no code is left out.
+pub fn attribution<'a>(
+    own: &str,
+    app: Option<&str>,
+    services: impl Iterator<Item = &'a str>,
+) -> Bytes {
+    let own = builder_code::Code::new(own);
+    builder_code::BuilderCodes::attribute(app, services, own, None).suffix()
+}
+
+/// Whether this text is a builder code: 1 to 32 of `a-z`, `0-9` and `_`.
+pub fn is_builder_code(text: &str) -> bool {
+    builder_code::Code::new(text).is_some()
 }
 
 /// What kind of signature these bytes are (PROTOCOL section 3.4).

@@ -124,6 +124,7 @@ impl World {
                 name: asset.name,
                 version: asset.version,
             }),
+            attribution: alloy_primitives::Bytes::new(),
             idempotency_key: None,
         }
     }

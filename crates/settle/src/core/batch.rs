@@ -1,6 +1,6 @@
 //! The queue of accepted payments and the forming of batches.
 
-use alloy_primitives::U256;
+use alloy_primitives::{Bytes, U256};
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
 use teller_domain::{
     Authorization, PayerSignature, Payment, Settlement, SettlementId, TenantId, UnixSeconds, Wei,
@@ -34,6 +34,8 @@ pub struct Queued {
     pub id: SettlementId,
     /// What was signed.
     pub payment: Payment,
+    /// What stands behind the calldata of its call.
+    pub attribution: Bytes,
     /// How many slots it has been in, this one included. Slots that reverted as a whole do not count.
     pub tries: u32,
     /// It travels in batches of at most this many: halved each time that a batch with it reverts as a whole, and 1
@@ -49,6 +51,7 @@ impl Queued {
         Self {
             id: settlement.id,
             payment: settlement.payment.clone(),
+            attribution: settlement.attribution.clone(),
             tries: settlement.tries,
             company: match settlement.payment.travels_alone() {
                 true => 1,

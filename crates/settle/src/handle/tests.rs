@@ -55,6 +55,7 @@ fn request() -> PaymentRequest {
         amount: value,
         max_timeout_seconds: 60,
         domain: None,
+        attribution: alloy_primitives::Bytes::new(),
         idempotency_key: None,
     }
 }

@@ -215,6 +215,7 @@ impl World<'_> {
             tenant: TenantId::new(TENANT),
             version: X402Version::V2,
             payment: payment.clone(),
+            attribution: alloy_primitives::Bytes::new(),
             queued_by: self.rng.chance(700).then_some(self.processes[at].id),
         };
         let queued_here = new.queued_by.is_some();

@@ -78,6 +78,7 @@ pub fn new_settlement(tenant: &str, payment: Payment) -> NewSettlement {
         tenant: TenantId::new(tenant),
         version: X402Version::V2,
         payment,
+        attribution: Bytes::new(),
         queued_by: None,
     }
 }

@@ -60,6 +60,8 @@ pub struct Server {
     pub max_in_flight: usize,
     /// How long a settle call waits for its outcome at most.
     pub settle_wait: Duration,
+    /// The operator's own builder code (ERC-8021): payments whose buyers name theirs are attributed, with this one.
+    pub builder_code: Option<String>,
     /// How long requests in flight may take to end at shutdown.
     pub shutdown: Duration,
 }

@@ -14,6 +14,7 @@ use super::{
     Network, Policy, Reservations, Server, Settler, SignerKey, parse_sha256,
 };
 
+const BUILDER_CODE: &str = "1 to 32 of a-z, 0-9 and _";
 const ADDRESS: &str = "an address (0x and 40 hexadecimal digits)";
 const CAIP2: &str = "a CAIP-2 id, like eip155:84532";
 const SOCKET: &str = "an IP address and a port, like 127.0.0.1:8402";
@@ -105,6 +106,9 @@ fn server(section: &mut Section<'_>) -> Option<Server> {
         auth: if open { Auth::Open } else { Auth::Keys(keys) },
         max_in_flight: wide(section.number("max_in_flight", 8_192, 1..=1_000_000)),
         settle_wait: seconds(section.number("settle_wait_seconds", 25, 1..=25)),
+        builder_code: section.parsed("builder_code", BUILDER_CODE, |text| {
+            teller_verify::is_builder_code(text).then(|| text.to_owned())
+        }),
         shutdown: seconds(section.number("shutdown_seconds", 30, 1..=300)),
     })
 }

@@ -11,15 +11,16 @@ use teller_devnet::contracts::abi::Permit2;
 use teller_devnet::contracts::{PERMIT_TOKEN, PERMIT_TOKEN_NAME, PERMIT_TOKEN_VERSION};
 use teller_devnet::contracts::{PLAIN_TOKEN, TEST_DOLLAR};
 use teller_domain::{Asset, AssetAmount, EXACT_PROXY, PERMIT2, UnixSeconds};
+use teller_schemes::builder_code::{BuilderCodes, Code};
 use teller_schemes::eip2612;
 use teller_schemes::eip3009::Domain;
 use teller_schemes::permit2::{Permit, Proxy, settle_call};
 
 use crate::kill::demand_that_costs_equal_receipts;
-use crate::support::{Buyer, CHAIN, Chain, body, now};
+use crate::support::{Buyer, CHAIN, Chain, Setup, Teller, body, now};
 use crate::ways::{
     approve, approving_buyer, audited, buyer, deployed_wallet, gas, pays, permit, permit_body,
-    receipt, refused, signed, signed_permit_body, teller, tokens,
+    receipt, refused, setup, signed, signed_permit_body, teller, tokens,
 };
 
 const PAYEE: Address = Address::repeat_byte(0x44);
@@ -433,5 +434,68 @@ async fn after_a_kill_every_way_of_paying_is_settled_once() {
     let rows = teller.settlements().await;
     assert_eq!(rows.len(), bodies.len());
     demand_that_costs_equal_receipts(&chain, &rows).await;
+    audited(&chain, &teller);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_buyer_attributes_stands_behind_the_calldata_alone_and_in_a_batch() {
+    let chain = Chain::start(Duration::from_secs(2)).await;
+    let teller = Teller::start(
+        &chain,
+        Setup {
+            server: "builder_code = \"teller_test\"\n".to_owned(),
+            ..setup(&chain)
+        },
+    )
+    .await;
+    let (_, supported) = teller.get("/supported").await;
+    let extensions = supported["extensions"].as_array().unwrap();
+    assert!(extensions.contains(&json!("builder-code")), "{supported}");
+    let attributed = |mut body: Value| {
+        let info = json!({"a": "bc_myapp", "s": ["bc_service", "NOT A CODE"]});
+        body["paymentPayload"]["extensions"] = json!({"builder-code": {"info": info}});
+        body
+    };
+    let calldata = async |transaction: &Value| {
+        let sent = chain
+            .devnet
+            .rpc("eth_getTransactionByHash", json!([transaction]))
+            .await
+            .unwrap();
+        hex::decode(sent["input"].as_str().unwrap()).unwrap()
+    };
+    let expected = BuilderCodes {
+        app: Code::new("bc_myapp"),
+        wallet: Code::new("teller_test"),
+        services: Code::new("bc_service").into_iter().collect(),
+    };
+    let payer = approving_buyer(&chain, PLAIN_TOKEN, 50_000).await;
+    tokio::time::sleep(2 * HOP).await;
+    let by_permit = signed_permit_body(&payer, &permit(PLAIN_TOKEN, PAYEE, 1_000, Proxy::Exact));
+    for body in [
+        by_permit,
+        body(&chain, &chain.payer(0).pay(&chain, PAYEE, 1_000, 1)),
+    ] {
+        let answer = pays(&teller, &attributed(body)).await;
+        let input = calldata(&answer["transaction"]).await;
+        let (codes, _) = BuilderCodes::read(&input).unwrap();
+        assert_eq!(codes, expected);
+    }
+    let bare = body(&chain, &chain.payer(1).pay(&chain, PAYEE, 1_000, 1));
+    let answer = pays(&teller, &bare).await;
+    let input = calldata(&answer["transaction"]).await;
+    assert_eq!(BuilderCodes::read(&input), None);
+    let many: Vec<_> = (2..12)
+        .map(|n| attributed(body(&chain, &chain.payer(n).pay(&chain, PAYEE, 1_000, 1))))
+        .collect();
+    let answers = join_all(many.iter().map(|body| teller.post("/settle", body))).await;
+    for (_, answer) in &answers {
+        assert_eq!(answer["success"], true, "{answer}");
+    }
+    let hashes: HashSet<_> = answers
+        .iter()
+        .map(|(_, answer)| answer["transaction"].to_string())
+        .collect();
+    assert!(hashes.len() < 10, "nothing was batched");
     audited(&chain, &teller);
 }

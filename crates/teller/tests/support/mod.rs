@@ -206,6 +206,8 @@ pub struct Setup {
     pub reservations: String,
     pub depth: u8,
     pub keys: Vec<(&'static str, &'static str)>,
+    /// More lines of the server's section.
+    pub server: String,
     /// More lines of the network's section.
     pub network: String,
 }
@@ -219,6 +221,7 @@ impl Setup {
             reservations: "memory://".to_owned(),
             depth: 8,
             keys: Vec::new(),
+            server: String::new(),
             network: String::new(),
         }
     }
@@ -233,7 +236,7 @@ rest = "127.0.0.1:{}"
 grpc = "127.0.0.1:{}"
 metrics = "127.0.0.1:{}"
 auth = "{auth}"
-[ledger]
+{}[ledger]
 url = "{}"
 [reservations]
 url = "{}"
@@ -244,7 +247,14 @@ signers = ["env:TELLER_SIGNER_0"]
 depth = {}
 block_interval_ms = 1000
 "#,
-            ports[0], ports[1], ports[2], self.ledger, self.reservations, self.rpc, self.depth
+            ports[0],
+            ports[1],
+            ports[2],
+            self.server,
+            self.ledger,
+            self.reservations,
+            self.rpc,
+            self.depth
         );
         config.push_str(&self.network);
         for (tenant, key) in &self.keys {

@@ -108,6 +108,7 @@ fn good() -> PaymentRequest {
             name: asset.name,
             version: asset.version,
         }),
+        attribution: Bytes::new(),
         idempotency_key: None,
     };
     sign_again(&mut request);

@@ -301,6 +301,7 @@ fn again(queued: &Queued) -> Queued {
         tenant: queued.tenant.clone(),
         version: X402Version::V2,
         payment: queued.payment.clone(),
+        attribution: Bytes::new(),
         digest: queued.payment.digest(),
         state: SettlementState::Accepted,
         told: None,

@@ -71,6 +71,7 @@ fn payment(number: u64, valid_for: u64) -> Queued {
         tenant: TenantId::new("shop"),
         version: X402Version::V2,
         payment: payment.clone(),
+        attribution: Bytes::new(),
         digest: payment.digest(),
         state: SettlementState::Accepted,
         told: None,

@@ -60,6 +60,7 @@ fn row(number: u8, state: SettlementState) -> Settlement {
         id: SettlementId::fresh(),
         tenant: TenantId::new("shop"),
         version: X402Version::V2,
+        attribution: alloy_primitives::Bytes::new(),
         digest: payment.digest(),
         payment,
         state,
