@@ -167,6 +167,7 @@ export async function spend(world, { from, to, value, validAfter, validBefore, n
   const relayer = await relayerOf(world);
   await world.send(relayer, world.asset.address, dollarAbi, "transferWithAuthorization",
     [from, to, BigInt(value), BigInt(validAfter), BigInt(validBefore), nonce, signature]);
+  await isOldNews(world);
 }
 
 /** Cancels the authorization on the chain, as its payer asks. */
@@ -180,6 +181,7 @@ export async function cancel(world, account, nonce) {
   const { v, r, s } = parseSignature(signature);
   const relayer = await relayerOf(world);
   await world.send(relayer, world.asset.address, dollarAbi, "cancelAuthorization", [account.address, nonce, Number(v), r, s]);
+  await isOldNews(world);
 }
 
 async function relayerOf(world) {

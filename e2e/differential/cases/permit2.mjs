@@ -4,7 +4,7 @@ import { concatHex, parseAbi } from "viem";
 
 import { AT, put } from "../eip3009.mjs";
 import { permitAt, signPermit } from "../permit2.mjs";
-import { CONTRACTS, freshAccount, freshNonce, now } from "../world.mjs";
+import { CONTRACTS, freshAccount, freshNonce, isOldNews, now } from "../world.mjs";
 
 const MAX = String((1n << 256n) - 1n);
 const permit2Abi = parseAbi(["function invalidateUnorderedNonces(uint256 word, uint256 mask)"]);
@@ -68,6 +68,7 @@ const state = [
       await world.giveEther(account.address);
       await world.send(account.address, CONTRACTS.permit2, permit2Abi, "invalidateUnorderedNonces",
         [nonce >> 8n, 1n << (nonce & 255n)]);
+      await isOldNews(world);
     },
   },
 ];
