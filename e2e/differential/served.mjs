@@ -8,7 +8,7 @@ import { permit2Request } from "./permit2.mjs";
 import { NETWORKS } from "./world.mjs";
 
 /** What teller serves already: that these are asked about is itself a test. */
-export const MUST_BE_SERVED = ["eip3009"];
+export const MUST_BE_SERVED = ["eip3009", "permit2", "upto", "erc1271", "eip7702", "erc6492"];
 
 /** The refusals of a good payment that mean "not this way"; any other is a fault and no answer to this question. */
 const NOT_THIS_WAY = {

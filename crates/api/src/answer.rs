@@ -42,6 +42,8 @@ pub(crate) enum ApiError {
     NoReceiptKey,
     #[error("there is no receipt: the payment is {0}, not settled in a sealed block")]
     NotSettled(SettlementStateKind),
+    #[error("there is no receipt: nothing was charged, so that no transfer shows it")]
+    NothingCharged,
     #[error("the ledger is unavailable")]
     LedgerUnavailable,
     #[error("the reservations are unavailable")]
@@ -79,7 +81,9 @@ impl ApiError {
             Self::NoSuchSettlement => (StatusCode::NOT_FOUND, Code::NotFound, None),
             Self::NoCatalogue => (StatusCode::NOT_FOUND, Code::Unimplemented, None),
             Self::NoReceiptKey => (StatusCode::NOT_IMPLEMENTED, Code::Unimplemented, None),
-            Self::NotSettled(_) => (StatusCode::CONFLICT, Code::FailedPrecondition, None),
+            Self::NotSettled(_) | Self::NothingCharged => {
+                (StatusCode::CONFLICT, Code::FailedPrecondition, None)
+            }
             Self::LedgerUnavailable | Self::ReservationsUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, SOON)
             }
@@ -273,6 +277,7 @@ mod tests {
                 409,
                 Code::FailedPrecondition,
             ),
+            (ApiError::NothingCharged, 409, Code::FailedPrecondition),
             (ApiError::LedgerUnavailable, 503, Code::Unavailable),
             (ApiError::Internal, 500, Code::Internal),
         ];

@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
-use teller_domain::{EcdsaSignature, SettlementId, SettlementReceipt, SignedReceipt, TenantId};
+use teller_domain::{
+    EcdsaSignature, Receipt, SettlementId, SettlementReceipt, SettlementState, SignedReceipt,
+    TenantId,
+};
 
 use crate::answer::ApiError;
 use crate::api::Api;
@@ -52,6 +55,9 @@ pub(crate) async fn receipt(
         .map_err(unavailable)?
         .filter(|(settlement, _)| settlement.tenant == *tenant)
         .ok_or(ApiError::NoSuchSettlement)?;
+    if settlement.state == SettlementState::Settled(Receipt::NOTHING) {
+        return Err(ApiError::NothingCharged);
+    }
     let receipt = settled_at
         .and_then(|at| SettlementReceipt::of(&settlement, at))
         .ok_or(ApiError::NotSettled(settlement.state.kind()))?;

@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, Bytes, Keccak256, U256, keccak256};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AssetAmount, AuthorizationNonce, EcdsaSignature, Level, Settlement, SettlementId,
+    AssetAmount, AuthorizationNonce, EcdsaSignature, Level, Receipt, Settlement, SettlementId,
     SettlementState, UnixMillis,
 };
 
@@ -78,13 +78,17 @@ pub struct SettlementReceipt {
 }
 
 impl SettlementReceipt {
-    /// The receipt of a settlement that was settled at this moment; `None` unless a sealed block shows that it is.
+    /// The receipt of a settlement that was settled at this moment; `None` unless a sealed block shows that it is. None
+    /// shows a payment of which nothing was charged.
     pub fn of(settlement: &Settlement, settled_at: UnixMillis) -> Option<Self> {
         let (SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt)) =
             &settlement.state
         else {
             return None;
         };
+        if *receipt == Receipt::NOTHING {
+            return None;
+        }
         let payment = &settlement.payment;
         Some(Self {
             settlement_id: settlement.id,

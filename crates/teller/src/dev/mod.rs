@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use alloy_primitives::{B256, U256, keccak256};
 use teller_api::Health;
+use teller_devnet::contracts::WALLET_FACTORY;
 use teller_devnet::{Devnet, DevnetConfig, DevnetInfo, Mining};
 
 use crate::cli::DevArgs;
@@ -100,6 +101,7 @@ fn defaults(args: &DevArgs, info: &DevnetInfo) -> String {
          [receipts]\nkey = \"devnet:{}\"\n\
          [log]\nlevel = \"warn\"\n\
          [[networks]]\nid = \"eip155:{}\"\nrpc = [\"{}\"]\nsigners = [{}]\nblock_interval_ms = {}\nmulticall3 = \"{}\"\n\
+         wallet_factories = [\"{WALLET_FACTORY}\"]\n\
          [[networks.assets]]\naddress = \"{}\"\nname = \"{}\"\nversion = \"{}\"\ndecimals = {}\n",
         info.signers.len(),
         info.chain_id,

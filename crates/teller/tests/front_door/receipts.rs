@@ -41,14 +41,14 @@ sol! {
 }
 
 /// A teller that signs receipts with a key from a file.
-async fn signing(chain: &Chain) -> (Teller, tempfile::TempDir) {
+pub async fn signing(chain: &Chain, setup: Setup) -> (Teller, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("receipt-key");
     std::fs::write(&key, KEY).unwrap();
     let ports = free_ports();
     let config = format!(
         "{}\n[receipts]\nkey = \"file:{}\"\n",
-        Setup::embedded(chain).config(ports),
+        setup.config(ports),
         key.display()
     );
     (Teller::start_with(chain, ports, &config).await, directory)
@@ -120,7 +120,7 @@ async fn receipts(teller: &Teller) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_of_many_payments_in_a_transaction_has_a_receipt_that_names_its_own_log() {
     let chain = Chain::start(Duration::from_secs(1)).await;
-    let (teller, directory) = signing(&chain).await;
+    let (teller, directory) = signing(&chain, Setup::embedded(&chain)).await;
     let bodies: Vec<Value> = (0..12)
         .map(|number| {
             let buyer = chain.payer(number as usize);
@@ -175,7 +175,7 @@ async fn each_of_many_payments_in_a_transaction_has_a_receipt_that_names_its_own
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_in_which_anything_was_changed_is_refused() {
     let chain = Chain::start(Duration::from_secs(1)).await;
-    let (teller, directory) = signing(&chain).await;
+    let (teller, directory) = signing(&chain, Setup::embedded(&chain)).await;
     let request = body(&chain, &chain.payer(0).pay(&chain, PAYEE, 10_000, 1));
     assert_eq!(teller.post("/settle", &request).await.1["success"], true);
     let receipt = receipts(&teller).await.remove(0);
@@ -260,7 +260,7 @@ fn what_is_no_receipt_is_refused_in_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_gives_the_same_receipt_and_a_teller_without_a_key_says_so() {
     let chain = Chain::start(Duration::from_secs(1)).await;
-    let (teller, directory) = signing(&chain).await;
+    let (teller, directory) = signing(&chain, Setup::embedded(&chain)).await;
     let request = body(&chain, &chain.payer(0).pay(&chain, PAYEE, 10_000, 1));
     assert_eq!(teller.post("/settle", &request).await.1["success"], true);
     let receipt = receipts(&teller).await.remove(0);

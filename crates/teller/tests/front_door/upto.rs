@@ -10,10 +10,11 @@ use teller_domain::UPTO_PROXY;
 use teller_schemes::permit2::Proxy;
 
 use crate::kill::demand_that_costs_equal_receipts;
+use crate::receipts::signing;
 use crate::support::{CHAIN, Chain};
 use crate::ways::{
-    approving_buyer, audited, facilitator, gas, permit, permit_body, receipt, refused, signed,
-    signed_permit_body, teller, tokens,
+    approving_buyer, audited, facilitator, gas, permit, permit_body, receipt, refused, setup,
+    signed, signed_permit_body, teller, tokens,
 };
 
 const PAYEE: Address = Address::repeat_byte(0x45);
@@ -82,7 +83,7 @@ async fn what_the_seller_charges_moves_once_and_never_more_than_was_allowed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_charged_without_a_transaction_and_uses_the_permit_up() {
     let chain = Chain::start(Duration::from_secs(1)).await;
-    let mut teller = teller(&chain).await;
+    let (mut teller, _key) = signing(&chain, setup(&chain)).await;
     let facilitator = facilitator(&chain);
     let payer = approving_buyer(&chain, PLAIN_TOKEN, 50_000).await;
     tokio::time::sleep(HOP).await;
@@ -123,6 +124,10 @@ async fn nothing_is_charged_without_a_transaction_and_uses_the_permit_up() {
         (&rows[0]["state"], &rows[0]["transaction"]),
         (&json!("settled"), &json!(""))
     );
+    let id = rows[0]["id"].as_str().unwrap();
+    let (status, answer) = teller.get(&format!("/settlements/{id}/receipt")).await;
+    let no_transfer = "there is no receipt: nothing was charged, so that no transfer shows it";
+    assert_eq!((status, &answer["error"]), (409, &json!(no_transfer)));
     audited(&chain, &teller);
 }
 
