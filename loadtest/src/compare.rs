@@ -1,5 +1,7 @@
 //! The one comparison that every fault ends with: the ledger's rows, the chain's logs and receipts, and what sellers
 //! were told, each against the others. It shares no code with the facilitator's own audit.
+//!
+//! A long file, because ledger, chain and answers are compared in one pass.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;

@@ -1,4 +1,6 @@
 //! Against a real anvil: the head is followed, reads fail over, sends are told apart, inspections travel together.
+//!
+//! One long file, because it is one list of behaviours.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

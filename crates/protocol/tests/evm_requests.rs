@@ -1,4 +1,6 @@
 //! Permit2, `upto`, ERC-7710 and the extensions: what a body may look like, and what each fault in it is called.
+//!
+//! One long file, because it is one list of faults.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,6 @@
 //! The shell around the core: one task a network that feeds it events and has its effects carried out.
+//!
+//! A long file, because starting, running and ending it are one story.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -22,6 +22,7 @@ mod memory;
 mod migrations;
 mod postgres;
 mod pruning;
+mod records;
 mod redis;
 mod reservations;
 mod resolving;
@@ -35,13 +36,14 @@ pub use catalogue::{
     NewListing, SearchWords,
 };
 pub use error::{StoreError, StoreResult};
-pub use ledger::{
-    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
-    Ledger, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, Success, UnfinalSlot, Wanted,
-};
+pub use ledger::Ledger;
 pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;
+pub use records::{
+    AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
+    Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, Settlers, SlotClosure, Spending, Success, UnfinalSlot, Wanted,
+};
 pub use redis::RedisReservations;
 pub use reservations::{HoldPurpose, HoldVersion, Reservations, ReserveOutcome, ReserveRequest};
 pub use sqlite::SqliteLedger;

@@ -1,5 +1,7 @@
 //! The contract of the ledger, held against every implementation: lanes and their modes, what readers see of them, what
 //! was spent, and what older tables become.
+//!
+//! One long file, because it is one list of behaviours.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

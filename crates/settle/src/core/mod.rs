@@ -8,6 +8,7 @@ mod ancestry;
 mod batch;
 mod budget;
 mod chain;
+mod effect;
 mod event;
 mod gaps;
 mod hand_over;
@@ -30,9 +31,9 @@ use teller_domain::{
 use ancestry::Ancestry;
 pub use batch::{BatchLimits, Queue, Queued, gas_limit};
 pub use budget::Budgets;
+pub use effect::{Again, Effect, Place, ToSign};
 pub use event::{
-    Again, BlockSummary, Effect, Event, Finding, Log, Mined, Place, RecoveredLane, RecoveredSlot,
-    Sent, Sighting, ToSign,
+    BlockSummary, Event, Finding, Log, Mined, RecoveredLane, RecoveredSlot, Sent, Sighting,
 };
 pub use lane::{Lane, Schedule};
 pub use mined::Outcomes;

@@ -1,4 +1,6 @@
 //! The handle over a real ledger; the test moves the rows as an engine would.
+//!
+//! One long file, because it is one list of behaviours.
 
 use super::*;
 use alloy_primitives::{Address, Bytes, U256};

@@ -3,6 +3,8 @@
 //! Nothing happens but by a job that the scheduler takes from its queue: an effect of a core begins (its write or its
 //! send is done), the answer arrives, a block is sealed, a client asks, a fault strikes. Between any two jobs a process
 //! may crash, pause, or lose a lease; what it had under way is then gone, or goes on later with what it knew.
+//!
+//! A long file, because the scheduler and what it schedules share everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! What the contract suites share: payments, and each implementation on a real store of its own.
+//!
+//! One file, because each suite includes all of it.
 #![allow(dead_code, unused_macros)]
 
 use std::sync::Arc;

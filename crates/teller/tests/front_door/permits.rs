@@ -1,4 +1,6 @@
 //! `exact` by Permit2, with and without gas sponsoring by EIP-2612. Each payment is made for real.
+//!
+//! One long file, because it is one list of behaviours.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! A real teller on a real chain, and buyers who sign.
+//!
+//! One file, because each test binary includes all of it.
 
 #![allow(
     dead_code,

@@ -7,6 +7,8 @@
 //! hostile payer is in the transaction; its wei are what the node's gas makes them. Timestamps are the node's.
 //!
 //! Longer than most files: what a script does and what is compared after it only make sense side by side.
+//!
+//! A long file, because the scripts, both runs of them and the comparison are one test.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

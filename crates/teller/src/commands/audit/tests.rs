@@ -1,4 +1,6 @@
 //! Each kind of difference is planted once, and nothing is found where nothing was planted.
+//!
+//! One long file, because it is one list of differences.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,6 @@
 //! Reads ledger and chain side by side, in pages, and hands both to the functions that compare. Writes nothing.
+//!
+//! A long file, because it is one walk: what each page needs of the one before is handed on here.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
