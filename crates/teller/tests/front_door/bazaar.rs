@@ -58,7 +58,7 @@ async fn what_is_paid_for_is_found(chain: &Chain, teller: &Teller, number: u64) 
     let supported = teller.get("/supported").await.1;
     assert_eq!(
         supported["extensions"],
-        json!(["payment-identifier", "bazaar"])
+        json!(["eip2612GasSponsoring", "payment-identifier", "bazaar"])
     );
     let url = "https://tides.example/api/forecast?harbour=Kiel&key=secret#now";
     let request = discoverable(chain, number, url, bazaar());
@@ -240,7 +240,7 @@ async fn version_1_lists_by_its_output_schema_and_a_catalogue_can_be_switched_of
     assert_eq!(without.get("/discovery/resources").await.0, 404);
     assert_eq!(
         without.get("/supported").await.1["extensions"],
-        json!(["payment-identifier"])
+        json!(["eip2612GasSponsoring", "payment-identifier"])
     );
 }
 

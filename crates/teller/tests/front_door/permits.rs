@@ -322,7 +322,8 @@ async fn a_payer_without_gas_or_allowance_pays_by_a_permit_of_the_token() {
     let payer = buyer(&chain, PERMIT_TOKEN).await;
     tokio::time::sleep(HOP).await;
     let (_, supported) = teller.get("/supported").await;
-    assert_eq!(supported["extensions"], json!(["eip2612GasSponsoring"]));
+    let extensions = supported["extensions"].as_array().unwrap();
+    assert!(extensions.contains(&json!("eip2612GasSponsoring")));
     let permit = permit(PERMIT_TOKEN, PAYEE, 10_000, Proxy::Exact);
     let bare = signed_permit_body(&payer, &permit);
     assert_eq!(refused(&teller, &bare).await, "permit2_allowance_required");
