@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -17,10 +16,10 @@ use teller_store::{CataloguePage, CatalogueQuery, Listing, SearchWords};
 use tokio::sync::SemaphorePermit;
 
 use super::respond;
-use crate::answer::{ApiError, Outcome};
+use crate::answer::ApiError;
 use crate::api::Api;
 use crate::discovery::Discovery;
-use crate::meters::{Endpoint, Transport};
+use crate::meters::Endpoint;
 use crate::service::unavailable;
 use crate::view::given;
 
@@ -100,7 +99,7 @@ pub(super) async fn resources(
 ) -> Response {
     let started = Instant::now();
     let page = list(&api, filters).await;
-    finish(&api, started, page)
+    respond::finish(&api, Endpoint::Discovery, started, page)
 }
 
 async fn list(
@@ -137,7 +136,7 @@ pub(super) async fn search(
 ) -> Response {
     let started = Instant::now();
     let page = find(&api, filters).await;
-    finish(&api, started, page)
+    respond::finish(&api, Endpoint::Discovery, started, page)
 }
 
 async fn find(
@@ -224,23 +223,4 @@ fn resource(listing: Listing) -> Result<DiscoveredResource, ApiError> {
         icon_url: listing.icon_url,
         extensions: listing.extensions.map(raw).transpose()?,
     })
-}
-
-fn finish<T: serde::Serialize>(
-    api: &Api,
-    started: Instant,
-    found: Result<T, ApiError>,
-) -> Response {
-    let (response, outcome) = match found {
-        Ok(page) => (respond::json(StatusCode::OK, &page), Outcome::Done),
-        Err(error) => {
-            let outcome = match error {
-                ApiError::LedgerUnavailable => Outcome::Unknown,
-                _ => Outcome::Rejected,
-            };
-            (respond::error(&error), outcome)
-        }
-    };
-    api.answered(Endpoint::Discovery, Transport::Rest, outcome, started);
-    response
 }

@@ -1,5 +1,7 @@
 //! Answers in JSON.
 
+use std::time::Instant;
+
 use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -8,9 +10,13 @@ use serde::Serialize;
 use teller_domain::Reason;
 use teller_protocol::{SettleResponse, VerifyResponse};
 
-use crate::answer::{ApiError, SettleAnswer, SettleVerdict, VerifyAnswer, message, status_of};
+use crate::answer::{
+    ApiError, Outcome, SettleAnswer, SettleVerdict, VerifyAnswer, message, status_of,
+};
+use crate::api::Api;
 use crate::delivery::{Promise, PromisedBody};
 use crate::discovery::ListingStatus;
+use crate::meters::{Endpoint, Transport};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -150,5 +156,26 @@ fn retryable(mut response: Response) -> Response {
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(1));
     }
+    response
+}
+
+/// What was found by a reading call, as JSON; the call is counted.
+pub(super) fn finish<T: Serialize>(
+    api: &Api,
+    endpoint: Endpoint,
+    started: Instant,
+    found: Result<T, ApiError>,
+) -> Response {
+    let (response, outcome) = match found {
+        Ok(found) => (json(StatusCode::OK, &found), Outcome::Done),
+        Err(failure) => {
+            let outcome = match failure {
+                ApiError::LedgerUnavailable => Outcome::Unknown,
+                _ => Outcome::Rejected,
+            };
+            (error(&failure), outcome)
+        }
+    };
+    api.answered(endpoint, Transport::Rest, outcome, started);
     response
 }

@@ -4,15 +4,14 @@ use std::time::Instant;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
-
 use teller_domain::SignedReceipt;
 
 use super::respond;
-use crate::answer::{ApiError, Outcome};
+use crate::answer::ApiError;
 use crate::api::Api;
-use crate::meters::{Endpoint, Transport};
+use crate::meters::Endpoint;
 use crate::receipts;
 use crate::view::{Filters, PageView, SettlementView, WholeView};
 
@@ -23,7 +22,7 @@ pub(super) async fn list(
 ) -> Response {
     let started = Instant::now();
     let page = list_page(&api, filters, &headers, started).await;
-    finish(&api, started, page)
+    respond::finish(&api, Endpoint::Settlements, started, page)
 }
 
 async fn list_page(
@@ -54,7 +53,7 @@ pub(super) async fn show(
 ) -> Response {
     let started = Instant::now();
     let view = show_one(&api, id, &headers, started).await;
-    finish(&api, started, view)
+    respond::finish(&api, Endpoint::Settlements, started, view)
 }
 
 async fn show_one(
@@ -79,7 +78,7 @@ pub(super) async fn receipt(
 ) -> Response {
     let started = Instant::now();
     let receipt = one_receipt(&api, id, &headers, started).await;
-    finish(&api, started, receipt)
+    respond::finish(&api, Endpoint::Settlements, started, receipt)
 }
 
 async fn one_receipt(
@@ -92,23 +91,4 @@ async fn one_receipt(
     let _place = api.place()?;
     let Path(id) = id.map_err(|_| ApiError::NoSuchSettlement)?;
     receipts::receipt(api, &tenant.id, &id).await
-}
-
-fn finish<T: serde::Serialize>(
-    api: &Api,
-    started: Instant,
-    found: Result<T, ApiError>,
-) -> Response {
-    let (response, outcome) = match found {
-        Ok(view) => (respond::json(StatusCode::OK, &view), Outcome::Done),
-        Err(error) => {
-            let outcome = match error {
-                ApiError::LedgerUnavailable => Outcome::Unknown,
-                _ => Outcome::Rejected,
-            };
-            (respond::error(&error), outcome)
-        }
-    };
-    api.answered(Endpoint::Settlements, Transport::Rest, outcome, started);
-    response
 }
