@@ -273,7 +273,8 @@ impl Shell {
     }
 
     async fn take_back_external(&self, fence: FencedLane, blocks: Vec<BlockRef>) {
-        let ids = match self.ledger.take_back_external(fence, &blocks).await {
+        let taking = self.ledger.take_back_external(fence, &blocks);
+        let ids = match Boundary::TakeBackExternal.around(taking).await {
             Ok(ids) => ids,
             Err(error) => return self.lose_lane(fence, &error).await,
         };
@@ -357,7 +358,8 @@ impl Shell {
                 tracing::info!(signer = %fence.signer, mode = mode.as_str(), "lane mode changes")
             }
         }
-        match self.ledger.set_lane_mode(fence, from, mode).await {
+        let setting = self.ledger.set_lane_mode(fence, from, mode);
+        match Boundary::SetLaneMode.around(setting).await {
             Ok(true) => {}
             Ok(false) => {
                 tracing::info!(signer = %fence.signer, "the lane keeps the mode that an operator has ordered meanwhile")

@@ -13,6 +13,8 @@ pub enum Boundary {
     Withdraw,
     /// A lane is taken.
     ClaimLane,
+    /// A lane is frozen, thawed or drained.
+    SetLaneMode,
     /// A slot with its signed bytes becomes durable.
     OpenSlot,
     /// A replacement or a no-op becomes durable.
@@ -23,6 +25,8 @@ pub enum Boundary {
     CloseSlot,
     /// A reorg reopens slots.
     ReopenSlots,
+    /// A reorg takes back what others had settled.
+    TakeBackExternal,
     /// Payments are resolved outside of a slot.
     ResolveAccepted,
     /// Levels rise.
@@ -39,16 +43,18 @@ pub enum Boundary {
 
 impl Boundary {
     /// All of them, with their names.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 17] = [
         (Self::Reserve, "reserve"),
         (Self::Accept, "accept"),
         (Self::Withdraw, "withdraw"),
         (Self::ClaimLane, "claim_lane"),
+        (Self::SetLaneMode, "set_lane_mode"),
         (Self::OpenSlot, "open_slot"),
         (Self::AddAttempt, "add_attempt"),
         (Self::Send, "send"),
         (Self::CloseSlot, "close_slot"),
         (Self::ReopenSlots, "reopen_slots"),
+        (Self::TakeBackExternal, "take_back_external"),
         (Self::ResolveAccepted, "resolve_accepted"),
         (Self::RaiseLevels, "raise_levels"),
         (Self::MarkHolds, "mark_holds"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use teller_domain::Payment;
 
 use crate::rig::{Rig, Wish};
@@ -10,6 +10,10 @@ use crate::support::now;
 use crate::support::proxy::{Fault, Next, Rule, SEND};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
+/// Long enough for a swallowed batch to be committed, and for the next ones behind it.
+pub const COMMITTED: Duration = Duration::from_millis(700);
+/// Longer than it takes the chain to mine a block.
+const BLOCK: Duration = Duration::from_millis(1_500);
 const VARIABLE: &str = "TELLER_FAIL_POINT";
 
 /// What makes the engine come by.
@@ -31,6 +35,10 @@ enum Road {
     Withdrawn,
     /// The process starts, and payments of its predecessor are under way.
     Starting,
+    /// Somebody else uses the signer's key.
+    Misused,
+    /// Somebody else settles a payment, in a block that is then taken back.
+    TakenBack,
 }
 
 fn road(call: &str) -> Road {
@@ -42,6 +50,8 @@ fn road(call: &str) -> Road {
         "resolve_accepted" => Road::Expiring,
         "withdraw" => Road::Withdrawn,
         "claim_lane" => Road::Starting,
+        "set_lane_mode" => Road::Misused,
+        "take_back_external" => Road::TakenBack,
         _ => Road::Usual,
     }
 }
@@ -71,9 +81,56 @@ async fn crash_at(rig: &mut Rig, side: &str, call: &str, nth: u32) -> u64 {
     rig.fleet.member(0).unwrap().environment.clear();
     rig.fleet.start_member(0).await.unwrap();
     rig.fund_signers().await;
+    if road(call) == Road::Misused {
+        thaw(rig).await;
+    }
     rig.all_told().await;
     println!("{point}: went on");
     settled
+}
+
+/// The lane is frozen, or about to be, until an operator has looked at it.
+async fn thaw(rig: &mut Rig) {
+    rig.until_metric(0, "teller_lane_frozen", "", 1.0).await;
+    let signer = rig.signers()[0].to_string();
+    let thaw = ["lanes", "thaw", &signer, "--yes"];
+    rig.fleet.demand(&thaw).await.unwrap();
+}
+
+/// A payer is without money when our transaction is mined, has some again, and a stranger submits the payment before
+/// teller can ask what became of it; the stranger's block alone is taken back.
+async fn settled_by_a_stranger_and_taken_back(rig: &mut Rig) -> u64 {
+    rig.proxy.set(Next::Swallow);
+    let payments = rig.sell(3);
+    rig.proxy.caught().await;
+    tokio::time::sleep(COMMITTED).await;
+    let [.., poor] = &payments[..] else {
+        unreachable!()
+    };
+    let payer = poor.key.payer;
+    let rest = rig.chain.balance(payer).await;
+    rig.chain.empty(payer).await;
+    tokio::time::sleep(BLOCK).await;
+    rig.proxy.clear();
+    let busy = Fault::Error(-32_000, "busy");
+    let inquiries = ["eth_call", "eth_getLogs"];
+    rig.proxy.inject(Rule::new(&inquiries, busy));
+    rig.until_mined(&payments[..2]).await;
+    tokio::time::sleep(BLOCK).await;
+
+    let url = rig.chain.devnet.rpc_url();
+    teller_devnet::fund(url, &[payer], rest).await.unwrap();
+    let before = rig.height().await;
+    rig.chain.submit(poor).await;
+    rig.until_mined(&payments[2..]).await;
+    // Until teller's head is behind the stranger's block.
+    tokio::time::sleep(BLOCK).await;
+    rig.proxy.clear();
+    let external = |row: &Value| row["state"] == "settled_externally";
+    rig.until_row(poor, ENDS_WITHIN, external).await;
+    let depth = rig.height().await - before;
+    rig.rpc("anvil_reorg", json!([depth, []])).await;
+    3
 }
 
 /// Payments on a road; answers how many of them will settle.
@@ -85,13 +142,21 @@ async fn travel(rig: &mut Rig, road: Road) -> u64 {
             rig.proxy.set(Next::Swallow);
             let payments = rig.sell(6);
             rig.proxy.caught().await;
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            tokio::time::sleep(COMMITTED).await;
             let Payment { key, .. } = &payments[2];
             let buyer = rig.buyer(key.payer);
             rig.chain.cancel(&buyer, key.nonce.0).await;
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            tokio::time::sleep(BLOCK).await;
             rig.proxy.set(Next::Pass);
             return 5;
+        }
+        Road::TakenBack => return settled_by_a_stranger_and_taken_back(rig).await,
+        Road::Misused => {
+            rig.proxy.inject(Rule::new(&[SEND], Fault::Forget));
+            rig.sell(3);
+            rig.proxy.caught().await;
+            rig.misuse_a_key().await;
+            return 3;
         }
         Road::Withdrawn => {
             let signer = rig.signers()[0];
@@ -212,4 +277,14 @@ async fn a_process_that_dies_while_taking_its_lanes_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_levels_rise_goes_on() {
     crash_at_each(&["raise_levels"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_freezing_a_lane_goes_on() {
+    crash_at_each(&["set_lane_mode"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_a_reorg_takes_back_what_a_stranger_settled_goes_on() {
+    crash_at_each(&["take_back_external"]).await;
 }

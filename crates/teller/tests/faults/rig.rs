@@ -318,6 +318,33 @@ impl Rig {
         keys.map(|key| Buyer::new(*key).address).collect()
     }
 
+    /// Somebody else sends a transaction with the first signer's key.
+    pub async fn misuse_a_key(&self) -> Address {
+        let signer = self.signers()[0];
+        self.rpc("anvil_impersonateAccount", json!([signer])).await;
+        let foreign = json!([{"from": signer, "to": signer, "value": "0x1", "gas": "0x5208"}]);
+        self.rpc("eth_sendTransaction", foreign).await;
+        signer
+    }
+
+    /// Waits until the authorizations of these payments are used on the chain.
+    pub async fn until_mined(&self, payments: &[Payment]) {
+        let start = std::time::Instant::now();
+        loop {
+            let used = self.chain.used_authorizations().await;
+            let mined = |payment: &Payment| {
+                let key = (payment.key.payer, payment.key.nonce.0);
+                used.iter().any(|(payer, nonce, _)| (*payer, *nonce) == key)
+            };
+            if payments.iter().all(mined) {
+                return;
+            }
+            let late = start.elapsed() > SETTLED_WITHIN;
+            assert!(!late, "not mined\n{}", self.fleet.logs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// The samples of a member's metric whose line contains `labels`, summed.
     pub async fn metric(&mut self, member: usize, name: &str, labels: &str) -> f64 {
         let url = self.fleet.metrics_url(member).unwrap();

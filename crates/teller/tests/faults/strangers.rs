@@ -7,11 +7,9 @@ use alloy_primitives::{Address, B256, U256, hex};
 use serde_json::{Value, json};
 use teller_devnet::contracts::Contract;
 
+use crate::boundaries::COMMITTED;
 use crate::rig::{Rig, Wish};
 use crate::support::proxy::{Fault, Next, Rule, SEND};
-
-/// Long enough for a swallowed batch to be committed, and for the next ones behind it.
-const COMMITTED: Duration = Duration::from_millis(700);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_who_submit_or_cancel_first_change_only_the_payments_they_touch() {
@@ -134,10 +132,7 @@ async fn a_signers_key_that_somebody_else_uses_freezes_its_lane_until_an_operato
     rig.proxy.inject(Rule::new(&[SEND], Fault::Forget));
     let payments = rig.sell(3);
     rig.proxy.caught().await;
-    let signer = rig.signers()[0];
-    rig.rpc("anvil_impersonateAccount", json!([signer])).await;
-    let foreign = json!([{"from": signer, "to": signer, "value": "0x1", "gas": "0x5208"}]);
-    rig.rpc("eth_sendTransaction", foreign).await;
+    let signer = rig.misuse_a_key().await;
     rig.until_metric(0, "teller_lane_frozen", "", 1.0).await;
     rig.proxy.clear();
     tokio::time::sleep(Duration::from_secs(3)).await;
