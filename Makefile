@@ -17,7 +17,7 @@ run: tools ## a chain, a teller and real payments on this machine, until Ctrl-C
 	cargo run --release --bin teller -- dev
 
 test: ## every check, with the Postgres, Redis and anvil it needs
-	@scripts/with-services scripts/test
+	@scripts/test
 
 SEEDS ?= 100000
 simulate: ## the engine against a model chain and faults: SEEDS=100000, FROM=0

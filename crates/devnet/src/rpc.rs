@@ -1,11 +1,15 @@
 //! The little JSON-RPC that setting up a chain needs. The node client of the product is in `teller-chain`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::DevnetError;
 
 /// The most requests sent in one JSON-RPC batch.
 const MAX_BATCH: usize = 500;
+/// A node that says nothing for this long has hung: it answers from memory.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A JSON-RPC client for one node.
 #[derive(Debug, Clone)]
@@ -21,6 +25,7 @@ impl Rpc {
         let _already_there = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .no_proxy()
+            .timeout(ANSWER_WITHIN)
             .build()
             .map_err(DevnetError::Client)?;
         Ok(Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use alloy_primitives::{Address, U256};
 use serde_json::{Value, json};
 
-use crate::support::{Chain, Setup, Teller, body, free_ports, shared_stores};
+use crate::support::{Chain, Setup, Teller, body, free_ports, run, shared_stores};
 
 const PAYEE: Address = Address::repeat_byte(0x42);
 
@@ -115,15 +115,9 @@ async fn a_cluster_lists_and_finds_the_same() {
     let config = setup.config(ports);
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("teller.toml"), &config).unwrap();
-    let migrated = std::process::Command::new(env!("CARGO_BIN_EXE_teller"))
-        .args(["migrate", "--config", "teller.toml"])
-        .current_dir(directory.path())
-        .env(
-            "TELLER_SIGNER_0",
-            format!("{:#x}", chain.devnet.info().signers[0]),
-        )
-        .output()
-        .unwrap();
+    let migrate = ["migrate", "--config", "teller.toml"];
+    let signer = format!("{:#x}", chain.devnet.info().signers[0]);
+    let migrated = run(directory.path(), &migrate, [("TELLER_SIGNER_0", &*signer)]);
     assert!(migrated.status.success(), "{migrated:?}");
     let teller = Teller::start_with(&chain, ports, &config).await;
     // Other tests share Redis, and their payers are the same: the nonce is this test's own.

@@ -1,13 +1,12 @@
 //! The commands, as an operator types them.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use alloy_primitives::{Address, hex};
 use serde_json::Value;
 
-use crate::support::{Chain, Setup, Teller, body, free_ports, shared_stores};
+use crate::support::{Chain, Setup, Teller, body, free_ports, run, shared_stores};
 
 const PAYEE: Address = Address::repeat_byte(0x42);
 
@@ -34,7 +33,7 @@ impl Desk {
     fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
         let signer = [("TELLER_SIGNER_0", &*self.signer)];
         let environment = environment.iter().chain(&signer).copied();
-        run(self.directory.path(), arguments, environment)
+        Ended::of(run(self.directory.path(), arguments, environment))
     }
 }
 
@@ -45,33 +44,15 @@ struct Ended {
     error: String,
 }
 
-#[track_caller]
-fn run<'a>(
-    directory: &Path,
-    arguments: &[&str],
-    environment: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Ended {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = tokio::task::block_in_place(|| {
-        Command::new(env!("CARGO_BIN_EXE_teller"))
-            .args(arguments)
-            .current_dir(directory)
-            .envs(environment)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    });
-    Ended {
-        code: status.code().unwrap(),
-        out: String::from_utf8(stdout).unwrap(),
-        error: String::from_utf8(stderr).unwrap(),
-    }
-}
-
 impl Ended {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            error: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     #[track_caller]
     fn succeeded(self) -> String {
         assert_eq!(self.code, 0, "{}\n{}", self.out, self.error);
@@ -167,11 +148,8 @@ async fn the_ledger_shows_what_was_settled() {
     let signer = hex::encode_prefixed(chain.devnet.info().signers[0]);
     let settlements = |arguments: &[&str]| {
         let arguments = [&["settlements"], arguments].concat();
-        run(
-            teller.directory(),
-            &arguments,
-            [("TELLER_SIGNER_0", &*signer)],
-        )
+        let signer = [("TELLER_SIGNER_0", &*signer)];
+        Ended::of(run(teller.directory(), &arguments, signer))
     };
     let listed = settlements(&["list"]).succeeded();
     for part in ["settled", "0.01 USDC", transaction] {

@@ -1,7 +1,6 @@
 //! `teller audit` and `teller lanes`, as an operator types them beside a running teller.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use alloy_primitives::{Address, hex};
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
 use teller_schemes::eip3009;
 
-use crate::support::{Chain, Setup, Teller, body, free_ports, shared_stores};
+use crate::support::{Chain, Setup, Teller, body, free_ports, run, shared_stores};
 
 const PAYEE: Address = Address::repeat_byte(0x42);
 
@@ -56,16 +55,9 @@ impl<'a> Operator<'a> {
     }
 
     fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
-        let output = tokio::task::block_in_place(|| {
-            Command::new(env!("CARGO_BIN_EXE_teller"))
-                .args(arguments)
-                .current_dir(self.directory)
-                .env("TELLER_SIGNER_0", &self.signer)
-                .envs(environment.iter().copied())
-                .stdin(Stdio::null())
-                .output()
-                .unwrap()
-        });
+        let signer = [("TELLER_SIGNER_0", &*self.signer)];
+        let environment = signer.iter().chain(environment).copied();
+        let output = run(self.directory, arguments, environment);
         Ended {
             code: output.status.code().unwrap(),
             out: String::from_utf8(output.stdout).unwrap(),

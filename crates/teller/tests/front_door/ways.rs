@@ -10,7 +10,7 @@ use teller_domain::{AssetAmount, PERMIT2, Payment, UnixSeconds};
 use teller_schemes::permit2::{Permit, Proxy};
 use teller_schemes::sign;
 
-use crate::support::{Buyer, CHAIN, Chain, Setup, Teller, body, now};
+use crate::support::{Buyer, CHAIN, Chain, Setup, Teller, body, now, run};
 
 /// A teller that also takes tokens without EIP-3009, and wallets from the factory of the local chain.
 pub async fn teller(chain: &Chain) -> Teller {
@@ -259,15 +259,9 @@ pub async fn refused(teller: &Teller, body: &Value) -> String {
 
 /// Demands that the ledger and the chain agree.
 pub fn audited(chain: &Chain, teller: &Teller) {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_teller"))
-        .args(["audit", "--config", "teller.toml", "--json"])
-        .current_dir(teller.directory())
-        .env(
-            "TELLER_SIGNER_0",
-            hex::encode_prefixed(chain.devnet.info().signers[0]),
-        )
-        .output()
-        .unwrap();
+    let audit = ["audit", "--config", "teller.toml", "--json"];
+    let signer = hex::encode_prefixed(chain.devnet.info().signers[0]);
+    let output = run(teller.directory(), &audit, [("TELLER_SIGNER_0", &*signer)]);
     let (out, error) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),

@@ -12,9 +12,9 @@ pub mod services;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::{Address, B256, U256, hex, keccak256};
 use alloy_sol_types::{SolCall, sol};
@@ -345,7 +345,7 @@ impl Teller {
                 .unwrap()
                 .success()
         );
-        self.child.wait().unwrap()
+        wait_for_end(&mut self.child)
     }
 
     pub fn grpc_url(&self) -> String {
@@ -444,6 +444,47 @@ impl Drop for Teller {
             eprintln!("teller's log:\n{}", self.log());
         }
     }
+}
+
+/// How long a process may take to end that was told to, and a command that ends by itself.
+const ENDS_WITHIN: Duration = Duration::from_secs(120);
+
+/// Waits until a process has ended that was told to. One that goes on is killed, and the test fails.
+pub fn wait_for_end(child: &mut Child) -> std::process::ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > ENDS_WITHIN {
+            child.kill().unwrap();
+            panic!("process {} did not end within {ENDS_WITHIN:?}", child.id());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What `teller ARGUMENTS` prints, and how it ends.
+#[track_caller]
+pub fn run<'a>(
+    directory: &Path,
+    arguments: &[&str],
+    environment: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_teller"));
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .envs(environment);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let ended = tokio::task::block_in_place(|| {
+        let ending = async { tokio::time::timeout(ENDS_WITHIN, command.output()).await };
+        tokio::runtime::Handle::current().block_on(ending)
+    });
+    let Ok(output) = ended else {
+        panic!("teller {arguments:?} did not end within {ENDS_WITHIN:?}");
+    };
+    output.unwrap()
 }
 
 fn spawn(directory: PathBuf) -> Child {

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 pub const SEND: &str = "eth_sendRawTransaction";
+/// How long a call may be waited for that a fault is to befall.
+const CAUGHT_WITHIN: Duration = Duration::from_secs(60);
 
 /// What happens to the next `eth_sendRawTransaction`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +171,8 @@ impl NodeProxy {
 
     /// Waits until a fault has befallen a call that nobody has waited for yet.
     pub async fn caught(&self) {
-        self.shared.caught.notified().await;
+        let caught = tokio::time::timeout(CAUGHT_WITHIN, self.shared.caught.notified()).await;
+        assert!(caught.is_ok(), "nothing was caught: {:?}", self.passed());
     }
 
     /// What went through, by method.

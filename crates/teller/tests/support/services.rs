@@ -158,7 +158,7 @@ impl Postgres {
     fn end(&mut self, with: &str) {
         let mut child = self.child.take().unwrap();
         signal(with, child.id());
-        child.wait().unwrap();
+        super::wait_for_end(&mut child);
     }
 
     /// kill -9 of a server process in the middle of a commit, if one is found there, else of any that serves a teller.
@@ -167,6 +167,7 @@ impl Postgres {
         let mut connection = self.connect("postgres").await.unwrap();
         let start = Instant::now();
         loop {
+            assert!(start.elapsed() < READY_WITHIN, "nobody is connected");
             let committing = start.elapsed() < Duration::from_secs(5);
             let chosen = match committing {
                 true => "state = 'active' AND (query ILIKE 'commit%' OR wait_event = 'WalSync')",
