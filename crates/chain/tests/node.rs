@@ -91,8 +91,9 @@ async fn the_head_is_followed_closely_and_without_gaps() {
     let mut seen = Vec::new();
     // The first ones teach the rhythm.
     while seen.len() < 12 {
-        if let HeadEvent::Sealed(block) = events.recv().await.unwrap() {
-            seen.push((block.number, Instant::now()));
+        let event = timeout(Duration::from_secs(30), events.recv()).await;
+        if let HeadEvent::Sealed(block) = event.expect("no block came").unwrap() {
+            seen.push(block.number);
         }
     }
     let calls = metrics.render();
@@ -112,11 +113,17 @@ async fn the_head_is_followed_closely_and_without_gaps() {
             }
         });
         let found = watched.wait_for(|head| head.as_ref().is_some_and(|h| h.block.number > before));
-        let found = found.await.unwrap().as_ref().unwrap().seen_at;
+        let found = timeout(Duration::from_secs(30), found).await;
+        let found = found
+            .expect("no head came")
+            .unwrap()
+            .as_ref()
+            .unwrap()
+            .seen_at;
         lags.push(found.saturating_duration_since(real.await.unwrap()));
     }
     for pair in seen.windows(2) {
-        assert_eq!(pair[0].0 + 1, pair[1].0);
+        assert_eq!(pair[0] + 1, pair[1]);
     }
     println!(
         "lags {lags:?}\n{}",
@@ -127,7 +134,7 @@ async fn the_head_is_followed_closely_and_without_gaps() {
             .join("\n")
     );
     let lag = lags.iter().sum::<Duration>() / 3;
-    assert!(lag < Duration::from_millis(100), "{lag:?}");
+    assert!(lag < heads.block_interval() / 2, "{lag:?}");
     let head = heads.latest().unwrap();
     assert!(head.chain_time() >= head.block.timestamp);
 }

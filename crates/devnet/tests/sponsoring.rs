@@ -16,7 +16,7 @@ use serde_json::json;
 use support::payments::{
     CHAIN, Logs, approving_payer, permit, refusal, refusal_reason, signed, tokens,
 };
-use support::{quantity, read, send, start, wallet};
+use support::{mined, quantity, read, send, start, wallet};
 use teller_devnet::contracts::abi::Token;
 use teller_devnet::contracts::{
     PERMIT_TOKEN, PERMIT_TOKEN_NAME, PERMIT_TOKEN_VERSION, PLAIN_TOKEN, TEST_DOLLAR,
@@ -208,6 +208,7 @@ async fn a_signed_approval_is_read_topped_up_sent_and_then_pays() {
         .await
         .unwrap();
     assert_eq!(hash, json!(approval.hash));
+    mined(&devnet, &hash).await;
 
     let permit = permit(PLAIN_TOKEN, Address::random(), 10_000, Proxy::Exact);
     let data = settle_call(&permit, payer, permit.amount, &signed(key, permit.digest()));

@@ -334,7 +334,6 @@ mod tests {
         assert_eq!(announced, ListingStatus::Processing);
         let paid = discovery.paid(candidate(), &ledger, now).await;
         assert_eq!(paid, ListingStatus::Processing);
-        assert!(now.elapsed() < Duration::from_secs(5));
         // It is listed all the same once it can be judged, and not written again at once.
         drop(busy);
         let mut status = ListingStatus::Processing;

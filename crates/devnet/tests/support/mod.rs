@@ -99,7 +99,12 @@ pub async fn send(devnet: &Devnet, from: Address, to: Address, data: &[u8], gas:
         .rpc("eth_sendTransaction", transaction)
         .await
         .unwrap();
-    for _ in 0..200 {
+    mined(devnet, &hash).await
+}
+
+/// The receipt of a transaction, once it is mined: a node answers a send before that.
+pub async fn mined(devnet: &Devnet, hash: &Value) -> Value {
+    for _ in 0..1_000 {
         let receipt = devnet
             .rpc("eth_getTransactionReceipt", json!([hash]))
             .await
