@@ -17,11 +17,14 @@ pub(crate) async fn hold_base_fee_floor(rpc: Rpc, every: Duration) {
     loop {
         ticks.tick().await;
         // A node that does not answer is not this task's to report; its next tick may find it well.
-        let Ok(info) = rpc.call("anvil_nodeInfo", json!([])).await else {
+        // Not anvil_nodeInfo, which locks anvil for ever if a block is mined at that moment (anvil 1.7.1).
+        let history = rpc.call("eth_feeHistory", json!(["0x1", "latest", []]));
+        let Ok(history) = history.await else {
             continue;
         };
-        let next = info
-            .pointer("/environment/baseFee")
+        // The second of the two is the next block's.
+        let next = history
+            .pointer("/baseFeePerGas/1")
             .and_then(Value::as_str)
             .and_then(|hex| u128::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
         if next.is_some_and(|fee| fee < u128::from(MIN_BASE_FEE)) {
