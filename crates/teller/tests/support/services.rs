@@ -138,9 +138,17 @@ impl Postgres {
             .stderr(log)
             .spawn();
         self.child = Some(child.unwrap());
+        self.answers().await;
+    }
+
+    /// A connection, once it answers: it may be starting, or recovering from a crash.
+    async fn answers(&self) -> sqlx::PgConnection {
         let start = Instant::now();
-        while self.connect("postgres").await.is_err() {
-            assert!(start.elapsed() < READY_WITHIN, "Postgres does not answer");
+        loop {
+            match self.connect("postgres").await {
+                Ok(connection) => return connection,
+                Err(error) => assert!(start.elapsed() < READY_WITHIN, "{error}"),
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -164,7 +172,7 @@ impl Postgres {
     /// kill -9 of a server process in the middle of a commit, if one is found there, else of any that serves a teller.
     /// Postgres then ends all others and recovers. Answers whether it was a commit.
     pub async fn kill_a_committing_backend(&self) -> bool {
-        let mut connection = self.connect("postgres").await.unwrap();
+        let mut connection = self.answers().await;
         let start = Instant::now();
         loop {
             assert!(start.elapsed() < READY_WITHIN, "nobody is connected");
