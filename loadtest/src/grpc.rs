@@ -109,9 +109,10 @@ fn messages(signed: &Signed) -> Option<(PaymentPayload, PaymentRequirements)> {
         from: payment.key.payer.to_string(),
         to: payment.payee.to_string(),
         value: payment.value.to_string(),
-        valid_after: payment.valid_after.0,
-        valid_before: payment.valid_before.0,
+        valid_after: payment.valid_after().0,
+        valid_before: payment.valid_before().0,
         nonce: payment.key.nonce.0.to_string(),
+        ..Eip3009Authorization::default()
     };
     let payload = PaymentPayload {
         x402_version: version.into(),

@@ -8,7 +8,7 @@ use alloy_primitives::{Address, B256, keccak256};
 use bytes::Bytes;
 use teller_domain::{
     Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, EcdsaSignature,
-    Payment, UnixSeconds, X402Version,
+    Payment, UnixSeconds, Validity, X402Version,
 };
 use teller_schemes::eip3009::Domain;
 
@@ -141,8 +141,7 @@ fn sign_one(
         asset: plan.asset.address,
         payee: *payee,
         value: plan.value,
-        valid_after: UnixSeconds(0),
-        valid_before,
+        validity: Validity::between(UnixSeconds(0), valid_before),
         authorization: Authorization::Eip3009 {
             signature: unsigned.into(),
         },

@@ -75,8 +75,8 @@ fn payload(payment: &Payment) -> Value {
             "from": payment.key.payer,
             "to": payment.payee,
             "value": payment.value,
-            "validAfter": payment.valid_after.0.to_string(),
-            "validBefore": payment.valid_before.0.to_string(),
+            "validAfter": payment.validity.valid_after().to_string(),
+            "validBefore": payment.validity.end().to_string(),
             "nonce": payment.key.nonce.0,
         },
     })
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(text(signed, "/authorization/validAfter"), "0");
         assert_eq!(
             text(signed, "/authorization/validBefore"),
-            payment.valid_before.0.to_string()
+            payment.validity.end().to_string()
         );
         assert_eq!(text(signed, "/authorization/nonce").len(), 2 + 2 * 32);
         assert_eq!(text(signed, "/authorization/to"), text(required, "/payTo"));

@@ -189,8 +189,8 @@ impl From<&Settlement> for SettlementView {
             payee: payment.payee.to_string(),
             amount: payment.value.to_string(),
             nonce: payment.key.nonce.0.to_string(),
-            valid_after: payment.valid_after.0.to_string(),
-            valid_before: payment.valid_before.0.to_string(),
+            valid_after: payment.validity.valid_after().to_string(),
+            valid_before: payment.void_from().to_string(),
             transaction: transaction_of(&settlement.state)
                 .map(|hash| hash.to_string())
                 .unwrap_or_default(),
@@ -292,7 +292,7 @@ pub(crate) mod tests {
     use teller_domain::{
         AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, BlockRef,
         CompensationKind, EcdsaSignature, Payment, Reason, SettlementStateKind, TenantId,
-        UnixMillis, UnixSeconds, Wei, X402Version,
+        UnixMillis, UnixSeconds, Validity, Wei, X402Version,
     };
 
     /// Settled at `safe` after success was told at `included` under another hash.
@@ -308,8 +308,7 @@ pub(crate) mod tests {
             asset,
             payee: Address::repeat_byte(3),
             value: AssetAmount(U256::from(10_000)),
-            valid_after: UnixSeconds(0),
-            valid_before: UnixSeconds(99),
+            validity: Validity::between(UnixSeconds(0), UnixSeconds(99)),
             authorization: Authorization::Eip3009 {
                 signature: EcdsaSignature {
                     r: B256::repeat_byte(0xee),

@@ -1,11 +1,11 @@
 //! From the wire's types to the domain's: networks are looked up, signatures put into one form, and what belongs
 //! together is compared.
 
-use alloy_primitives::{Address, Bytes, U256};
+use alloy_primitives::{Address, Bytes};
 use teller_domain::{
     AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Eip712Name,
     IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms, Reason, Refusal,
-    TenantId, TokenPermit, UnixSeconds, X402Version, v1_chain,
+    TenantId, TokenPermit, Validity, X402Version, v1_chain,
 };
 use teller_protocol::extensions::{
     BuilderCodeInfo, Eip2612GasSponsoring, Extension, PaymentIdentifier,
@@ -198,8 +198,7 @@ fn eip3009(
         asset: demanded.asset,
         payee: signed.to,
         value: AssetAmount(signed.value),
-        valid_after: moment(signed.valid_after, "authorization.validAfter")?,
-        valid_before: moment(signed.valid_before, "authorization.validBefore")?,
+        validity: Validity::signed(signed.valid_after, signed.valid_before),
         authorization: Authorization::Eip3009 {
             signature: read_signature(&signed.signature)?,
         },
@@ -232,7 +231,6 @@ fn permit2(chain: ChainId, wire: &EvmRequest, signed: &Permit2Payload) -> Result
         ));
     }
     let invalid = |refusal: Refusal| Refusal::new(Reason::Permit2InvalidSignature, refusal.detail);
-    let deadline = moment(signed.deadline, "permit2Authorization.deadline")?;
     Ok(Payment {
         key: AuthorizationKey {
             chain,
@@ -243,17 +241,12 @@ fn permit2(chain: ChainId, wire: &EvmRequest, signed: &Permit2Payload) -> Result
         asset: signed.token,
         payee: signed.to,
         value,
-        valid_after: moment(
-            signed.valid_after,
-            "permit2Authorization.witness.validAfter",
-        )?,
-        // Permit2 takes a permit in its deadline's second, too.
-        valid_before: deadline.plus(1),
-        authorization: Authorization::Permit2(Permit2 {
+        validity: Validity::signed(signed.valid_after, signed.deadline),
+        authorization: Authorization::Permit2(Box::new(Permit2 {
             terms,
             signature: read_signature(&signed.signature).map_err(invalid)?,
             allowance: allowance(&wire.extensions.eip2612_gas_sponsoring)?.map(Box::new),
-        }),
+        })),
     })
 }
 
@@ -287,16 +280,6 @@ fn network(version: Version, text: &str, path: &str) -> Result<ChainId, Refusal>
         Version::V2 => (text.parse().ok(), "eip155:<chain id>"),
     };
     found.ok_or_else(|| Refusal::new(Reason::InvalidNetwork, format!("{path} must be {form}")))
-}
-
-fn moment(seconds: U256, field: &str) -> Result<UnixSeconds, Refusal> {
-    let seconds = i64::try_from(seconds).map_err(|_| {
-        Refusal::new(
-            Reason::InvalidPayload,
-            format!("paymentPayload.payload.{field} lies beyond the end of 64-bit time"),
-        )
-    })?;
-    Ok(UnixSeconds(seconds.unsigned_abs()))
 }
 
 fn domain(extra: &Extra) -> Option<Eip712Name> {

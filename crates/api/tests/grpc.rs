@@ -8,6 +8,7 @@
 
 mod support;
 
+use alloy_primitives::U256;
 use teller_api::proto::facilitator_client::FacilitatorClient;
 use teller_api::proto::settlements_client::SettlementsClient;
 use teller_api::{Auth, ServeLimits, proto, serve_grpc};
@@ -46,6 +47,7 @@ fn payload() -> proto::PaymentPayload {
                     valid_after: 0,
                     valid_before: 1_740_672_154,
                     nonce: format!("0x{}", "ab".repeat(32)),
+                    ..Default::default()
                 }),
                 signature: [vec![1; 64], vec![27]].concat(),
             },
@@ -75,6 +77,15 @@ fn verify() -> proto::VerifyRequest {
     }
 }
 
+fn authorization_of(request: &mut proto::VerifyRequest) -> &mut proto::Eip3009Authorization {
+    match request.payment_payload.as_mut().unwrap().payload.as_mut() {
+        Some(proto::payment_payload::Payload::ExactEip3009(exact)) => {
+            exact.authorization.as_mut().unwrap()
+        }
+        None => panic!("no payload"),
+    }
+}
+
 #[tokio::test]
 async fn refusals_are_answers_and_what_cannot_be_checked_is_unavailable() {
     let mut client = FacilitatorClient::new(channel(Auth::Open).await);
@@ -88,6 +99,30 @@ async fn refusals_are_answers_and_what_cannot_be_checked_is_unavailable() {
     assert!(!answer.is_valid);
     assert_eq!(answer.invalid_reason, "invalid_payment_requirements");
     assert_eq!(answer.payer, "0x857b06519E91e3A54538791bDbb0E22373e36b66");
+
+    // Times beyond 64 bits are read like the others, and nothing is said twice.
+    for (decimal, is_read) in [
+        (U256::MAX.to_string(), true),
+        (format!("{}0", U256::MAX), false),
+        ("-1".to_owned(), false),
+    ] {
+        for number in [0, 1] {
+            let mut forever = verify();
+            let signed = authorization_of(&mut forever);
+            signed.valid_before = number;
+            signed.valid_before_decimal = decimal.clone();
+            match client.verify(forever).await {
+                Err(status) => {
+                    assert!(is_read && number == 0);
+                    assert_eq!(status.code(), Code::Unavailable);
+                }
+                Ok(answer) => {
+                    assert!(!is_read || number != 0);
+                    assert_eq!(answer.into_inner().invalid_reason, "invalid_payload");
+                }
+            }
+        }
+    }
 
     let mut wrong = verify();
     wrong.payment_payload.as_mut().unwrap().network = "base-sepolia".into();

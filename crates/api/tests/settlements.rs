@@ -23,7 +23,7 @@ use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
     AuthorizationNonce, BlockRef, ChainId, EcdsaSignature, Fees, FencedLane, Level, Payment,
     ProcessId, Reason, Receipt, Refusal, RequestId, Resolution, SettlementId, SettlementState,
-    SignedReceipt, SlotEnd, SlotId, TenantId, UnixSeconds, Wei, X402Version,
+    SignedReceipt, SlotEnd, SlotId, TenantId, UnixSeconds, Validity, Wei, X402Version,
 };
 use teller_store::{
     AcceptOutcome, Ledger, MemoryReservations, NewSettlement, NewSlot, SlotClosure, SqliteLedger,
@@ -122,8 +122,7 @@ fn payment() -> Payment {
         asset,
         payee: Address::repeat_byte(3),
         value: AssetAmount(U256::from(10_000)),
-        valid_after: UnixSeconds(0),
-        valid_before: UnixSeconds(u64::from(u32::MAX)),
+        validity: Validity::between(UnixSeconds(0), UnixSeconds(u64::from(u32::MAX))),
         authorization: Authorization::Eip3009 {
             signature: EcdsaSignature {
                 r: B256::repeat_byte(0xee),

@@ -106,9 +106,9 @@ impl InspectItem {
             call,
             target,
             gas: match payment.authorization.signature() {
-                PayerSignature::Ecdsa(_) => None,
+                PayerSignature::Ecdsa { .. } => None,
                 PayerSignature::Contract(_) => Some(JUDGED_GAS),
-                PayerSignature::Counterfactual { .. } => Some(MADE_GAS),
+                PayerSignature::Counterfactual(_) => Some(MADE_GAS),
             },
         }
     }

@@ -16,7 +16,7 @@ use teller_devnet::contracts::{NAME, TEST_DOLLAR, VERSION};
 use teller_devnet::{Devnet, DevnetConfig, Mining};
 use teller_domain::{
     AccountNonce, Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId,
-    Payment, UnixSeconds,
+    Payment, UnixSeconds, Validity,
 };
 use teller_schemes::eip3009;
 use tokio::time::{Instant, sleep, timeout};
@@ -66,8 +66,7 @@ fn item(payer: B256, payee: Address, value: u64) -> InspectItem {
         asset: TEST_DOLLAR,
         payee,
         value: AssetAmount::from(value),
-        valid_after: UnixSeconds(0),
-        valid_before: UnixSeconds(u64::MAX),
+        validity: Validity::between(UnixSeconds(0), UnixSeconds(u64::MAX)),
         authorization: Authorization::Eip3009 {
             signature: teller_schemes::sign(B256::ZERO, &payer.0).unwrap().into(),
         },

@@ -18,7 +18,7 @@ use support::{quantity, read, send, start, wallet};
 use teller_devnet::contracts::abi::{Permit2, Token};
 use teller_devnet::contracts::{PERMIT2, PLAIN_TOKEN, TEST_DOLLAR};
 use teller_devnet::{Devnet, contracts};
-use teller_domain::{AssetAmount, Authorization, Reason, UnixSeconds};
+use teller_domain::{AssetAmount, Authorization, Reason};
 use teller_schemes::permit2::{
     self, EXACT_PROXY, Findings, Permit, Proxy, UPTO_PROXY, decode_call, diagnose, invalidates,
     nonce_used, settle_call, settlements,
@@ -158,11 +158,11 @@ async fn what_was_not_signed_reverts_with_its_reason() {
     let stranger = signed(B256::random(), good.digest());
     let invalid = Some(Reason::Permit2InvalidSignature);
     let late = Permit {
-        deadline: UnixSeconds(1),
+        deadline: U256::ONE,
         ..good
     };
     let early = Permit {
-        valid_after: UnixSeconds(u64::MAX),
+        valid_after: U256::MAX,
         ..good
     };
     let nothing = Permit {

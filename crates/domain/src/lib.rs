@@ -6,6 +6,7 @@
 
 mod amount;
 mod asset;
+mod ecdsa;
 mod identity;
 pub mod invariants;
 pub mod known;
@@ -18,17 +19,19 @@ mod request;
 mod settlement;
 mod signed_receipt;
 mod slot;
+mod validity;
 
 pub use amount::{AccountNonce, AmountError, AssetAmount, UnixMillis, UnixSeconds, Wei};
 pub use asset::{Asset, KnownAsset, known_assets};
+pub use ecdsa::{EcdsaSignature, SignatureError, SignatureForm};
 pub use identity::{
     IdempotencyKey, IdempotencyKeyError, ProcessId, RequestId, SettlementId, TenantId,
 };
 pub use network::{ChainId, ChainIdError, KnownNetwork, known_network, v1_chain, v1_name};
-pub use payer_signature::PayerSignature;
+pub use payer_signature::{Counterfactual, PayerSignature};
 pub use payment::{
-    Authorization, AuthorizationKey, AuthorizationNonce, EcdsaSignature, Payment, PaymentDigest,
-    Scheme, X402Version,
+    Authorization, AuthorizationKey, AuthorizationNonce, Payment, PaymentDigest, Scheme,
+    X402Version,
 };
 pub use permit2::{EXACT_PROXY, PERMIT2, Permit2, PermitTerms, TokenPermit, UPTO_PROXY};
 pub use reason::{Reason, Refusal, UnknownReason};
@@ -41,3 +44,4 @@ pub use signed_receipt::{SettlementReceipt, SignedReceipt, SignedReceiptError};
 pub use slot::{
     Attempt, AttemptKind, Fees, FencedLane, LaneMode, Slot, SlotEnd, SlotId, SlotState,
 };
+pub use validity::Validity;

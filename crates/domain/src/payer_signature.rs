@@ -2,34 +2,52 @@
 
 use std::fmt;
 
-use alloy_primitives::{Address, Bytes, Keccak256};
+use alloy_primitives::{Address, Bytes};
 
-use crate::EcdsaSignature;
+use crate::{EcdsaSignature, SignatureForm};
 
 /// How a payer signed (PROTOCOL section 3.4). Never printed: whoever holds one can move the payer's money.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum PayerSignature {
     /// A plain account's: no code at the payer.
-    Ecdsa(EcdsaSignature),
+    Ecdsa {
+        /// In the form that token contracts take.
+        signature: EcdsaSignature,
+        /// In which form it was sent: if there turns out to be code, it is asked about those very bytes.
+        form: SignatureForm,
+    },
     /// For the payer's code to judge (ERC-1271): a contract, or an account that delegates (EIP-7702).
     Contract(Bytes),
     /// Of a contract that is not there yet (ERC-6492).
-    Counterfactual {
-        /// Whom to call to make it.
-        factory: Address,
-        /// With what.
-        factory_calldata: Bytes,
-        /// What the contract will judge.
-        signature: Bytes,
-    },
+    Counterfactual(Box<Counterfactual>),
+}
+
+/// A signature of a contract that is not there yet.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Counterfactual {
+    /// Whom to call to make it.
+    pub factory: Address,
+    /// With what.
+    pub factory_calldata: Bytes,
+    /// What the contract will judge.
+    pub signature: Bytes,
 }
 
 impl PayerSignature {
+    /// A plain account's if the bytes can be one's, else a contract's. Bytes that look like a plain account's may be for
+    /// code to judge all the same: that is known once the payer's code was looked at.
+    pub fn unwrapped(bytes: &[u8]) -> Self {
+        match EcdsaSignature::read(bytes) {
+            Ok((signature, form)) if !names_an_account(bytes) => Self::Ecdsa { signature, form },
+            Ok(_) | Err(_) => Self::Contract(Bytes::copy_from_slice(bytes)),
+        }
+    }
+
     /// The signature inside a plain account's.
     pub fn ecdsa(&self) -> Option<EcdsaSignature> {
         match self {
-            Self::Ecdsa(signature) => Some(*signature),
-            Self::Contract(_) | Self::Counterfactual { .. } => None,
+            Self::Ecdsa { signature, .. } => Some(*signature),
+            Self::Contract(_) | Self::Counterfactual(_) => None,
         }
     }
 
@@ -38,52 +56,61 @@ impl PayerSignature {
         self.ecdsa().is_none()
     }
 
-    /// The same bytes, for the payer's code to judge: there is code, whatever the signature looks like.
+    /// The very bytes that were sent, for the payer's code to judge: there is code, whatever the signature looks like.
     pub fn judged_by_code(&self) -> Self {
-        Self::Contract(self.to_bytes())
+        Self::Contract(match self {
+            Self::Ecdsa { signature, form } => signature.in_form(*form),
+            Self::Contract(_) | Self::Counterfactual(_) => self.to_bytes(),
+        })
     }
 
-    /// Whether the bytes have the length of a plain account's signature.
-    pub(crate) fn is_standard(&self) -> bool {
+    /// The bytes that tell this signature from every other. Who judges it, how the payer's contract is made first, and
+    /// in which form a plain account's was sent, is no part of it: that changes between two requests of one payment, or
+    /// is not known yet.
+    pub(crate) fn identity(&self) -> Bytes {
         match self {
-            Self::Ecdsa(_) => true,
-            Self::Contract(bytes) => bytes.len() == 65,
-            Self::Counterfactual { signature, .. } => signature.len() == 65,
+            Self::Ecdsa { .. } => self.to_bytes(),
+            Self::Contract(signature) => Self::unwrapped(signature).to_bytes(),
+            Self::Counterfactual(new) => Self::unwrapped(&new.signature).to_bytes(),
         }
-    }
-
-    /// Writes what tells this signature from every other into a hash. Who judges it, and how the payer's contract is
-    /// made first, is no part of it: that changes between two requests of one payment.
-    pub(crate) fn hash_into(&self, hasher: &mut Keccak256) {
-        let bytes = self.to_bytes();
-        if !self.is_standard() {
-            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-            hasher.update(length.to_be_bytes());
-        }
-        hasher.update(bytes);
     }
 
     /// The bytes that a token or Permit2 is given.
     pub fn to_bytes(&self) -> Bytes {
         match self {
-            Self::Ecdsa(signature) => Bytes::copy_from_slice(&signature.to_bytes()),
-            Self::Contract(signature) | Self::Counterfactual { signature, .. } => signature.clone(),
+            Self::Ecdsa { signature, .. } => Bytes::copy_from_slice(&signature.to_bytes()),
+            Self::Contract(signature) => signature.clone(),
+            Self::Counterfactual(new) => new.signature.clone(),
         }
     }
 }
 
+/// Some wallets put an account where `r` stands; no key makes such an `r`.
+fn names_an_account(bytes: &[u8]) -> bool {
+    bytes.iter().take(12).all(|byte| *byte == 0)
+}
+
 impl From<EcdsaSignature> for PayerSignature {
     fn from(signature: EcdsaSignature) -> Self {
-        Self::Ecdsa(signature)
+        Self::Ecdsa {
+            signature,
+            form: SignatureForm::Standard,
+        }
+    }
+}
+
+impl From<Counterfactual> for PayerSignature {
+    fn from(signature: Counterfactual) -> Self {
+        Self::Counterfactual(Box::new(signature))
     }
 }
 
 impl fmt::Debug for PayerSignature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Ecdsa(_) => "Ecdsa(..)",
+            Self::Ecdsa { .. } => "Ecdsa(..)",
             Self::Contract(_) => "Contract(..)",
-            Self::Counterfactual { .. } => "Counterfactual(..)",
+            Self::Counterfactual(_) => "Counterfactual(..)",
         })
     }
 }
@@ -96,13 +123,13 @@ mod tests {
     #[test]
     fn what_a_token_is_given_is_the_inner_signature_and_nothing_is_printed() {
         let inner = Bytes::from_static(&[0xab; 65]);
-        let counterfactual = PayerSignature::Counterfactual {
+        let counterfactual = PayerSignature::from(Counterfactual {
             factory: Address::repeat_byte(0xab),
             factory_calldata: Bytes::from_static(&[0xab]),
             signature: inner.clone(),
-        };
+        });
         assert_eq!(counterfactual.to_bytes(), inner);
-        let ecdsa = PayerSignature::Ecdsa(EcdsaSignature {
+        let ecdsa = PayerSignature::from(EcdsaSignature {
             r: B256::repeat_byte(0xab),
             s: B256::repeat_byte(0xab),
             v: 27,

@@ -1,11 +1,12 @@
 //! A payment as its buyer signed it.
 
-use std::fmt;
-
-use alloy_primitives::{Address, B256, Keccak256};
+use alloy_primitives::{Address, B256, Keccak256, U256, U512};
 use serde::{Deserialize, Serialize};
 
-use crate::{AssetAmount, ChainId, PayerSignature, Permit2, PermitTerms, UnixSeconds};
+use crate::{AssetAmount, ChainId, PayerSignature, Permit2, PermitTerms, UnixSeconds, Validity};
+
+/// Length of a plain account's signature.
+const ECDSA_BYTES: usize = 65;
 
 /// The x402 protocol version that a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,52 +75,6 @@ pub struct AuthorizationKey {
     pub nonce: AuthorizationNonce,
 }
 
-/// A secp256k1 signature in the form that token contracts take: low `s`, `v` 27 or 28.
-///
-/// Whoever holds one can move the payer's money to the payee, so it is never printed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EcdsaSignature {
-    /// `r`
-    pub r: B256,
-    /// `s`, in the lower half of the group order (EIP-2).
-    pub s: B256,
-    /// 27 or 28.
-    pub v: u8,
-}
-
-impl EcdsaSignature {
-    /// `r`, `s`, `v`: 65 bytes.
-    pub fn to_bytes(self) -> [u8; 65] {
-        let mut bytes = [0; 65];
-        let (r, rest) = bytes.split_at_mut(32);
-        let (s, v) = rest.split_at_mut(32);
-        r.copy_from_slice(self.r.as_slice());
-        s.copy_from_slice(self.s.as_slice());
-        v.copy_from_slice(&[self.v]);
-        bytes
-    }
-
-    /// The inverse of [`to_bytes`](Self::to_bytes); `None` for any other length. Checks nothing else.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (r, rest) = bytes.split_at_checked(32)?;
-        let (s, v) = rest.split_at_checked(32)?;
-        match v {
-            [v] => Some(Self {
-                r: B256::from_slice(r),
-                s: B256::from_slice(s),
-                v: *v,
-            }),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Debug for EcdsaSignature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EcdsaSignature(..)")
-    }
-}
-
 /// How the payer authorized the transfer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Authorization {
@@ -129,7 +84,7 @@ pub enum Authorization {
         signature: PayerSignature,
     },
     /// A permit for one of the x402 proxies.
-    Permit2(Permit2),
+    Permit2(Box<Permit2>),
 }
 
 impl Authorization {
@@ -147,6 +102,23 @@ impl Authorization {
             Self::Permit2(permit) => &mut permit.signature,
         }
     }
+
+    /// The inverse of [`Payment::void_from`]; `None` if no payment that was authorized so is void from there.
+    pub fn validity(&self, valid_after: U256, void_from: U512) -> Option<Validity> {
+        let end = void_from.checked_sub(U512::from(self.grace()))?;
+        Some(Validity::signed(
+            valid_after,
+            U256::checked_from_limbs_slice(end.as_limbs())?,
+        ))
+    }
+
+    /// Permit2 takes a permit in its deadline's second, too.
+    fn grace(&self) -> u64 {
+        match self {
+            Self::Eip3009 { .. } => 0,
+            Self::Permit2(_) => 1,
+        }
+    }
 }
 
 /// A payment: everything that was signed, and the signature.
@@ -160,10 +132,8 @@ pub struct Payment {
     pub payee: Address,
     /// How much moves, in atomic units.
     pub value: AssetAmount,
-    /// The authorization is void until after this moment.
-    pub valid_after: UnixSeconds,
-    /// The authorization is void from this moment on.
-    pub valid_before: UnixSeconds,
+    /// When the authorization is valid, in the numbers that were signed.
+    pub validity: Validity,
     /// The signature and its kind.
     pub authorization: Authorization,
 }
@@ -174,33 +144,48 @@ pub struct Payment {
 pub struct PaymentDigest(pub B256);
 
 impl Payment {
+    /// The authorization is void until after this moment; the clock's last stands for all behind it.
+    pub fn valid_after(&self) -> UnixSeconds {
+        self.validity.valid_after_on_clock()
+    }
+
+    /// The authorization is void from this moment on; the clock's last stands for all behind it.
+    pub fn valid_before(&self) -> UnixSeconds {
+        self.validity
+            .end_on_clock()
+            .plus(self.authorization.grace())
+    }
+
+    /// The same to the second, as ledgers and sellers know it. Behind the highest deadline lies a number of 257 bits.
+    pub fn void_from(&self) -> U512 {
+        U512::from(self.validity.end()) + U512::from(self.authorization.grace())
+    }
+
     /// The scheme that the payer signed for.
     pub fn scheme(&self) -> Scheme {
+        self.terms().map_or(Scheme::Exact, PermitTerms::scheme)
+    }
+
+    fn terms(&self) -> Option<PermitTerms> {
         match &self.authorization {
-            Authorization::Eip3009 { .. } => Scheme::Exact,
-            Authorization::Permit2(permit) => permit.terms.scheme(),
+            Authorization::Eip3009 { .. } => None,
+            Authorization::Permit2(permit) => Some(permit.terms),
         }
     }
 
     /// How much the payer signed for: what moves, except under `upto`, where that is the most that may.
     pub fn permitted(&self) -> AssetAmount {
-        match &self.authorization {
-            Authorization::Permit2(Permit2 {
-                terms: PermitTerms::Upto { permitted, .. },
-                ..
-            }) => *permitted,
-            Authorization::Eip3009 { .. } | Authorization::Permit2(_) => self.value,
+        match self.terms() {
+            Some(PermitTerms::Upto { permitted, .. }) => permitted,
+            Some(PermitTerms::Exact) | None => self.value,
         }
     }
 
     /// The one account that may send the call that settles it; `None` if anybody may.
     pub fn facilitator(&self) -> Option<Address> {
-        match &self.authorization {
-            Authorization::Permit2(Permit2 {
-                terms: PermitTerms::Upto { facilitator, .. },
-                ..
-            }) => Some(*facilitator),
-            Authorization::Eip3009 { .. } | Authorization::Permit2(_) => None,
+        match self.terms() {
+            Some(PermitTerms::Upto { facilitator, .. }) => Some(facilitator),
+            Some(PermitTerms::Exact) | None => None,
         }
     }
 
@@ -232,13 +217,14 @@ impl Payment {
         hasher.update(self.asset);
         hasher.update(self.payee);
         hasher.update(self.permitted().0.to_be_bytes::<32>());
-        hasher.update(self.valid_after.0.to_be_bytes());
-        hasher.update(self.valid_before.0.to_be_bytes());
-        let form = u8::from(!self.authorization.signature().is_standard());
+        hash_moment(&mut hasher, self.valid_after(), self.validity.valid_after());
+        hash_moment(&mut hasher, self.valid_before(), self.validity.end());
+        let signature = self.authorization.signature().identity();
+        let form = u8::from(signature.len() != ECDSA_BYTES);
         match &self.authorization {
-            Authorization::Eip3009 { signature } => {
+            Authorization::Eip3009 { .. } => {
                 hasher.update([1 + form]);
-                signature.hash_into(&mut hasher);
+                hash_signature(&mut hasher, &signature);
             }
             Authorization::Permit2(permit) => {
                 match permit.terms {
@@ -248,7 +234,7 @@ impl Payment {
                         hasher.update(facilitator);
                     }
                 }
-                permit.signature.hash_into(&mut hasher);
+                hash_signature(&mut hasher, &signature);
                 if let Some(allowance) = &permit.allowance {
                     hasher.update(allowance.to_bytes());
                 }
@@ -258,25 +244,26 @@ impl Payment {
     }
 }
 
+/// A moment on a clock; its last, which stands for many, with the number that was signed.
+fn hash_moment(hasher: &mut Keccak256, moment: UnixSeconds, signed: U256) {
+    hasher.update(moment.0.to_be_bytes());
+    if moment == UnixSeconds(u64::MAX) {
+        hasher.update(signed.to_be_bytes::<32>());
+    }
+}
+
+fn hash_signature(hasher: &mut Keccak256, bytes: &[u8]) {
+    if bytes.len() != ECDSA_BYTES {
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        hasher.update(length.to_be_bytes());
+    }
+    hasher.update(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signature_survives_its_bytes_and_never_prints() {
-        let signature = EcdsaSignature {
-            r: B256::repeat_byte(0xab),
-            s: B256::repeat_byte(0x12),
-            v: 28,
-        };
-        assert_eq!(
-            EcdsaSignature::from_bytes(&signature.to_bytes()),
-            Some(signature)
-        );
-        assert_eq!(EcdsaSignature::from_bytes(&[0; 64]), None);
-        assert_eq!(EcdsaSignature::from_bytes(&[0; 66]), None);
-        assert!(!format!("{signature:?}").contains("ab"));
-    }
+    use crate::{Counterfactual, EcdsaSignature, SignatureForm};
 
     fn payment(authorization: Authorization) -> Payment {
         Payment {
@@ -289,18 +276,17 @@ mod tests {
             asset: Address::repeat_byte(4),
             payee: Address::repeat_byte(5),
             value: AssetAmount::from(6),
-            valid_after: UnixSeconds(7),
-            valid_before: UnixSeconds(8),
+            validity: Validity::between(UnixSeconds(7), UnixSeconds(8)),
             authorization,
         }
     }
 
     fn permit2(terms: PermitTerms, signature: PayerSignature) -> Payment {
-        payment(Authorization::Permit2(Permit2 {
+        payment(Authorization::Permit2(Box::new(Permit2 {
             terms,
             signature,
             allowance: None,
-        }))
+        })))
     }
 
     #[test]
@@ -358,11 +344,11 @@ mod tests {
         paid.judged_by_code();
         assert!(paid.travels_alone());
         assert_eq!(paid.digest(), before);
-        let signature = PayerSignature::Counterfactual {
+        let signature = PayerSignature::from(Counterfactual {
             factory: Address::repeat_byte(1),
             factory_calldata: vec![7].into(),
             signature: vec![1; 100].into(),
-        };
+        });
         let mut paid = payment(Authorization::Eip3009 { signature });
         let before = paid.digest();
         paid.judged_by_code();
@@ -378,5 +364,99 @@ mod tests {
         };
         assert_eq!(more.digest(), less.digest());
         assert_eq!(less.permitted(), AssetAmount::from(9));
+    }
+
+    #[test]
+    fn a_plain_payment_is_small() {
+        // Thousands are held in flight: what only contract wallets, Permit2 and far times need is boxed.
+        assert!(size_of::<Payment>() <= 240, "{}", size_of::<Payment>());
+    }
+
+    #[test]
+    fn times_of_256_bits_are_told_apart_and_those_of_a_clock_hash_as_ever() {
+        let ecdsa = EcdsaSignature {
+            r: B256::repeat_byte(9),
+            s: B256::repeat_byte(10),
+            v: 27,
+        };
+        let of = |valid_after, end| Payment {
+            validity: Validity::signed(valid_after, end),
+            ..permit2(PermitTerms::Exact, ecdsa.into())
+        };
+        let (clock, one) = (U256::from(u64::MAX), U256::ONE);
+        let moments = [
+            U256::ZERO,
+            clock - one,
+            clock,
+            clock + one,
+            U256::MAX - one,
+            U256::MAX,
+        ];
+        let mut digests = std::collections::HashSet::new();
+        for valid_after in moments {
+            for end in moments {
+                let payment = of(valid_after, end);
+                assert!(digests.insert(payment.digest()));
+                let authorization = &payment.authorization;
+                let read = authorization.validity(valid_after, payment.void_from());
+                assert_eq!(read, Some(payment.validity.clone()));
+            }
+        }
+        let forever = of(U256::ZERO, U256::MAX);
+        assert_eq!(forever.valid_before(), UnixSeconds(u64::MAX));
+        assert_eq!(forever.void_from(), U512::from(U256::MAX) + U512::ONE);
+        assert_eq!(forever.authorization.validity(U256::ZERO, U512::ZERO), None);
+        assert_eq!(forever.authorization.validity(U256::ZERO, U512::MAX), None);
+        // As reservations and ledgers of earlier versions have them.
+        let hashed = [
+            &1_u64.to_be_bytes()[..],
+            &[1; 20],
+            &[2; 20],
+            &[3; 32],
+            &[4; 20],
+            &[5; 20],
+            &U256::from(6).to_be_bytes::<32>(),
+            &7_u64.to_be_bytes(),
+            &9_u64.to_be_bytes(),
+            &[0x20],
+            &ecdsa.to_bytes(),
+        ];
+        let near = of(U256::from(7), U256::from(8));
+        assert_eq!(
+            near.digest().0,
+            alloy_primitives::keccak256(hashed.concat())
+        );
+    }
+
+    #[test]
+    fn a_contract_is_asked_about_what_was_sent_and_the_digest_knows_no_form() {
+        let signature = EcdsaSignature {
+            r: B256::repeat_byte(9),
+            s: B256::repeat_byte(10),
+            v: 28,
+        };
+        let sent = |form| {
+            let signature = PayerSignature::Ecdsa { signature, form };
+            payment(Authorization::Eip3009 { signature })
+        };
+        let digest = sent(SignatureForm::Standard).digest();
+        for form in [
+            SignatureForm::Standard,
+            SignatureForm::Parity,
+            SignatureForm::Compact,
+        ] {
+            let mut payment = sent(form);
+            assert_eq!(
+                payment.authorization.signature().to_bytes()[..],
+                signature.to_bytes()
+            );
+            assert_eq!(payment.digest(), digest);
+            payment.judged_by_code();
+            assert_eq!(
+                payment.authorization.signature().to_bytes(),
+                signature.in_form(form)
+            );
+            assert_eq!(payment.digest(), digest);
+        }
     }
 }

@@ -60,8 +60,8 @@ impl Domain {
         message.update(payment.key.payer.into_word());
         message.update(payment.payee.into_word());
         message.update(payment.value.0.to_be_bytes::<32>());
-        message.update(U256::from(payment.valid_after.0).to_be_bytes::<32>());
-        message.update(U256::from(payment.valid_before.0).to_be_bytes::<32>());
+        message.update(payment.validity.valid_after().to_be_bytes::<32>());
+        message.update(payment.validity.end().to_be_bytes::<32>());
         message.update(payment.key.nonce.0);
         let mut digest = Keccak256::new();
         digest.update([0x19, 0x01]);
@@ -75,15 +75,15 @@ impl Domain {
 /// else the one that lets the payer's code judge it (ERC-1271).
 pub fn transfer_call(payment: &Payment) -> Bytes {
     let signature = match payment.authorization.signature() {
-        PayerSignature::Ecdsa(signature) => signature,
+        PayerSignature::Ecdsa { signature, .. } => signature,
         for_code => return transfer_call_with_bytes(payment, &for_code.to_bytes()),
     };
     transferWithAuthorizationCall {
         from: payment.key.payer,
         to: payment.payee,
         value: payment.value.0,
-        validAfter: U256::from(payment.valid_after.0),
-        validBefore: U256::from(payment.valid_before.0),
+        validAfter: payment.validity.valid_after(),
+        validBefore: payment.validity.end(),
         nonce: payment.key.nonce.0,
         v: signature.v,
         r: signature.r,
@@ -99,8 +99,8 @@ pub fn transfer_call_with_bytes(payment: &Payment, signature: &[u8]) -> Bytes {
         from: payment.key.payer,
         to: payment.payee,
         value: payment.value.0,
-        validAfter: U256::from(payment.valid_after.0),
-        validBefore: U256::from(payment.valid_before.0),
+        validAfter: payment.validity.valid_after(),
+        validBefore: payment.validity.end(),
         nonce: payment.key.nonce.0,
         signature: Bytes::copy_from_slice(signature),
     }
@@ -150,7 +150,7 @@ mod tests {
     use alloy_primitives::{address, hex};
     use teller_domain::{
         AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, UnixSeconds,
-        known_assets,
+        Validity, known_assets,
     };
 
     /// PROTOCOL section 11, vector 1: the example of the x402 specification.
@@ -171,8 +171,7 @@ mod tests {
             asset,
             payee: address!("209693Bc6afc0C5328bA36FaF03C514EF312287C"),
             value: AssetAmount::from(10_000),
-            valid_after: UnixSeconds(1_740_672_089),
-            valid_before: UnixSeconds(1_740_672_154),
+            validity: Validity::between(UnixSeconds(1_740_672_089), UnixSeconds(1_740_672_154)),
             authorization: Authorization::Eip3009 {
                 signature: normalize(&signature).unwrap().into(),
             },

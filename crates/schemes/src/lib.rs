@@ -16,4 +16,5 @@ mod signature;
 
 pub use event::{Effect, EventLog, Transfer, effects};
 pub use settling::{Outcome, classify_revert, settling_call, used_by};
-pub use signature::{ReadSignatureError, SignatureError, normalize, read, recover, sign};
+pub use signature::{ReadSignatureError, normalize, read, recover, sign};
+pub use teller_domain::SignatureError;

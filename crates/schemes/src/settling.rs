@@ -36,16 +36,12 @@ pub fn settling_call(payment: &Payment, multicall3: Address) -> (Address, Bytes)
 fn transfer(payment: &Payment, multicall3: Address) -> (Address, Bytes) {
     let call = eip3009::transfer_call(payment);
     match payment.authorization.signature() {
-        PayerSignature::Ecdsa(_) | PayerSignature::Contract(_) => (payment.asset, call),
-        PayerSignature::Counterfactual {
-            factory,
-            factory_calldata,
-            signature,
-        } => {
+        PayerSignature::Ecdsa { .. } | PayerSignature::Contract(_) => (payment.asset, call),
+        PayerSignature::Counterfactual(new) => {
             let wrapper = Wrapper {
-                factory: *factory,
-                factory_calldata: factory_calldata.clone(),
-                signature: signature.clone(),
+                factory: new.factory,
+                factory_calldata: new.factory_calldata.clone(),
+                signature: new.signature.clone(),
             };
             (multicall3, wrapper.deploy_then(payment.asset, call))
         }
@@ -113,10 +109,10 @@ mod tests {
     use crate::multicall::MULTICALL3;
     use crate::multicall::tests::decoded;
     use crate::permit2::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
-    use alloy_primitives::{B256, hex, keccak256};
+    use alloy_primitives::{B256, U256, hex, keccak256};
     use teller_domain::{
-        AssetAmount, AuthorizationKey, ChainId, EcdsaSignature, Permit2, PermitTerms, TokenPermit,
-        UnixSeconds,
+        AssetAmount, AuthorizationKey, ChainId, Counterfactual, EcdsaSignature, Permit2,
+        PermitTerms, TokenPermit, Validity,
     };
 
     const TOKEN: Address = Address::repeat_byte(4);
@@ -140,8 +136,7 @@ mod tests {
             asset: TOKEN,
             payee: Address::repeat_byte(5),
             value: AssetAmount::from(6),
-            valid_after: UnixSeconds(7),
-            valid_before: UnixSeconds(9),
+            validity: Validity::signed(U256::MAX, U256::MAX),
             authorization,
         }
     }
@@ -153,11 +148,11 @@ mod tests {
     fn permit2(terms: PermitTerms, allowance: Option<TokenPermit>) -> Payment {
         payment(
             PERMIT2,
-            Authorization::Permit2(Permit2 {
+            Authorization::Permit2(Box::new(Permit2 {
                 terms,
                 signature: plain().into(),
                 allowance: allowance.map(Box::new),
-            }),
+            })),
         )
     }
 
@@ -197,11 +192,11 @@ mod tests {
 
     #[test]
     fn a_wallet_that_is_not_there_is_made_and_pays_in_one_call() {
-        let payment = eip3009(PayerSignature::Counterfactual {
+        let payment = eip3009(PayerSignature::from(Counterfactual {
             factory: Address::repeat_byte(7),
             factory_calldata: Bytes::from_static(&[1]),
             signature: Bytes::from_static(&[2]),
-        });
+        }));
         let (target, call) = settling_call(&payment, MULTICALL3);
         assert_eq!(target, MULTICALL3);
         let steps = decoded(&call);

@@ -1,57 +1,19 @@
 //! What payers send as signatures, and ECDSA on secp256k1, through libsecp256k1.
 
-use alloy_primitives::{Address, B256, Bytes, U256, keccak256, uint};
+use alloy_primitives::{Address, B256, keccak256};
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{Message, PublicKey, SecretKey};
-use teller_domain::{EcdsaSignature, PayerSignature};
+use teller_domain::{Counterfactual, EcdsaSignature, PayerSignature, SignatureError};
 
 use crate::erc6492::{MAX_INNER_BYTES, Unwrapped, WrapperError, unwrap};
 
-/// Half the order of the group; a higher `s` is refused (EIP-2, and every token contract).
-const HALF_ORDER: U256 =
-    uint!(0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0_U256);
-
-/// Why bytes are no signature of a plain account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureError {
-    /// Neither 65 bytes nor the 64 of ERC-2098.
-    #[error("a plain account's signature has 65 bytes (or 64 in the form of ERC-2098), not {0}")]
-    Length(usize),
-    /// `v` is none of 0, 1, 27, 28.
-    #[error("v must be 0, 1, 27 or 28")]
-    RecoveryByte,
-    /// `s` is in the upper half of the group order.
-    #[error("s is in the upper half of the group order (EIP-2)")]
-    HighS,
-}
-
 /// Reads a signature in any form that clients send and brings it into the one that token contracts take: the 64-byte
 /// form expanded, `v` 27 or 28, `s` low (PROTOCOL section 3.4).
+///
+/// # Errors
+/// When no token contract would take what these bytes mean.
 pub fn normalize(bytes: &[u8]) -> Result<EcdsaSignature, SignatureError> {
-    let signature = match bytes.len() {
-        65 => EcdsaSignature::from_bytes(bytes).ok_or(SignatureError::Length(65))?,
-        64 => {
-            let (r, vs) = bytes.split_at(32);
-            let vs = U256::from_be_slice(vs);
-            let v = if vs.bit(255) { 28 } else { 27 };
-            let s: U256 = vs & (U256::MAX >> 1);
-            EcdsaSignature {
-                r: B256::from_slice(r),
-                s: s.into(),
-                v,
-            }
-        }
-        length => return Err(SignatureError::Length(length)),
-    };
-    let v = match signature.v {
-        0 | 27 => 27,
-        1 | 28 => 28,
-        _ => return Err(SignatureError::RecoveryByte),
-    };
-    if U256::from_be_bytes(signature.s.0) > HALF_ORDER {
-        return Err(SignatureError::HighS);
-    }
-    Ok(EcdsaSignature { v, ..signature })
+    EcdsaSignature::read(bytes).map(|(signature, _)| signature)
 }
 
 /// Why bytes are no signature of any kind.
@@ -75,25 +37,18 @@ pub enum ReadSignatureError {
 /// When no payer can have meant them as a signature.
 pub fn read(bytes: &[u8]) -> Result<PayerSignature, ReadSignatureError> {
     match unwrap(bytes)? {
-        Unwrapped::Wrapped(wrapper) => Ok(PayerSignature::Counterfactual {
+        Unwrapped::Wrapped(wrapper) => Ok(Counterfactual {
             factory: wrapper.factory,
             factory_calldata: wrapper.factory_calldata,
             signature: wrapper.signature,
-        }),
+        }
+        .into()),
         Unwrapped::Plain([]) => Err(ReadSignatureError::Empty),
         Unwrapped::Plain(plain) if plain.len() > MAX_INNER_BYTES => {
             Err(ReadSignatureError::TooLong)
         }
-        Unwrapped::Plain(plain) => Ok(match normalize(plain) {
-            Ok(signature) if !names_an_account(plain) => PayerSignature::Ecdsa(signature),
-            Ok(_) | Err(_) => PayerSignature::Contract(Bytes::copy_from_slice(plain)),
-        }),
+        Unwrapped::Plain(plain) => Ok(PayerSignature::unwrapped(plain)),
     }
-}
-
-/// Some wallets put an account where `r` stands; no key makes such an `r`, and the bytes must stay as they are.
-fn names_an_account(bytes: &[u8]) -> bool {
-    bytes.iter().take(12).all(|byte| *byte == 0)
 }
 
 /// The account whose key made this signature over `digest`; `None` if no key can have.
@@ -136,7 +91,7 @@ fn address_of(key: &PublicKey) -> Address {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloy_primitives::hex;
+    use alloy_primitives::{Bytes, U256, hex, uint};
     use proptest::prelude::*;
 
     fn key_one() -> [u8; 32] {
@@ -167,7 +122,7 @@ mod tests {
     fn the_form_of_the_bytes_says_what_kind_they_are() {
         let signature = sign(B256::repeat_byte(7), &key_one()).unwrap();
         let bytes = signature.to_bytes();
-        assert_eq!(read(&bytes), Ok(PayerSignature::Ecdsa(signature)));
+        assert_eq!(read(&bytes), Ok(signature.into()));
         let contract = |bytes: &[u8]| PayerSignature::Contract(bytes.to_vec().into());
         let mut approved = [0; 65];
         approved[31] = 5;
@@ -185,7 +140,7 @@ mod tests {
         let wrapped = wrapper.to_bytes();
         let read_back = read(&wrapped).unwrap();
         assert_eq!(read_back.to_bytes(), wrapper.signature);
-        assert!(matches!(read_back, PayerSignature::Counterfactual { .. }));
+        assert!(matches!(read_back, PayerSignature::Counterfactual(_)));
         assert_eq!(read(&[]), Err(ReadSignatureError::Empty));
         assert_eq!(
             read(&[1; MAX_INNER_BYTES + 1]),

@@ -166,7 +166,7 @@ fn event(log: &Log) -> EventLog<'_> {
 mod tests {
     use super::*;
     use alloy_primitives::{Address, Bytes, U256, keccak256};
-    use teller_domain::{AssetAmount, ChainId, UnixSeconds};
+    use teller_domain::{AssetAmount, ChainId};
     use teller_schemes::permit2::Proxy;
 
     fn call(nonce: u64, amount: u64) -> ProxyCall {
@@ -177,9 +177,9 @@ mod tests {
                 token: Address::repeat_byte(1),
                 amount,
                 nonce: U256::from(nonce),
-                deadline: UnixSeconds(1),
+                deadline: U256::ONE,
                 to: Address::repeat_byte(2),
-                valid_after: UnixSeconds(0),
+                valid_after: U256::ZERO,
                 proxy: Proxy::Exact,
             },
             owner: Address::repeat_byte(3),

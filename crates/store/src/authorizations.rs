@@ -2,7 +2,8 @@
 
 use alloy_primitives::{Address, Bytes};
 use teller_domain::{
-    AssetAmount, Authorization, EcdsaSignature, PayerSignature, Permit2, PermitTerms, TokenPermit,
+    AssetAmount, Authorization, Counterfactual, EcdsaSignature, PayerSignature, Permit2,
+    PermitTerms, TokenPermit,
 };
 
 use crate::rows::{address, present, read};
@@ -57,16 +58,12 @@ impl AuthorizationColumns {
         };
         let signature = authorization.signature();
         let (signature_kind, factory, factory_calldata) = match signature {
-            PayerSignature::Ecdsa(_) => (ECDSA, None, None),
+            PayerSignature::Ecdsa { .. } => (ECDSA, None, None),
             PayerSignature::Contract(_) => (CONTRACT, None, None),
-            PayerSignature::Counterfactual {
-                factory,
-                factory_calldata,
-                ..
-            } => (
+            PayerSignature::Counterfactual(new) => (
                 COUNTERFACTUAL,
-                Some(factory.to_vec()),
-                Some(factory_calldata.to_vec()),
+                Some(new.factory.to_vec()),
+                Some(new.factory_calldata.to_vec()),
             ),
         };
         Self {
@@ -91,11 +88,12 @@ impl AuthorizationColumns {
         let signature = match self.signature_kind.as_str() {
             ECDSA => present(EcdsaSignature::from_bytes(&self.signature), "signature")?.into(),
             CONTRACT => PayerSignature::Contract(self.signature.into()),
-            COUNTERFACTUAL => PayerSignature::Counterfactual {
+            COUNTERFACTUAL => Counterfactual {
                 factory: address(&present(self.factory, "factory")?)?,
                 factory_calldata: Bytes::from(present(self.factory_calldata, "factory calldata")?),
                 signature: self.signature.into(),
-            },
+            }
+            .into(),
             _ => return Err(corrupt("an unknown kind of signature")),
         };
         let terms = match self.kind.as_str() {
@@ -118,11 +116,11 @@ impl AuthorizationColumns {
                 Some(Box::new(present(read, "token permit")?))
             }
         };
-        Ok(Authorization::Permit2(Permit2 {
+        Ok(Authorization::Permit2(Box::new(Permit2 {
             terms,
             signature,
             allowance,
-        }))
+        })))
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 5] = [
+const SQLITE: [(i64, &str, &str); 6] = [
     (
         1,
         "ledger",
@@ -34,9 +34,14 @@ const SQLITE: [(i64, &str, &str); 5] = [
         "receipts_and_discovery",
         include_str!("../../../migrations/sqlite/0005_receipts_and_discovery.sql"),
     ),
+    (
+        6,
+        "times",
+        include_str!("../../../migrations/sqlite/0006_times.sql"),
+    ),
 ];
 
-const POSTGRES: [(i64, &str, &str); 5] = [
+const POSTGRES: [(i64, &str, &str); 6] = [
     (
         1,
         "ledger",
@@ -61,6 +66,11 @@ const POSTGRES: [(i64, &str, &str); 5] = [
         5,
         "receipts_and_discovery",
         include_str!("../../../migrations/postgres/0005_receipts_and_discovery.sql"),
+    ),
+    (
+        6,
+        "times",
+        include_str!("../../../migrations/postgres/0006_times.sql"),
     ),
 ];
 

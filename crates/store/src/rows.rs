@@ -1,12 +1,12 @@
 //! Between rows and domain types, once for both ledgers.
 
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::{Address, B256, Bytes, U256, U512};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, AuthorizationKey, AuthorizationNonce,
     BlockRef, ChainId, Fees, Level, Payment, PaymentDigest, Receipt, Refusal, Settlement,
     SettlementId, SettlementState, SettlementStateKind, Slot, SlotEnd, SlotId, SlotState, TenantId,
-    Told, UnixMillis, UnixSeconds, X402Version,
+    Told, UnixMillis, X402Version,
 };
 use uuid::Uuid;
 
@@ -261,8 +261,8 @@ readable! {
         let asset = address(&columns.take::<Vec<u8>>()?)?;
         let payee = address(&columns.take::<Vec<u8>>()?)?;
         let value: AssetAmount = read(&columns.take::<String>()?, "amount")?;
-        let valid_after = UnixSeconds(read(&columns.take::<String>()?, "moment")?);
-        let valid_before = UnixSeconds(read(&columns.take::<String>()?, "moment")?);
+        let valid_after: U256 = read(&columns.take::<String>()?, "moment")?;
+        let void_from: U512 = read(&columns.take::<String>()?, "moment")?;
         let authorization = AuthorizationColumns {
             kind: columns.take()?,
             signature_kind: columns.take()?,
@@ -274,6 +274,7 @@ readable! {
             token_permit: columns.take()?,
         }
         .read(key.payer, asset, value)?;
+        let validity = present(authorization.validity(valid_after, void_from), "moment")?;
         let digest = PaymentDigest(word(&columns.take::<Vec<u8>>()?)?);
         let tries = u32::try_from(columns.take::<i64>()?)
             .map_err(|_| StoreError::Corrupt("too many tries".to_owned()))?;
@@ -299,7 +300,7 @@ readable! {
             id,
             tenant: TenantId::new(&tenant),
             version: present(X402Version::from_number(version), "version")?,
-            payment: Payment { key, asset, payee, value, valid_after, valid_before, authorization },
+            payment: Payment { key, asset, payee, value, validity, authorization },
             attribution: attribution.unwrap_or_default().into(),
             digest,
             state: state.state(chain)?,

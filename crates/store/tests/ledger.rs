@@ -24,6 +24,7 @@ contract! {
     a_bad_row_does_not_fail_its_neighbours,
     a_withdrawn_payment_may_be_accepted_again_under_a_new_id,
     amounts_up_to_256_bits_come_back_exactly,
+    times_up_to_256_bits_come_back_as_they_were_signed,
     every_way_of_paying_comes_back_as_it_was_signed,
     what_charges_nothing_is_settled_as_it_is_accepted_and_told_once,
     a_withdrawal_and_a_slot_never_both_get_a_payment,
@@ -159,6 +160,46 @@ async fn amounts_up_to_256_bits_come_back_exactly(store: TestLedger) {
     );
 }
 
+async fn times_up_to_256_bits_come_back_as_they_were_signed(store: TestLedger) {
+    let clock = U256::from(u64::MAX);
+    let moments = [
+        U256::ZERO,
+        U256::from(9),
+        clock,
+        clock + U256::ONE,
+        U256::MAX - U256::ONE,
+        U256::MAX,
+    ];
+    let ecdsa = || payment().authorization.signature().clone();
+    let mut payments = Vec::new();
+    for (valid_after, end) in moments.into_iter().zip(moments.into_iter().rev()) {
+        for payment in [
+            payment(),
+            permit2(PermitTerms::Exact, ecdsa(), false),
+            permit2(upto(AssetAmount::from(2_000)), ecdsa(), false),
+        ] {
+            let validity = Validity::signed(valid_after, end);
+            payments.push(Payment {
+                validity,
+                ..payment
+            });
+        }
+    }
+    let accepting = payments
+        .iter()
+        .map(|payment| store.ledger.accept(new_settlement("shop", payment.clone())));
+    let written = join_all(accepting).await.into_iter();
+    let written: Vec<Settlement> = written.map(|outcome| accepted(outcome.unwrap())).collect();
+    for (payment, written) in payments.iter().zip(&written) {
+        let found = store.ledger.find(payment.key).await.unwrap();
+        assert_eq!(found.as_ref(), Some(written));
+        assert_eq!(written.payment, *payment);
+        assert_eq!(written.digest, payment.digest());
+    }
+    let open = store.ledger.unresolved_settlements().await.unwrap();
+    assert_eq!(open.len(), payments.len());
+}
+
 fn permit2(terms: PermitTerms, signature: PayerSignature, with_allowance: bool) -> Payment {
     let mut payment = payment();
     payment.key.authority = PERMIT2;
@@ -169,11 +210,11 @@ fn permit2(terms: PermitTerms, signature: PayerSignature, with_allowance: bool) 
     let bytes: Vec<u8> = (0..TokenPermit::BYTES).map(|n| n as u8).collect();
     let allowance =
         TokenPermit::of_checked(payment.key.payer, payment.asset, permitted, &bytes).unwrap();
-    payment.authorization = Authorization::Permit2(Permit2 {
+    payment.authorization = Authorization::Permit2(Box::new(Permit2 {
         terms,
         signature,
         allowance: with_allowance.then(|| Box::new(allowance)),
-    });
+    }));
     payment
 }
 
@@ -187,11 +228,11 @@ fn upto(permitted: AssetAmount) -> PermitTerms {
 async fn every_way_of_paying_comes_back_as_it_was_signed(store: TestLedger) {
     let ecdsa = || payment().authorization.signature().clone();
     let contract = |length: usize| PayerSignature::Contract(vec![7; length].into());
-    let counterfactual = PayerSignature::Counterfactual {
+    let counterfactual = PayerSignature::from(Counterfactual {
         factory: SIGNER,
         factory_calldata: vec![0; 3_000].into(),
         signature: vec![9; 65].into(),
-    };
+    });
     let eip3009 = |signature| Payment {
         authorization: Authorization::Eip3009 { signature },
         ..payment()
@@ -199,6 +240,7 @@ async fn every_way_of_paying_comes_back_as_it_was_signed(store: TestLedger) {
     let most = AssetAmount(U256::MAX);
     let payments = [
         eip3009(ecdsa()),
+        eip3009(contract(64)),
         eip3009(contract(65)),
         eip3009(contract(4_000)),
         eip3009(counterfactual),

@@ -12,6 +12,7 @@ mod support;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use alloy_primitives::U256;
 use futures::future::join_all;
 use support::*;
 use teller_domain::*;
@@ -129,9 +130,11 @@ async fn claims_at_once_share_nothing(store: TestLedger) {
 
 async fn only_what_is_void_by_then_is_claimed_to_be_ended(store: TestLedger) {
     let mut ids = Vec::new();
-    for valid_before in [9, 100, 101, u64::MAX] {
+    let [forever, never] = [U256::MAX, U256::MAX - U256::ONE];
+    let near = [9, 100, 101, u64::MAX].map(U256::from);
+    for valid_before in near.into_iter().chain([forever, never]) {
         let mut new = new_settlement("shop", payment());
-        new.payment.valid_before = UnixSeconds(valid_before);
+        new.payment.validity = Validity::signed(U256::ZERO, valid_before);
         ids.push(accepted(store.ledger.accept(new).await.unwrap()).id);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -151,7 +154,7 @@ async fn tenants_who_must_wait_are_passed_over_until_they_are_late(store: TestLe
     let mut ids = Vec::new();
     for (tenant, valid_before) in [("poor", 500), ("poor", 100), ("shop", 500), ("rich", 100)] {
         let mut new = new_settlement(tenant, payment());
-        new.payment.valid_before = UnixSeconds(valid_before);
+        new.payment.validity = Validity::between(UnixSeconds(0), UnixSeconds(valid_before));
         ids.push(accepted(store.ledger.accept(new).await.unwrap()).id);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -412,15 +415,15 @@ async fn what_only_one_account_may_settle_is_for_the_owner_of_its_lane(store: Te
     assert!(lane.is_some());
     let mut payment = payment();
     payment.key.authority = PERMIT2;
-    payment.valid_before = UnixSeconds(1_000);
-    payment.authorization = Authorization::Permit2(Permit2 {
+    payment.validity = Validity::between(UnixSeconds(0), UnixSeconds(999));
+    payment.authorization = Authorization::Permit2(Box::new(Permit2 {
         terms: PermitTerms::Upto {
             facilitator: SIGNER,
             permitted: payment.value,
         },
         signature: payment.authorization.signature().clone(),
         allowance: None,
-    });
+    }));
     let id = accepted(
         store
             .ledger

@@ -94,7 +94,7 @@ async fn is_new(stores: &Stores) -> StoreResult<bool> {
 
 fn hold(settlement: &Settlement, now: UnixMillis, balance_hold: Duration) -> ReserveRequest {
     let payment = &settlement.payment;
-    let valid_until = payment.valid_before.0.saturating_mul(1_000);
+    let valid_until = payment.valid_before().0.saturating_mul(1_000);
     ReserveRequest {
         key: payment.key,
         asset: payment.asset,

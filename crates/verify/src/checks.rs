@@ -97,7 +97,7 @@ fn check_permit(
     };
     let spender = permit.proxy.address();
     permit2::check(&permit, spender, &demand, now, network.margin_seconds).map_err(|reason| {
-        let (amount, deadline) = (permit.amount, permit.deadline.0);
+        let (amount, deadline) = (permit.amount, permit.deadline);
         let detail = format!(
             "the permit is over {amount} of {} to {} until {deadline}; required are {} of {} to {}, now is {}",
             permit.token, permit.to, demand.amount, demand.asset, demand.pay_to, now.0
@@ -231,19 +231,24 @@ fn check_terms(request: &PaymentRequest) -> Checked {
 
 /// The time window by the chain's time, with room left to settle.
 fn check_window(payment: &Payment, now: UnixSeconds, margin_seconds: u64) -> Checked {
-    if payment.valid_before < now.plus(margin_seconds) {
+    if payment.valid_before() < now.plus(margin_seconds) {
         return Err(Refusal::new(
             Reason::ValidBefore,
             format!(
                 "valid until {}, now is {}, and {margin_seconds} s must be left",
-                payment.valid_before.0, now.0
+                payment.validity.end(),
+                now.0
             ),
         ));
     }
-    if payment.valid_after > now {
+    if payment.valid_after() > now {
         return Err(Refusal::new(
             Reason::ValidAfter,
-            format!("valid after {}, now is {}", payment.valid_after.0, now.0),
+            format!(
+                "valid after {}, now is {}",
+                payment.validity.valid_after(),
+                now.0
+            ),
         ));
     }
     Ok(())

@@ -25,9 +25,10 @@ pub(crate) fn signed_by_key(known: &KnownDomain, payment: &Payment) -> bool {
 pub(crate) fn check_codeless(network: &Network, payment: &Payment, by_key: bool) -> Checked {
     let is_eip3009 = matches!(payment.authorization, Authorization::Eip3009 { .. });
     match payment.authorization.signature() {
-        PayerSignature::Ecdsa(_) if by_key => Ok(()),
-        PayerSignature::Counterfactual { factory, .. } if is_eip3009 => {
-            if network.wallet_factories.contains(factory) {
+        PayerSignature::Ecdsa { .. } if by_key => Ok(()),
+        PayerSignature::Counterfactual(new) if is_eip3009 => {
+            let factory = new.factory;
+            if network.wallet_factories.contains(&factory) {
                 return Ok(());
             }
             Err(Refusal::new(
@@ -35,11 +36,11 @@ pub(crate) fn check_codeless(network: &Network, payment: &Payment, by_key: bool)
                 format!("the factory {factory} is not on the allow-list"),
             ))
         }
-        PayerSignature::Ecdsa(_) => Err(Refusal::new(
+        PayerSignature::Ecdsa { .. } => Err(Refusal::new(
             invalid_signature(payment),
             "the signature is not the payer's over these fields",
         )),
-        PayerSignature::Contract(_) | PayerSignature::Counterfactual { .. } => Err(Refusal::new(
+        PayerSignature::Contract(_) | PayerSignature::Counterfactual(_) => Err(Refusal::new(
             invalid_signature(payment),
             "the signature is for a contract to judge, and the payer is none",
         )),
@@ -149,7 +150,7 @@ mod tests {
     use teller_chain::PermitReading;
     use teller_domain::{
         AuthorizationKey, AuthorizationNonce, BlockRef, ChainId, EcdsaSignature, Permit2,
-        PermitTerms, UnixSeconds,
+        PermitTerms, UnixSeconds, Validity,
     };
 
     use super::*;
@@ -182,8 +183,7 @@ mod tests {
             asset: ASSET,
             payee: Address::repeat_byte(5),
             value: AssetAmount::from(10_000),
-            valid_after: UnixSeconds(7),
-            valid_before: UnixSeconds(9),
+            validity: Validity::between(UnixSeconds(7), UnixSeconds(9)),
             authorization,
         }
     }
@@ -236,7 +236,7 @@ mod tests {
                 signature,
                 allowance: None,
             };
-            payment(PERMIT2, Authorization::Permit2(permit))
+            payment(PERMIT2, Authorization::Permit2(Box::new(permit)))
         };
         let reverted = |data: &'static [u8]| Simulation::Reverted(Bytes::from_static(data));
         let found = |balance: u64, allowance: u64, proxy_ready, simulation| Inspection {

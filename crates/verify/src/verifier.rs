@@ -217,15 +217,15 @@ impl Inner {
         let payment = whole.as_ref().unwrap_or(payment);
         let item = InspectItem::of(payment, network.multicall3);
         let first = match payment.authorization.signature() {
-            PayerSignature::Ecdsa(_) | PayerSignature::Contract(_) => item,
+            PayerSignature::Ecdsa { .. } | PayerSignature::Contract(_) => item,
             // Nobody is called before it is known that this has to be.
-            PayerSignature::Counterfactual { .. } => item.without_call(),
+            PayerSignature::Counterfactual(_) => item.without_call(),
         };
         let mut inspection = self.inspect(network, first).await?;
         let judge = match payment.authorization.signature() {
             _ if inspection.code_size > 0 => Judge::PayersCode,
-            PayerSignature::Ecdsa(_) => Judge::Key,
-            PayerSignature::Contract(_) | PayerSignature::Counterfactual { .. } => Judge::NewCode,
+            PayerSignature::Ecdsa { .. } => Judge::Key,
+            PayerSignature::Contract(_) | PayerSignature::Counterfactual(_) => Judge::NewCode,
         };
         let mut judged = Cow::Borrowed(payment);
         if judge == Judge::PayersCode {
@@ -234,9 +234,9 @@ impl Inner {
             check_codeless(network, payment, by_key)?;
         }
         let is_unjudged = match payment.authorization.signature() {
-            PayerSignature::Ecdsa(_) => judge == Judge::PayersCode,
+            PayerSignature::Ecdsa { .. } => judge == Judge::PayersCode,
             PayerSignature::Contract(_) => false,
-            PayerSignature::Counterfactual { .. } => true,
+            PayerSignature::Counterfactual(_) => true,
         };
         if is_unjudged {
             let again = InspectItem::of(&judged, network.multicall3);
@@ -311,7 +311,7 @@ impl Inner {
             balance: reading.balance,
             read_at_block: reading.block,
             now,
-            nonce_hold_until: nonce_hold_until(payment.valid_before, chain_now, now),
+            nonce_hold_until: nonce_hold_until(payment.valid_before(), chain_now, now),
             balance_hold_until: self.balance_hold_until(request.max_timeout_seconds, now),
         };
         let payer = payment.key.payer;

@@ -15,7 +15,7 @@ use teller_chain::{
 use teller_devnet::{Devnet, DevnetConfig, Mining};
 use teller_domain::{
     Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Eip712Name,
-    Payment, PaymentRequest, Reason, Scheme, TenantId, UnixSeconds, X402Version,
+    Payment, PaymentRequest, Reason, Scheme, TenantId, UnixSeconds, Validity, X402Version,
 };
 use teller_schemes::multicall::MULTICALL3;
 use teller_schemes::{eip3009, sign};
@@ -101,8 +101,7 @@ impl World {
             asset: asset.address,
             payee,
             value: AssetAmount::from(value),
-            valid_after: UnixSeconds(0),
-            valid_before: head.chain_time().plus(300),
+            validity: Validity::between(UnixSeconds(0), head.chain_time().plus(300)),
             authorization: Authorization::Eip3009 {
                 signature: sign(B256::ZERO, &secret.0).unwrap().into(),
             },

@@ -146,8 +146,16 @@ fn scheme_payload(payload: Option<proto::payment_payload::Payload>) -> Result<Ev
             &signed.value,
             field::unsigned,
         )?,
-        valid_after: U256::from(signed.valid_after),
-        valid_before: U256::from(signed.valid_before),
+        valid_after: moment(
+            &path("valid_after_decimal"),
+            &signed.valid_after_decimal,
+            signed.valid_after,
+        )?,
+        valid_before: moment(
+            &path("valid_before_decimal"),
+            &signed.valid_before_decimal,
+            signed.valid_before,
+        )?,
         nonce: parsed(
             Fault::Payload,
             &path("nonce"),
@@ -156,6 +164,19 @@ fn scheme_payload(payload: Option<proto::payment_payload::Payload>) -> Result<Ev
         )?,
         signature: exact.signature.into(),
     }))
+}
+
+/// The text where there is one, else the number beside it.
+fn moment(path: &str, text: &str, number: u64) -> Result<U256, Problem> {
+    match (text, number) {
+        ("", _) => Ok(U256::from(number)),
+        (_, 0) => parsed(Fault::Payload, path, text, field::unsigned),
+        _ => Err(Problem::of(
+            Fault::Payload,
+            path,
+            "contradicts the number of 64 bits",
+        )),
+    }
 }
 
 fn parsed<T>(
@@ -255,8 +276,10 @@ pub(super) fn settlement(row: &Row) -> proto::Settlement {
         payee: payment.payee.to_string(),
         amount: payment.value.to_string(),
         nonce: payment.key.nonce.0.to_string(),
-        valid_after: payment.valid_after.0,
-        valid_before: payment.valid_before.0,
+        valid_after: payment.valid_after().0,
+        valid_before: payment.valid_before().0,
+        valid_after_decimal: payment.validity.valid_after().to_string(),
+        valid_before_decimal: payment.void_from().to_string(),
         transaction: transaction_of(&row.state)
             .map(|hash| hash.to_string())
             .unwrap_or_default(),

@@ -1,4 +1,5 @@
 use super::*;
+use alloy_primitives::{U256, U512};
 use serde_json::{Value, json};
 
 const SIGNATURE: &str = "0x2d6a7588d6acca505cbf0d9a4a227e0c52c6c34008c8e8986a1283259764173608a2ce6496642e377d6da8dbbf5836e9bd15092f9ecab05ded3d6293af148b571c";
@@ -58,7 +59,7 @@ fn demands_come_from_the_requirements_and_payment_from_what_was_signed() {
         assert_eq!(request.payment.key.authority, request.payment.asset);
         assert_eq!(request.pay_to, Address::repeat_byte(0x11));
         assert_ne!(request.payment.payee, request.pay_to);
-        assert_eq!(request.payment.valid_before, UnixSeconds(1_740_672_154));
+        assert_eq!(request.payment.valid_before().0, 1_740_672_154);
         assert_eq!(request.domain.unwrap().name, "USDC");
     }
 }
@@ -78,14 +79,23 @@ fn networks_have_the_form_of_their_version_and_agree() {
 }
 
 #[test]
-fn times_beyond_64_bits_are_refused() {
-    for field in ["validAfter", "validBefore"] {
-        let mut late = body(2, "eip155:84532");
-        late["paymentPayload"]["payload"]["authorization"][field] = json!("9223372036854775808");
-        let refusal = read_as(&late).unwrap_err().refusal;
-        assert_eq!(refusal.reason, Reason::InvalidPayload);
-        assert!(refusal.detail.contains(field));
-    }
+fn times_are_the_numbers_that_were_signed() {
+    let highest = U256::MAX;
+    let mut late = body(2, "eip155:84532");
+    let authorization = &mut late["paymentPayload"]["payload"]["authorization"];
+    authorization["validAfter"] = json!("18446744073709551616");
+    authorization["validBefore"] = json!(highest.to_string());
+    let payment = read_as(&late).unwrap().request.payment;
+    assert_eq!(payment.validity.valid_after(), U256::ONE << 64);
+    assert_eq!(payment.validity.end(), highest);
+    let mut late = permit("exact");
+    let permit = &mut late["paymentPayload"]["payload"]["permit2Authorization"];
+    permit["deadline"] = json!(highest.to_string());
+    permit["witness"]["validAfter"] = json!(highest.to_string());
+    let payment = read_as(&late).unwrap().request.payment;
+    assert_eq!(payment.validity.valid_after(), highest);
+    assert_eq!(payment.validity.end(), highest);
+    assert_eq!(payment.void_from(), U512::from(highest) + U512::ONE);
 }
 
 #[test]
@@ -156,7 +166,7 @@ fn a_permit_moves_what_was_signed_or_under_upto_what_is_demanded() {
         assert_eq!(payment.key.authority, PERMIT2);
         assert_eq!(payment.value, AssetAmount::from(value));
         assert_eq!(payment.permitted(), AssetAmount::from(20_000));
-        assert_eq!(payment.valid_before, UnixSeconds(1_740_672_155));
+        assert_eq!(payment.valid_before().0, 1_740_672_155);
         let Authorization::Permit2(signed) = payment.authorization else {
             panic!("no permit")
         };

@@ -7,7 +7,7 @@ use teller_devnet::contracts::{PERMIT2, TEST_DOLLAR};
 use teller_devnet::{Devnet, fund_token};
 use teller_domain::{
     AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Payment, Reason,
-    UnixSeconds, known_assets,
+    UnixSeconds, Validity, known_assets,
 };
 use teller_schemes::permit2::{Permit, Proxy, classify_revert};
 use teller_schemes::{EventLog, eip3009, sign};
@@ -31,9 +31,9 @@ pub fn permit(token: Address, to: Address, amount: u64, proxy: Proxy) -> Permit 
         token,
         amount: AssetAmount::from(amount),
         nonce: U256::from_be_bytes(B256::random().0),
-        deadline: UnixSeconds(now() + 3_600),
+        deadline: U256::from(now() + 3_600),
         to,
-        valid_after: UnixSeconds(now() - 600),
+        valid_after: U256::from(now() - 600),
         proxy,
     }
 }
@@ -55,8 +55,7 @@ pub fn payment(payer: Address, to: Address, value: u64) -> (Payment, B256) {
         asset: TEST_DOLLAR,
         payee: to,
         value: AssetAmount::from(value),
-        valid_after: UnixSeconds(0),
-        valid_before: UnixSeconds(now() + 3_600),
+        validity: Validity::between(UnixSeconds(0), UnixSeconds(now() + 3_600)),
         authorization: Authorization::Eip3009 {
             signature: sign(B256::ZERO, &B256::repeat_byte(1).0).unwrap().into(),
         },

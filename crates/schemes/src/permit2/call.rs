@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::{SolCall, sol};
-use teller_domain::{AssetAmount, ChainId, UnixSeconds};
+use teller_domain::{AssetAmount, ChainId};
 
 use super::{EXACT_PROXY, PERMIT2, Permit, Proxy, UPTO_PROXY};
 use crate::multicall::decoded;
@@ -150,8 +150,7 @@ impl std::fmt::Debug for ProxyCall {
 /// The longest calldata that [`decode_call`] looks at.
 pub const MAX_CALLDATA_BYTES: usize = 16 * 1024;
 
-/// Reads a call to `target`. `None` if that is no proxy, the call no settlement, or a moment in it beyond 64 bits,
-/// which no payment of teller's has.
+/// Reads a call to `target`. `None` if that is no proxy, or the call no settlement.
 pub fn decode_call(chain: ChainId, target: Address, calldata: &[u8]) -> Option<ProxyCall> {
     if calldata.len() > MAX_CALLDATA_BYTES {
         return None;
@@ -167,7 +166,15 @@ pub fn decode_call(chain: ChainId, target: Address, calldata: &[u8]) -> Option<P
                 };
             let amount = permit.permitted.amount;
             let to = (witness.to, witness.validAfter);
-            call_of(chain, permit, to, Proxy::Exact, owner, amount, signature)
+            Some(call_of(
+                chain,
+                permit,
+                to,
+                Proxy::Exact,
+                owner,
+                amount,
+                signature,
+            ))
         }
         UPTO_PROXY => {
             let (permit, amount, owner, witness, signature) =
@@ -193,7 +200,7 @@ pub fn decode_call(chain: ChainId, target: Address, calldata: &[u8]) -> Option<P
                 facilitator: witness.facilitator,
             };
             let to = (witness.to, witness.validAfter);
-            call_of(chain, permit, to, proxy, owner, amount, signature)
+            Some(call_of(chain, permit, to, proxy, owner, amount, signature))
         }
         _ => None,
     }
@@ -224,22 +231,22 @@ fn call_of(
     owner: Address,
     amount: U256,
     signature: Bytes,
-) -> Option<ProxyCall> {
-    Some(ProxyCall {
+) -> ProxyCall {
+    ProxyCall {
         permit: Permit {
             chain,
             token: permit.permitted.token,
             amount: AssetAmount(permit.permitted.amount),
             nonce: permit.nonce,
-            deadline: UnixSeconds(u64::try_from(permit.deadline).ok()?),
+            deadline: permit.deadline,
             to,
-            valid_after: UnixSeconds(u64::try_from(valid_after).ok()?),
+            valid_after,
             proxy,
         },
         owner,
         amount: AssetAmount(amount),
         signature,
-    })
+    }
 }
 
 fn transfer_from(permit: &Permit) -> PermitTransferFrom {
@@ -249,14 +256,14 @@ fn transfer_from(permit: &Permit) -> PermitTransferFrom {
             amount: permit.amount.0,
         },
         nonce: permit.nonce,
-        deadline: U256::from(permit.deadline.0),
+        deadline: permit.deadline,
     }
 }
 
 fn exact_witness(permit: &Permit) -> ExactWitness {
     ExactWitness {
         to: permit.to,
-        validAfter: U256::from(permit.valid_after.0),
+        validAfter: permit.valid_after,
     }
 }
 
@@ -264,7 +271,7 @@ fn upto_witness(permit: &Permit, facilitator: Address) -> UptoWitness {
     UptoWitness {
         to: permit.to,
         facilitator,
-        validAfter: U256::from(permit.valid_after.0),
+        validAfter: permit.valid_after,
     }
 }
 
@@ -351,13 +358,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_call_reads_back(
-            limbs: [u64; 4], amount: u64, deadline: u64, valid_after: u64, is_upto: bool, with_permit: bool,
+            limbs: [u64; 4], amount: u64, deadline: [u64; 4], valid_after: [u64; 4], is_upto: bool, with_permit: bool,
             signature in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let permit = Permit {
                 nonce: U256::from_limbs(limbs),
-                deadline: UnixSeconds(deadline),
-                valid_after: UnixSeconds(valid_after),
+                deadline: U256::from_limbs(deadline),
+                valid_after: U256::from_limbs(valid_after),
                 ..vector(if is_upto { upto() } else { Proxy::Exact })
             };
             let amount = if is_upto { AssetAmount::from(amount) } else { permit.amount };

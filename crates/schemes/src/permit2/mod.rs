@@ -72,12 +72,12 @@ pub struct Permit {
     pub amount: AssetAmount,
     /// A bit of the payer's bitmap, across all tokens.
     pub nonce: U256,
-    /// The last moment at which Permit2 takes it.
-    pub deadline: UnixSeconds,
+    /// The last second at which Permit2 takes it.
+    pub deadline: U256,
     /// `witness.to`: who receives.
     pub to: Address,
-    /// `witness.validAfter`: the first moment at which the proxy takes it.
-    pub valid_after: UnixSeconds,
+    /// `witness.validAfter`: the first second at which the proxy takes it.
+    pub valid_after: U256,
     /// Who spends it.
     pub proxy: Proxy,
 }
@@ -93,9 +93,9 @@ impl Permit {
             token: payment.asset,
             amount: payment.permitted(),
             nonce: payment.key.nonce.0.into(),
-            deadline: deadline_of(payment.valid_before),
+            deadline: payment.validity.end(),
             to: payment.payee,
-            valid_after: payment.valid_after,
+            valid_after: payment.validity.valid_after(),
             proxy: match permit.terms {
                 PermitTerms::Exact => Proxy::Exact,
                 PermitTerms::Upto { facilitator, .. } => Proxy::Upto { facilitator },
@@ -118,7 +118,7 @@ impl Permit {
         message.update(permitted.finalize());
         message.update(self.proxy.address().into_word());
         message.update(self.nonce.to_be_bytes::<32>());
-        message.update(U256::from(self.deadline.0).to_be_bytes::<32>());
+        message.update(self.deadline.to_be_bytes::<32>());
         message.update(self.witness());
         let mut digest = Keccak256::new();
         digest.update([0x19, 0x01]);
@@ -140,18 +140,9 @@ impl Permit {
                 witness.update(facilitator.into_word());
             }
         }
-        witness.update(U256::from(self.valid_after.0).to_be_bytes::<32>());
+        witness.update(self.valid_after.to_be_bytes::<32>());
         witness.finalize()
     }
-}
-
-/// Permit2 takes a permit in its deadline's second; a payment is void from the second behind that on.
-pub fn valid_before(deadline: UnixSeconds) -> UnixSeconds {
-    deadline.plus(1)
-}
-
-fn deadline_of(valid_before: UnixSeconds) -> UnixSeconds {
-    UnixSeconds(valid_before.0.saturating_sub(1))
 }
 
 /// Permit2's EIP-712 domain separator on a network.
@@ -198,10 +189,13 @@ pub fn check(
         (permit.to != demand.pay_to, Reason::Permit2RecipientMismatch),
         (foreign, Reason::UptoFacilitatorMismatch),
         (
-            permit.deadline < now.plus(margin),
+            permit.deadline < U256::from(now.plus(margin).0),
             Reason::Permit2DeadlineExpired,
         ),
-        (permit.valid_after > now, Reason::Permit2NotYetValid),
+        (
+            permit.valid_after > U256::from(now.0),
+            Reason::Permit2NotYetValid,
+        ),
         (
             permit.amount != demand.amount,
             Reason::Permit2AmountMismatch,
@@ -228,9 +222,9 @@ mod tests {
             nonce: "33247007178036348590600198031289925668252061821958005840077069883511451257277"
                 .parse()
                 .unwrap(),
-            deadline: UnixSeconds(1_740_672_154),
+            deadline: U256::from(1_740_672_154),
             to: address!("209693Bc6afc0C5328bA36FaF03C514EF312287C"),
-            valid_after: UnixSeconds(1_740_672_089),
+            valid_after: U256::from(1_740_672_089),
             proxy,
         }
     }
@@ -301,20 +295,30 @@ mod tests {
             };
             assert_eq!(told(&to), Err(Reason::Permit2RecipientMismatch));
             let late = Permit {
-                deadline: UnixSeconds(1_740_672_105),
+                deadline: U256::from(1_740_672_105),
                 ..good
             };
             assert_eq!(told(&late), Err(Reason::Permit2DeadlineExpired));
             let just = Permit {
-                deadline: UnixSeconds(1_740_672_106),
+                deadline: U256::from(1_740_672_106),
                 ..good
             };
             assert_eq!(told(&just), Ok(()));
             let early = Permit {
-                valid_after: now.plus(1),
+                valid_after: U256::from(now.plus(1).0),
                 ..good
             };
             assert_eq!(told(&early), Err(Reason::Permit2NotYetValid));
+            let forever = Permit {
+                deadline: U256::MAX,
+                ..good
+            };
+            assert_eq!(told(&forever), Ok(()));
+            let never = Permit {
+                valid_after: U256::MAX,
+                ..good
+            };
+            assert_eq!(told(&never), Err(Reason::Permit2NotYetValid));
             let more = Permit {
                 amount: AssetAmount::from(10_001),
                 ..good

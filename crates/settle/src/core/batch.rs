@@ -71,9 +71,9 @@ impl Queued {
             Authorization::Permit2(_) => GAS_PER_PERMIT,
         };
         match self.payment.authorization.signature() {
-            PayerSignature::Ecdsa(_) => call,
+            PayerSignature::Ecdsa { .. } => call,
             PayerSignature::Contract(_) => call + GAS_OF_JUDGE,
-            PayerSignature::Counterfactual { .. } => call + GAS_OF_JUDGE + GAS_OF_MAKING,
+            PayerSignature::Counterfactual(_) => call + GAS_OF_JUDGE + GAS_OF_MAKING,
         }
     }
 
@@ -203,13 +203,13 @@ impl Queue {
         if !self
             .waiting
             .iter()
-            .any(|(queued, _)| queued.payment.valid_before <= cutoff)
+            .any(|(queued, _)| queued.payment.valid_before() <= cutoff)
         {
             return Vec::new();
         }
         let (late, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|(queued, _)| queued.payment.valid_before <= cutoff);
+            .partition(|(queued, _)| queued.payment.valid_before() <= cutoff);
         self.waiting = waiting;
         late.into_iter()
             .map(|(queued, _): (Queued, u64)| queued)
@@ -253,7 +253,7 @@ impl Queue {
         }
         if self.waiting.len() > items {
             self.waiting
-                .sort_by_key(|(queued, since)| (queued.payment.valid_before, *since));
+                .sort_by_key(|(queued, since)| (queued.payment.valid_before(), *since));
         }
         let mut batch: Vec<Queued> = Vec::new();
         let mut largest = items;

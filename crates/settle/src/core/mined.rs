@@ -123,7 +123,7 @@ pub(super) fn explain(
             fail(reason, "the transfer was mined and reverted", transaction)
         }
         Finding::WouldRevert(reason) => fail(reason, "the transfer would revert", None),
-        Finding::WouldSettle if queued.payment.valid_before <= cutoff => {
+        Finding::WouldSettle if queued.payment.valid_before() <= cutoff => {
             Resolution::Resolved(SettlementState::Expired)
         }
         Finding::WouldSettle if queued.tries >= MAX_TRIES && alone && end.carried => fail(

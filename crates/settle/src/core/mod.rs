@@ -399,7 +399,7 @@ impl Core {
         let released = self.queue.take_stranded(|queued| {
             let facilitator = queued.payment.facilitator();
             let has_lane = facilitator.is_none_or(|who| lanes.contains_key(&who));
-            !has_lane && queued.payment.valid_before > cutoff
+            !has_lane && queued.payment.valid_before() > cutoff
         });
         if released.is_empty() {
             return;

@@ -199,7 +199,7 @@ impl Core {
         {
             late = forming
                 .payments
-                .extract_if(.., |queued| queued.payment.valid_before <= cutoff)
+                .extract_if(.., |queued| queued.payment.valid_before() <= cutoff)
                 .collect();
         }
         self.end_late(fence, &late);
@@ -314,7 +314,7 @@ impl Core {
             .iter_mut()
             .for_each(|queued| queued.tries = queued.tries.saturating_add(1));
         lane.next_nonce = id.nonce.next();
-        let dead = |queued: &Queued| queued.payment.valid_before <= cutoff;
+        let dead = |queued: &Queued| queued.payment.valid_before() <= cutoff;
         let expired = parks && payments.iter().all(dead);
         let sent = Phase::Sent {
             acknowledged: false,

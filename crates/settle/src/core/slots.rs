@@ -331,7 +331,7 @@ impl Core {
         let expired = slot
             .payments
             .iter()
-            .all(|queued| queued.payment.valid_before <= cutoff);
+            .all(|queued| queued.payment.valid_before() <= cutoff);
         let (parked, newest) = (slot.is_parked(), slot.attempts.last().cloned());
         match newest {
             _ if expired && !parked && parks => self.add_attempt(id, AttemptKind::NoOp),

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
     AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, IdempotencyKey, Payment,
-    Receipt, Resolution, Scheme, SlotEnd, SlotId, TenantId, Told, UnixSeconds, Wei, X402Version,
+    Receipt, Resolution, Scheme, SlotEnd, SlotId, TenantId, Told, UnixSeconds, Validity, Wei,
+    X402Version,
 };
 use teller_store::{Duty, MemoryReservations, NewSlot, SlotClosure, SqliteLedger, Wanted};
 
@@ -41,8 +42,7 @@ fn request() -> PaymentRequest {
             asset,
             payee,
             value,
-            valid_after: UnixSeconds(0),
-            valid_before: UnixSeconds(u64::from(u32::MAX)),
+            validity: Validity::between(UnixSeconds(0), UnixSeconds(u64::from(u32::MAX))),
             authorization: Authorization::Eip3009 {
                 signature: EcdsaSignature {
                     r: B256::repeat_byte(4),

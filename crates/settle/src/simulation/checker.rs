@@ -151,7 +151,7 @@ impl World<'_> {
                 }
                 self.check_allowed(p, *id, *gas_limit, *fees);
                 let cutoff = self.processes[p].core.cutoff(now).unwrap_or_default();
-                let late = payments.iter().any(|q| q.payment.valid_before <= cutoff);
+                let late = payments.iter().any(|q| q.payment.valid_before() <= cutoff);
                 self.demand(!late, || {
                     format!("invariant 11: a payment enters {id} that it may outlive ({CUTOFF_SECONDS} s)")
                 });
@@ -190,7 +190,7 @@ impl World<'_> {
                     .collect();
                 let dead = payments
                     .iter()
-                    .all(|payment| payment.valid_before.0 + CUTOFF_SECONDS <= cutoff.0);
+                    .all(|payment| payment.valid_before().0 + CUTOFF_SECONDS <= cutoff.0);
                 let batch = attempt.kind == AttemptKind::Batch;
                 self.demand(!(dead && batch), || {
                     format!("invariant 11: {id} is sent for the first time after all its payments have expired")
@@ -437,7 +437,7 @@ impl World<'_> {
     pub fn check_reserved(&mut self, payment: &Payment, view: &State, now: u64) {
         let payer = payment.key.payer;
         // A hold ends with its authorization.
-        let until = (now + 60_000).min(payment.valid_before.0 * 1_000);
+        let until = (now + 60_000).min(payment.valid_before().0 * 1_000);
         self.check
             .holds
             .insert(payment.key, (payer, payment.value.0, until));

@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, U256};
 use teller_domain::{
     AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, EcdsaSignature, Level,
     Payment, RequestId, Settlement, SettlementId, SettlementState, TenantId, UnixMillis,
-    UnixSeconds, X402Version,
+    UnixSeconds, Validity, X402Version,
 };
 use teller_store::{
     AcceptOutcome, ClaimOutcome, HoldPurpose, Ledger, NewSettlement, Reservations, ReserveOutcome,
@@ -99,8 +99,7 @@ impl World<'_> {
             asset: TOKEN,
             payee: Address::with_last_byte(0x80 + self.rng.below(3) as u8),
             value: AssetAmount::from(self.rng.between(1, 30)),
-            valid_after: UnixSeconds(0),
-            valid_before: UnixSeconds(EPOCH + begins + lasts),
+            validity: Validity::between(UnixSeconds(0), UnixSeconds(EPOCH + begins + lasts)),
             authorization: Authorization::Eip3009 {
                 signature: EcdsaSignature {
                     r: B256::repeat_byte(1),
@@ -163,7 +162,7 @@ impl World<'_> {
             balance: AssetAmount(balance),
             read_at_block: view.block.number,
             now,
-            nonce_hold_until: UnixMillis(payment.valid_before.0 * 1_000),
+            nonce_hold_until: UnixMillis(payment.valid_before().0 * 1_000),
             balance_hold_until: UnixMillis(now.0 + 60_000),
         };
         let reservations = Arc::clone(&self.stage.reservations);
@@ -181,7 +180,7 @@ impl World<'_> {
     fn verify(&mut self, client: usize) {
         let payment = self.clients[client].payment.clone();
         let seconds = self.chain_seconds();
-        if payment.valid_before.0 <= seconds + 6 {
+        if payment.valid_before().0 <= seconds + 6 {
             self.clients[client].stage = Stage::Done;
             return;
         }
@@ -198,7 +197,7 @@ impl World<'_> {
     fn settle(&mut self, index: usize, at: usize) {
         let client = index;
         let payment = self.clients[client].payment.clone();
-        if payment.valid_before.0 <= self.chain_seconds() + 6 {
+        if payment.valid_before().0 <= self.chain_seconds() + 6 {
             self.clients[client].stage = Stage::Done;
             return;
         }

@@ -362,8 +362,8 @@ pub fn call_of(payment: &Payment) -> TokenCall {
         from: payment.key.payer,
         to: payment.payee,
         value: payment.value.0,
-        valid_after: payment.valid_after,
-        valid_before: payment.valid_before,
+        valid_after: payment.valid_after(),
+        valid_before: payment.valid_before(),
         nonce: payment.key.nonce.0,
     }
 }

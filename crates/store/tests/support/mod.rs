@@ -61,8 +61,7 @@ pub fn payment_of(payer: Address) -> Payment {
         asset: ASSET,
         payee: Address::repeat_byte(0xee),
         value: AssetAmount::from(1_000),
-        valid_after: UnixSeconds(0),
-        valid_before: UnixSeconds(u64::MAX),
+        validity: Validity::between(UnixSeconds(0), UnixSeconds(u64::MAX)),
         authorization: Authorization::Eip3009 {
             signature: EcdsaSignature {
                 r: B256::repeat_byte(1),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use teller_devnet::DevnetInfo;
 use teller_domain::{
     Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId,
-    EcdsaSignature, Payment, UnixSeconds,
+    EcdsaSignature, Payment, UnixSeconds, Validity,
 };
 use teller_schemes::eip3009::Domain;
 
@@ -135,8 +135,7 @@ impl Buyers {
             asset: self.asset.address,
             payee,
             value: AssetAmount::from(PRICE),
-            valid_after: UnixSeconds(0),
-            valid_before: UnixSeconds(now + TIMEOUT_SECONDS),
+            validity: Validity::between(UnixSeconds(0), UnixSeconds(now + TIMEOUT_SECONDS)),
             authorization: Authorization::Eip3009 {
                 signature: EcdsaSignature {
                     r: B256::ZERO,
@@ -175,8 +174,8 @@ impl Buyers {
                         "from": payment.key.payer,
                         "to": payment.payee,
                         "value": payment.value,
-                        "validAfter": payment.valid_after.0.to_string(),
-                        "validBefore": payment.valid_before.0.to_string(),
+                        "validAfter": payment.validity.valid_after().to_string(),
+                        "validBefore": payment.validity.end().to_string(),
                         "nonce": payment.key.nonce,
                     },
                 },

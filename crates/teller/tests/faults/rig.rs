@@ -163,7 +163,13 @@ impl Rig {
         let payers = self.chain.devnet.info().payers.len() as u64;
         let buyer = self.chain.payer((number % payers) as usize);
         let nonce = self.first_nonce.wrapping_add(number);
-        buyer.pay_until(&self.chain, PAYEE, 100 + number, nonce, valid_before)
+        buyer.pay_until(
+            &self.chain,
+            PAYEE,
+            100 + number,
+            nonce,
+            U256::from(valid_before),
+        )
     }
 
     pub fn buyer(&self, address: Address) -> Buyer {

@@ -155,6 +155,32 @@ async fn a_tenant_watches_lists_and_looks_up_its_own_settlements_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_is_valid_for_ever_is_settled_and_shown_in_full() {
+    let chain = Chain::start(Duration::from_secs(1)).await;
+    let teller = Teller::embedded(&chain).await;
+    let mut client = FacilitatorClient::new(channel(&teller).await);
+    let mut settlements = SettlementsClient::new(channel(&teller).await);
+    let forever = chain
+        .payer(0)
+        .pay_until(&chain, PAYEE, 10_000, 1, U256::MAX);
+    let settled = client.settle(settle_request(&chain, &forever, ""));
+    let settled = settled.await.unwrap().into_inner();
+    assert_eq!(
+        settled.outcome(),
+        proto::SettleOutcome::Settled,
+        "{settled:?}"
+    );
+    assert_eq!(chain.balance(PAYEE).await, U256::from(10_000));
+    let get = proto::GetSettlementRequest {
+        id: settled.settlement_id,
+    };
+    let found = settlements.get(get).await.unwrap().into_inner();
+    assert_eq!((found.valid_after, found.valid_before), (0, u64::MAX));
+    assert_eq!(found.valid_after_decimal, "0");
+    assert_eq!(found.valid_before_decimal, U256::MAX.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_and_reflection_tell_a_stranger_what_is_there() {
     let chain = Chain::start(Duration::from_secs(1)).await;
     let teller = Teller::embedded(&chain).await;
@@ -216,14 +242,21 @@ fn by<T>(key: &str, message: T) -> Request<T> {
 
 fn verify_request(chain: &Chain, payment: &Payment) -> proto::VerifyRequest {
     let signature = payment.authorization.signature().ecdsa().unwrap();
+    let end = payment.validity.end();
+    let (valid_before, valid_before_decimal) = match u64::try_from(end) {
+        Ok(near) => (near, String::new()),
+        Err(_) => (0, end.to_string()),
+    };
     let exact = proto::ExactEip3009 {
         authorization: Some(proto::Eip3009Authorization {
             from: payment.key.payer.to_string(),
             to: payment.payee.to_string(),
             value: payment.value.to_string(),
-            valid_after: payment.valid_after.0,
-            valid_before: payment.valid_before.0,
+            valid_after_decimal: payment.validity.valid_after().to_string(),
+            valid_before,
+            valid_before_decimal,
             nonce: payment.key.nonce.0.to_string(),
+            ..Default::default()
         }),
         signature: signature.to_bytes().to_vec(),
     };

@@ -19,6 +19,7 @@ mod refusals;
 mod settle;
 #[path = "../support/mod.rs"]
 mod support;
+mod times;
 mod upto;
 mod verify;
 mod wallets;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use teller_devnet::contracts::abi::Permit2;
 use teller_devnet::contracts::{PERMIT_TOKEN, PERMIT_TOKEN_NAME, PERMIT_TOKEN_VERSION};
 use teller_devnet::contracts::{PLAIN_TOKEN, TEST_DOLLAR};
-use teller_domain::{Asset, AssetAmount, EXACT_PROXY, PERMIT2, UnixSeconds};
+use teller_domain::{Asset, AssetAmount, EXACT_PROXY, PERMIT2};
 use teller_schemes::builder_code::{BuilderCodes, Code};
 use teller_schemes::eip2612;
 use teller_schemes::eip3009::Domain;
@@ -89,14 +89,14 @@ async fn each_single_fault_of_a_permit_gets_its_own_reason_from_verify_and_settl
         (
             "permit2_deadline_expired",
             by(Permit {
-                deadline: UnixSeconds(now() - 100),
+                deadline: U256::from(now() - 100),
                 ..good
             }),
         ),
         (
             "permit2_not_yet_valid",
             by(Permit {
-                valid_after: UnixSeconds(now() + 500),
+                valid_after: U256::from(now() + 500),
                 ..good
             }),
         ),

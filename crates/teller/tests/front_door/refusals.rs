@@ -63,7 +63,7 @@ async fn each_single_fault_gets_its_own_reason_from_verify_and_settle() {
             "expired",
             body(
                 &chain,
-                &buyer.pay_until(&chain, PAYEE, 10_000, 2, now() + 2),
+                &buyer.pay_until(&chain, PAYEE, 10_000, 2, U256::from(now() + 2)),
             ),
             "invalid_exact_evm_payload_authorization_valid_before",
         ),

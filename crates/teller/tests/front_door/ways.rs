@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use teller_devnet::contracts::abi::{SmartWalletFactory, Token};
 use teller_devnet::contracts::{PERMIT_TOKEN, PLAIN_TOKEN, WALLET_FACTORY};
 use teller_devnet::fund_token;
-use teller_domain::{AssetAmount, PERMIT2, Payment, UnixSeconds};
+use teller_domain::{AssetAmount, PERMIT2, Payment};
 use teller_schemes::permit2::{Permit, Proxy};
 use teller_schemes::sign;
 
@@ -114,9 +114,9 @@ pub fn permit(token: Address, to: Address, amount: u64, proxy: Proxy) -> Permit 
         token,
         amount: AssetAmount::from(amount),
         nonce: U256::from_be_bytes(B256::random().0),
-        deadline: UnixSeconds(now() + 600),
+        deadline: U256::from(now() + 600),
         to,
-        valid_after: UnixSeconds(0),
+        valid_after: U256::ZERO,
         proxy,
     }
 }
@@ -131,7 +131,7 @@ pub fn permit_body(payer: Address, permit: &Permit, signature: &[u8], amount: u6
         Proxy::Exact => "exact",
         Proxy::Upto { .. } => "upto",
     };
-    let mut witness = json!({"to": permit.to, "validAfter": permit.valid_after.0.to_string()});
+    let mut witness = json!({"to": permit.to, "validAfter": permit.valid_after.to_string()});
     if let Proxy::Upto { facilitator } = permit.proxy {
         witness["facilitator"] = json!(facilitator);
     }
@@ -154,7 +154,7 @@ pub fn permit_body(payer: Address, permit: &Permit, signature: &[u8], amount: u6
                     "permitted": {"token": permit.token, "amount": permit.amount.to_string()},
                     "spender": permit.proxy.address(),
                     "nonce": permit.nonce.to_string(),
-                    "deadline": permit.deadline.0.to_string(),
+                    "deadline": permit.deadline.to_string(),
                     "witness": witness,
                 },
             },

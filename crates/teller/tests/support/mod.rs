@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use teller_devnet::{Devnet, DevnetConfig, Mining};
 use teller_domain::{
     Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId,
-    EcdsaSignature, Payment, UnixSeconds,
+    EcdsaSignature, Payment, Validity,
 };
 use teller_schemes::{eip3009, sign};
 
@@ -128,7 +128,7 @@ impl Buyer {
 
     /// A payment with a nonce of this number, valid for ten minutes.
     pub fn pay(&self, chain: &Chain, payee: Address, value: u64, number: u64) -> Payment {
-        self.pay_until(chain, payee, value, number, now() + 600)
+        self.pay_until(chain, payee, value, number, U256::from(now() + 600))
     }
 
     pub fn pay_until(
@@ -137,7 +137,7 @@ impl Buyer {
         payee: Address,
         value: u64,
         number: u64,
-        valid_before: u64,
+        valid_before: U256,
     ) -> Payment {
         let mut payment = Payment {
             key: AuthorizationKey {
@@ -149,8 +149,7 @@ impl Buyer {
             asset: chain.asset.address,
             payee,
             value: AssetAmount::from(value),
-            valid_after: UnixSeconds(0),
-            valid_before: UnixSeconds(valid_before),
+            validity: Validity::signed(U256::ZERO, valid_before),
             authorization: Authorization::Eip3009 {
                 signature: EcdsaSignature {
                     r: B256::ZERO,
@@ -192,7 +191,7 @@ pub fn body(chain: &Chain, payment: &Payment) -> Value {
                 "signature": hex::encode_prefixed(signature.to_bytes()),
                 "authorization": {
                     "from": payment.key.payer, "to": payment.payee, "value": payment.value.to_string(),
-                    "validAfter": payment.valid_after.0.to_string(), "validBefore": payment.valid_before.0.to_string(),
+                    "validAfter": payment.validity.valid_after().to_string(), "validBefore": payment.validity.end().to_string(),
                     "nonce": payment.key.nonce.0,
                 },
             },

@@ -1,11 +1,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use alloy_primitives::{B256, Bytes};
+use alloy_primitives::{B256, Bytes, U256};
 use teller_chain::{InspectLimits, Inspector, NodeConfig, Nodes, watch_heads};
 use teller_domain::{
-    AssetAmount, AuthorizationKey, AuthorizationNonce, ChainId, EcdsaSignature, Eip712Name,
-    PERMIT2, PayerSignature, PermitTerms, Scheme, TenantId, known_assets,
+    AssetAmount, AuthorizationKey, AuthorizationNonce, ChainId, Counterfactual, EcdsaSignature,
+    Eip712Name, PERMIT2, PayerSignature, PermitTerms, Scheme, TenantId, Validity, known_assets,
 };
 use teller_schemes::eip3009::Domain;
 use teller_schemes::{recover, sign};
@@ -94,8 +94,7 @@ fn good() -> PaymentRequest {
             asset: asset.address,
             payee: PAYEE,
             value: AssetAmount::from(10_000),
-            valid_after: UnixSeconds(0),
-            valid_before: NOW.plus(60),
+            validity: Validity::between(UnixSeconds(0), NOW.plus(60)),
             authorization: Authorization::Eip3009 {
                 signature: signature.into(),
             },
@@ -137,6 +136,10 @@ fn change_signature(request: &mut PaymentRequest, change: fn(&mut EcdsaSignature
         Authorization::Eip3009 { signature: place } => *place = signature.into(),
         Authorization::Permit2(permit) => permit.signature = signature.into(),
     }
+}
+
+fn valid(request: &mut PaymentRequest, after: UnixSeconds, end: UnixSeconds) {
+    request.payment.validity = Validity::between(after, end);
 }
 
 type Fault = fn(&mut PaymentRequest);
@@ -200,10 +203,22 @@ async fn each_single_fault_has_exactly_its_reason() {
             r.amount = AssetAmount::from(9_999);
         }),
         ("expires", Reason::ValidBefore, |r| {
-            r.payment.valid_before = NOW.plus(5)
+            valid(r, UnixSeconds(0), NOW.plus(5))
         }),
         ("not yet", Reason::ValidAfter, |r| {
-            r.payment.valid_after = NOW.plus(1)
+            valid(r, NOW.plus(1), NOW.plus(60))
+        }),
+        ("never", Reason::ValidAfter, |r| {
+            r.payment.validity = Validity::signed(U256::MAX, U256::MAX);
+        }),
+        ("beyond the clock", Reason::ValidAfter, |r| {
+            r.payment.validity = Validity::signed(U256::ONE << 64, U256::MAX);
+        }),
+        ("no end", Reason::ValidBefore, |r| {
+            r.payment.validity = Validity::signed(U256::MAX, U256::ZERO);
+        }),
+        ("another forever", Reason::InvalidSignature, |r| {
+            r.payment.validity = Validity::signed(U256::ZERO, U256::MAX);
         }),
         ("nonce", Reason::InvalidSignature, |r| {
             r.payment.key.nonce = AuthorizationNonce(B256::repeat_byte(2));
@@ -233,11 +248,12 @@ async fn what_is_good_passes_to_the_edge_of_its_window() {
     let network = network();
     assert_eq!(verdict(&network, &good()), None);
     let edges: &[Fault] = &[
-        |r| r.payment.valid_before = NOW.plus(6),
-        |r| r.payment.valid_after = NOW,
+        |r| valid(r, UnixSeconds(0), NOW.plus(6)),
+        |r| valid(r, NOW, NOW.plus(60)),
         |r| (r.payment.value, r.amount) = (AssetAmount::ZERO, AssetAmount::ZERO),
         |r| r.version = X402Version::V1,
-        |r| r.payment.valid_before = UnixSeconds(u64::MAX),
+        |r| valid(r, UnixSeconds(0), UnixSeconds(u64::MAX)),
+        |r| r.payment.validity = Validity::signed(U256::ZERO, U256::MAX),
     ];
     for edge in edges {
         let mut request = good();
@@ -262,11 +278,11 @@ fn permit(terms: PermitTerms) -> PaymentRequest {
     request.domain = None;
     request.scheme = terms.scheme();
     request.payment.key.authority = PERMIT2;
-    request.payment.authorization = Authorization::Permit2(Permit2 {
+    request.payment.authorization = Authorization::Permit2(Box::new(Permit2 {
         terms,
         signature: request.payment.authorization.signature().clone(),
         allowance: None,
-    });
+    }));
     sign_permit(&mut request);
     request
 }
@@ -303,10 +319,16 @@ async fn each_single_fault_of_a_permit_has_exactly_its_reason() {
             r.pay_to = Address::repeat_byte(9);
         }),
         ("deadline", Reason::Permit2DeadlineExpired, |r| {
-            r.payment.valid_before = NOW.plus(6);
+            valid(r, UnixSeconds(0), NOW.plus(5));
         }),
         ("not yet", Reason::Permit2NotYetValid, |r| {
-            r.payment.valid_after = NOW.plus(1);
+            valid(r, NOW.plus(1), NOW.plus(60));
+        }),
+        ("never", Reason::Permit2NotYetValid, |r| {
+            r.payment.validity = Validity::signed(U256::MAX, U256::MAX);
+        }),
+        ("another forever", Reason::Permit2InvalidSignature, |r| {
+            r.payment.validity = Validity::signed(U256::ZERO, U256::MAX);
         }),
         ("own payer", Reason::FacilitatorIsParty, |r| {
             r.payment.key.payer = OWN;
@@ -327,6 +349,10 @@ async fn each_single_fault_of_a_permit_has_exactly_its_reason() {
     ];
     for terms in [PermitTerms::Exact, upto(OWN)] {
         assert_eq!(verdict(&network, &permit(terms)), None);
+        let mut forever = permit(terms);
+        forever.payment.validity = Validity::signed(U256::ZERO, U256::MAX);
+        sign_permit(&mut forever);
+        assert_eq!(verdict(&network, &forever), None);
         for (what, reason, spoil) in faults {
             let mut request = permit(terms);
             spoil(&mut request);
@@ -370,11 +396,11 @@ async fn upto_charges_what_is_demanded_at_settle_and_never_more_than_permitted()
 async fn only_trusted_factories_make_payers() {
     let mut network = network();
     let counterfactual = |mut request: PaymentRequest| {
-        let signature = PayerSignature::Counterfactual {
+        let signature = PayerSignature::from(Counterfactual {
             factory: Address::repeat_byte(7),
             factory_calldata: Bytes::new(),
             signature: Bytes::from_static(&[1]),
-        };
+        });
         match &mut request.payment.authorization {
             Authorization::Eip3009 { signature: place } => *place = signature,
             Authorization::Permit2(permit) => permit.signature = signature,

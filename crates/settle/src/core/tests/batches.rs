@@ -286,11 +286,11 @@ fn permit(number: u64, payer: u8, value: u64, terms: PermitTerms) -> Queued {
     queued.payment.key.payer = Address::repeat_byte(payer);
     queued.payment.value = AssetAmount::from(value);
     let signature = queued.payment.authorization.signature().clone();
-    queued.payment.authorization = Authorization::Permit2(Permit2 {
+    queued.payment.authorization = Authorization::Permit2(Box::new(Permit2 {
         terms,
         signature,
         allowance: None,
-    });
+    }));
     queued
 }
 

@@ -13,7 +13,7 @@ use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
     AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, LaneMode, Level, PERMIT2,
     Payment, Permit2, PermitTerms, Resolution, Settlement, SettlementId, SlotId, TenantId,
-    UnixMillis, Wei, X402Version,
+    UnixMillis, Validity, Wei, X402Version,
 };
 use teller_store::UnfinalSlot;
 
@@ -55,8 +55,7 @@ fn payment(number: u64, valid_for: u64) -> Queued {
         asset: token,
         payee: Address::repeat_byte(0x99),
         value: AssetAmount::from(10_000),
-        valid_after: UnixSeconds(0),
-        valid_before: UnixSeconds(START + valid_for),
+        validity: Validity::between(UnixSeconds(0), UnixSeconds(START + valid_for)),
         authorization: Authorization::Eip3009 {
             signature: EcdsaSignature {
                 r: B256::ZERO,

@@ -21,7 +21,7 @@ use teller_devnet::contracts::{Contract, MULTICALL3, NAME, TEST_DOLLAR, VERSION}
 use teller_devnet::{Devnet, DevnetConfig, Mining, keys};
 use teller_domain::{
     AccountNonce, Asset, AssetAmount, Attempt, Authorization, AuthorizationKey, AuthorizationNonce,
-    BlockRef, ChainId, Fees, Payment, UnixSeconds,
+    BlockRef, ChainId, Fees, Payment, UnixSeconds, Validity,
 };
 use teller_schemes::{eip3009, multicall};
 
@@ -205,8 +205,7 @@ impl Duel {
             asset: TEST_DOLLAR,
             payee: *self.rng.pick(&self.payees),
             value: AssetAmount::from(value),
-            valid_after: UnixSeconds(after),
-            valid_before: UnixSeconds(before),
+            validity: Validity::between(UnixSeconds(after), UnixSeconds(before)),
             authorization: Authorization::Eip3009 {
                 signature: teller_schemes::sign(B256::ZERO, &key.0).unwrap().into(),
             },

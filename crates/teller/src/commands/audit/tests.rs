@@ -10,7 +10,7 @@ use teller_domain::{
     AccountNonce, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, BlockRef,
     ChainId, CompensationKind, EcdsaSignature, Level, Payment, Reason, Receipt, Refusal,
     Settlement, SettlementId, SettlementState, SlotEnd, SlotId, SlotState, TenantId, Told,
-    UnixMillis, UnixSeconds, Wei, X402Version,
+    UnixMillis, UnixSeconds, Validity, Wei, X402Version,
 };
 use teller_store::AuditSlot;
 
@@ -43,8 +43,7 @@ fn payment(number: u8) -> Payment {
         asset: ASSET,
         payee: PAYEE,
         value: AssetAmount::from(1_000 + u64::from(number)),
-        valid_after: UnixSeconds(0),
-        valid_before: UnixSeconds(u64::MAX),
+        validity: Validity::between(UnixSeconds(0), UnixSeconds(u64::MAX)),
         authorization: Authorization::Eip3009 {
             signature: EcdsaSignature {
                 r: B256::ZERO,
