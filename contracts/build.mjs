@@ -7,6 +7,7 @@ import solc from "solc";
 const here = dirname(fileURLToPath(import.meta.url));
 const artifacts = join(here, "artifacts");
 const names = [
+  "CompactWallet",
   "DelegationManager",
   "HostileWallet",
   "Multicall3",

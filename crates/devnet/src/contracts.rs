@@ -64,6 +64,8 @@ pub enum Contract {
     PaymentLens,
     /// A payer that turned into a contract and means harm; its mode is in storage slot 0.
     HostileWallet,
+    /// A contract wallet that takes no signature in the form of plain accounts; its owner is in storage slot 0.
+    CompactWallet,
     /// Settles `exact` by Permit2.
     ExactProxy,
     /// Settles `upto` by Permit2.
@@ -133,6 +135,10 @@ impl Contract {
             Self::HostileWallet => (
                 "HostileWallet",
                 include_str!("../../../contracts/artifacts/HostileWallet.json"),
+            ),
+            Self::CompactWallet => (
+                "CompactWallet",
+                include_str!("../../../contracts/artifacts/CompactWallet.json"),
             ),
             Self::ExactProxy => (
                 "X402ExactPermit2Proxy",

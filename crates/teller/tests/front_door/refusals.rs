@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alloy_primitives::{Address, hex};
+use alloy_primitives::{Address, U256, hex};
 use serde_json::{Value, json};
 
 use crate::support::proxy::{Next, NodeProxy};

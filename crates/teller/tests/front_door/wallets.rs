@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, U256, hex};
 use futures::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use teller_devnet::contracts::{Contract, SMART_WALLET, TEST_DOLLAR, WALLET_FACTORY};
+use teller_domain::SignatureForm;
 use teller_schemes::erc6492::Wrapper;
 use teller_schemes::multicall::MULTICALL3;
+use teller_schemes::permit2::Proxy;
+use teller_schemes::sign;
 
 use crate::support::{Chain, Teller, body};
 use crate::ways::{
-    body_with, buyer, creation, deployed_wallet, gas, pays, receipt, refused, signed, teller,
-    unsigned, wallet_of,
+    approve, audited, body_with, buyer, creation, deployed_wallet, gas, pays, permit, permit_body,
+    receipt, refused, signed, teller, unsigned, wallet_of,
 };
 
 const PAYEE: Address = Address::repeat_byte(0x43);
@@ -83,6 +86,80 @@ async fn a_delegated_account_pays_by_its_own_key() {
         refused(&teller, &forged).await,
         "invalid_exact_evm_signature"
     );
+}
+
+/// A wallet that takes no signature in the form of plain accounts.
+async fn compact_wallet(chain: &Chain, owner: Address) -> Address {
+    let wallet = buyer(chain, TEST_DOLLAR).await.address;
+    let code = Contract::CompactWallet.runtime().unwrap();
+    has_code(chain, wallet, json!(code), owner).await;
+    wallet
+}
+
+async fn has_code(chain: &Chain, wallet: Address, code: Value, owner: Address) {
+    let set = json!([wallet, code]);
+    chain.devnet.rpc("anvil_setCode", set).await.unwrap();
+    let owner = json!([wallet, B256::ZERO, owner.into_word()]);
+    let set = chain.devnet.rpc("anvil_setStorageAt", owner);
+    set.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_is_asked_about_the_very_bytes_that_came() {
+    let chain = Chain::start(Duration::from_secs(1)).await;
+    let teller = teller(&chain).await;
+    let owner = chain.payer(0);
+    let wallet = compact_wallet(&chain, owner.address).await;
+    let permitting = compact_wallet(&chain, owner.address).await;
+    let delegated = buyer(&chain, TEST_DOLLAR).await.address;
+    let delegation = format!("0xef0100{}", hex::encode(wallet));
+    has_code(&chain, delegated, json!(delegation), owner.address).await;
+    approve(&chain, permitting, TEST_DOLLAR, 50_000).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    let mut paid = 0;
+    let in_form = |digest, form| sign(digest, &owner.key.0).unwrap().in_form(form);
+    for form in [SignatureForm::Compact, SignatureForm::Parity] {
+        let mut bodies = Vec::new();
+        for payer in [wallet, delegated] {
+            let (payment, digest) = unsigned(&chain, payer, PAYEE, 10_000);
+            let standard = body_with(&chain, &payment, &signed(&owner, digest));
+            assert_eq!(
+                refused(&teller, &standard).await,
+                "invalid_exact_evm_signature"
+            );
+            let signature = in_form(digest, form);
+            let body = body_with(&chain, &payment, &signature);
+            bodies.push((body, signature));
+        }
+        let permit = permit(TEST_DOLLAR, PAYEE, 10_000, Proxy::Exact);
+        let standard = signed(&owner, permit.digest());
+        let standard = permit_body(permitting, &permit, &standard, 10_000);
+        assert_eq!(
+            refused(&teller, &standard).await,
+            "invalid_permit2_signature"
+        );
+        let signature = in_form(permit.digest(), form);
+        bodies.push((
+            permit_body(permitting, &permit, &signature, 10_000),
+            signature,
+        ));
+        for (body, signature) in bodies {
+            let answer = pays(&teller, &body).await;
+            paid += 10_000;
+            assert_eq!(chain.balance(PAYEE).await, U256::from(paid));
+            let sent = json!([answer["transaction"]]);
+            let sent = chain.devnet.rpc("eth_getTransactionByHash", sent).await;
+            let calldata = sent.unwrap()["input"].as_str().unwrap().to_owned();
+            // As the last argument of the call: its length, and then its bytes.
+            let argument = [
+                &U256::from(signature.len()).to_be_bytes::<32>(),
+                &signature[..],
+            ];
+            assert!(calldata.contains(&hex::encode(argument.concat())));
+        }
+    }
+    audited(&chain, &teller);
 }
 
 #[tokio::test(flavor = "multi_thread")]
