@@ -422,6 +422,7 @@ mod tests {
             &ecdsa.to_bytes(),
         ];
         let near = of(U256::from(7), U256::from(8));
+        assert_eq!(near.void_from(), U512::from(9));
         assert_eq!(
             near.digest().0,
             alloy_primitives::keccak256(hashed.concat())
