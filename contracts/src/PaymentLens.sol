@@ -61,6 +61,30 @@ contract PaymentLens {
         bytes revertData;
     }
 
+    /// A delegation (ERC-7710): the call goes to its manager, whose word proves nothing, so that the balances are read
+    /// again behind it. A lens that is put at the delegate's address calls as the delegate.
+    struct RedemptionItem {
+        address manager;
+        address token;
+        address payer;
+        address payee;
+        /// Calldata to simulate against the manager; empty skips the simulation.
+        bytes call;
+    }
+
+    struct RedemptionState {
+        uint256 codeSize;
+        bool balanceRead;
+        uint256 balance;
+        uint256 payeeBalance;
+        bool simulated;
+        /// Balances behind the simulated call; zero where they cannot be read.
+        uint256 balanceAfter;
+        uint256 payeeBalanceAfter;
+        uint256 gasUsed;
+        bytes revertData;
+    }
+
     /// The call came without the gas that every item is entitled to.
     error NotEnoughGas();
 
@@ -102,6 +126,20 @@ contract PaymentLens {
                 (states[i].simulated, states[i].gasUsed, states[i].revertData) =
                     _simulate(items[i].proxy, items[i].call, gasPerItem);
             }
+        }
+    }
+
+    /// The same for delegations.
+    function inspectRedemptions(RedemptionItem[] calldata items, uint256 gasPerItem)
+        external
+        returns (uint256 blockNumber, uint256 blockTimestamp, RedemptionState[] memory states)
+    {
+        blockNumber = block.number;
+        blockTimestamp = block.timestamp;
+        states = new RedemptionState[](items.length);
+        for (uint256 i = 0; i < items.length; ++i) {
+            _readRedemption(items[i], states[i]);
+            if (items[i].call.length != 0) _redeem(items[i], gasPerItem, states[i]);
         }
     }
 
@@ -189,16 +227,49 @@ contract PaymentLens {
         }
     }
 
+    /// Like simulateFrame, with the payer's and the payee's balance behind the call between gas and revert data.
+    function redeemFrame(RedemptionItem calldata item, uint256 gasLimit) external {
+        bool ok;
+        uint256 spent;
+        bytes memory data;
+        if (item.manager.code.length != 0) {
+            _requireGas(gasLimit);
+            bytes memory input = item.call;
+            address manager = item.manager;
+            data = new bytes(MAX_REVERT_DATA);
+            assembly {
+                let before := gas()
+                ok := call(gasLimit, manager, 0, add(input, 0x20), mload(input), 0, 0)
+                spent := sub(before, gas())
+                let size := 0
+                if iszero(ok) {
+                    size := returndatasize()
+                    if gt(size, MAX_REVERT_DATA) { size := MAX_REVERT_DATA }
+                }
+                returndatacopy(add(data, 0x20), 0, size)
+                mstore(data, size)
+            }
+        }
+        (, uint256 payer) = _ask(item.token, abi.encodeWithSignature("balanceOf(address)", item.payer));
+        (, uint256 payee) = _ask(item.token, abi.encodeWithSignature("balanceOf(address)", item.payee));
+        bytes memory answer = abi.encodePacked(uint256(ok ? 1 : 0), spent, payer, payee, data);
+        assembly {
+            revert(add(answer, 0x20), mload(answer))
+        }
+    }
+
     // ---- inside ----
 
     function _read(Item calldata item, State memory state) private {
+        _readToken(item.token, item.payer, item.payee, item.nonce, state);
+    }
+
+    function _readToken(address token, address payer, address payee, bytes32 nonce, State memory state) private {
         uint256 budget = 3 * READ_GAS + 2 * FRAME_GAS;
         _requireGas(budget);
-        bytes memory answer = _frame(
-            abi.encodeCall(this.readFrame, (item.token, item.payer, item.payee, item.nonce)), budget, READ_ANSWER
-        );
+        bytes memory answer = _frame(abi.encodeCall(this.readFrame, (token, payer, payee, nonce)), budget, READ_ANSWER);
         if (answer.length != READ_ANSWER) {
-            state.codeSize = item.payer.code.length;
+            state.codeSize = payer.code.length;
             state.authorization = UNREADABLE;
             return;
         }
@@ -228,6 +299,40 @@ contract PaymentLens {
             state.allowance,
             state.nonce
         ) = abi.decode(answer, (uint256, bool, bool, uint256, uint256, uint256, uint8));
+    }
+
+    function _readRedemption(RedemptionItem calldata item, RedemptionState memory state) private {
+        State memory read;
+        _readToken(item.token, item.payer, item.payee, 0, read);
+        state.codeSize = read.codeSize;
+        state.balanceRead = read.balanceRead;
+        state.balance = read.balance;
+        state.payeeBalance = read.payeeBalance;
+    }
+
+    function _redeem(RedemptionItem calldata item, uint256 gasPerItem, RedemptionState memory state) private {
+        // Beside what _simulate brings: the two balances.
+        uint256 budget = gasPerItem + gasPerItem / 32 + 2 * FRAME_GAS + 8 * item.call.length + 2 * READ_GAS;
+        _requireGas(budget);
+        bytes memory answer = _frame(abi.encodeCall(this.redeemFrame, (item, gasPerItem)), budget, 128 + MAX_REVERT_DATA);
+        if (answer.length < 128) revert NotEnoughGas();
+        bool ok;
+        uint256 spent;
+        uint256 payer;
+        uint256 payee;
+        bytes memory data;
+        uint256 size = answer.length - 128;
+        // The findings become the revert data in place: its length goes over the fourth word.
+        assembly {
+            ok := mload(add(answer, 0x20))
+            spent := mload(add(answer, 0x40))
+            payer := mload(add(answer, 0x60))
+            payee := mload(add(answer, 0x80))
+            data := add(answer, 0x80)
+            mstore(data, size)
+        }
+        (state.simulated, state.gasUsed, state.revertData) = (ok, spent, data);
+        (state.balanceAfter, state.payeeBalanceAfter) = (payer, payee);
     }
 
     function _simulate(address target, bytes calldata call, uint256 gasPerItem)

@@ -22,6 +22,7 @@ use crate::meters::{Endpoint, Meters, Throttle, Transport};
 use crate::readiness::Readiness;
 use crate::receipts::ReceiptSigner;
 use crate::service::{Cause, Service};
+use crate::wire::Delegates;
 use crate::{grpc, rest};
 
 /// Bounds of the doors. The defaults are good for production.
@@ -85,9 +86,29 @@ pub struct SupportedNetwork {
     pub facilitator: Option<Address>,
     /// Whether EIP-2612 permits are taken with payments by Permit2.
     pub token_permits: bool,
+    /// Who redeems delegations (ERC-7710), and of which managers, where that is offered.
+    pub delegations: Option<SupportedDelegations>,
+}
+
+/// What a delegation must name to be redeemed.
+#[derive(Debug, Clone)]
+pub struct SupportedDelegations {
+    /// The delegate: the one account that redeems.
+    pub delegate: Address,
+    /// The managers that are called; never empty.
+    pub managers: Vec<Address>,
 }
 
 impl Supported {
+    /// Who redeems delegations, where that is offered.
+    pub(crate) fn delegates(&self) -> Delegates {
+        let offering = self.networks.iter().filter_map(|network| {
+            let delegations = network.delegations.as_ref()?;
+            Some((network.chain, delegations.delegate))
+        });
+        Delegates(offering.collect())
+    }
+
     pub(crate) fn response(&self) -> SupportedResponse {
         let kind = |version: u8, network: String| SupportedKind {
             x402_version: version,
@@ -95,15 +116,24 @@ impl Supported {
             network,
             extra: None,
         };
+        let texts = |addresses: &[Address]| addresses.iter().map(Address::to_string).collect();
         let mut kinds = Vec::new();
         let mut everywhere: Vec<Address> = Vec::new();
         for network in &self.networks {
-            kinds.push(kind(2, network.chain.to_string()));
+            let delegations = network.delegations.as_ref();
+            kinds.push(SupportedKind {
+                extra: delegations.map(|delegations| SupportedExtra {
+                    facilitator_address: delegations.delegate.to_string(),
+                    delegation_managers: texts(&delegations.managers),
+                }),
+                ..kind(2, network.chain.to_string())
+            });
             kinds.extend(v1_name(network.chain).map(|name| kind(1, name.to_owned())));
             kinds.extend(network.facilitator.map(|facilitator| SupportedKind {
                 scheme: Scheme::Upto.as_str().into(),
                 extra: Some(SupportedExtra {
                     facilitator_address: facilitator.to_string(),
+                    delegation_managers: Vec::new(),
                 }),
                 ..kind(2, network.chain.to_string())
             }));
@@ -111,7 +141,6 @@ impl Supported {
         }
         everywhere.sort_unstable();
         everywhere.dedup();
-        let texts = |signers: &[Address]| signers.iter().map(Address::to_string).collect();
         let mut signers = BTreeMap::from([("eip155:*".to_owned(), texts(&everywhere))]);
         let mut sets = self.networks.iter().map(|network| &network.signers);
         let first = sets.next();
@@ -139,6 +168,7 @@ pub struct Api {
 pub(crate) struct Inner {
     pub(crate) config: ApiConfig,
     pub(crate) service: Service,
+    pub(crate) delegates: Delegates,
     pub(crate) gate: Gate,
     pub(crate) readiness: Readiness,
     pub(crate) supported: SupportedResponse,
@@ -161,6 +191,7 @@ impl Api {
         auth: Auth,
         readiness: Readiness,
     ) -> Self {
+        let delegates = supported.delegates();
         let mut supported = supported.response();
         supported.extensions.push(ids::PAYMENT_IDENTIFIER.into());
         if config.discovery.is_some() {
@@ -184,6 +215,7 @@ impl Api {
                     drain,
                     in_flight: Arc::default(),
                 },
+                delegates,
                 gate: Gate::new(auth, Instant::now()),
                 readiness,
                 supported_json: serde_json::to_vec(&supported).unwrap_or_default().into(),
@@ -273,6 +305,7 @@ mod tests {
             signers: vec![Address::repeat_byte(signer)],
             facilitator: None,
             token_permits: false,
+            delegations: None,
         };
         let one = Supported {
             networks: vec![network(84532, 1)],
@@ -307,6 +340,28 @@ mod tests {
         assert_eq!(
             json["extensions"],
             serde_json::json!(["eip2612GasSponsoring"])
+        );
+        let delegations = Supported {
+            networks: vec![SupportedNetwork {
+                delegations: Some(SupportedDelegations {
+                    delegate: Address::repeat_byte(1),
+                    managers: vec![Address::repeat_byte(7)],
+                }),
+                ..network(84532, 1)
+            }],
+        };
+        assert_eq!(
+            serde_json::to_value(delegations.response()).unwrap()["kinds"],
+            serde_json::json!([
+                {
+                    "x402Version": 2, "scheme": "exact", "network": "eip155:84532",
+                    "extra": {
+                        "facilitatorAddress": "0x0101010101010101010101010101010101010101",
+                        "delegationManagers": ["0x0707070707070707070707070707070707070707"],
+                    },
+                },
+                {"x402Version": 1, "scheme": "exact", "network": "base-sepolia"},
+            ])
         );
         // Arbitrum has no name in version 1; different signer sets are told apart.
         let two = Supported {

@@ -23,7 +23,7 @@ mod service;
 mod view;
 mod wire;
 
-pub use api::{Api, ApiConfig, Supported, SupportedNetwork};
+pub use api::{Api, ApiConfig, Supported, SupportedDelegations, SupportedNetwork};
 pub use auth::{ApiKey, Auth};
 pub use health::Health;
 pub use limits::TenantLimits;

@@ -9,7 +9,7 @@ use alloy_primitives::Bytes;
 use futures::FutureExt;
 use teller_domain::{
     AssetAmount, ChainId, Compensation, IdempotencyKey, Level, Payment, PaymentRequest, Reason,
-    Refusal, Scheme, Settlement, SettlementId, TenantId,
+    Refusal, Scheme, Settlement, SettlementId, SettlementState, TenantId,
 };
 use teller_protocol::extensions::BuilderCodeInfo;
 use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
@@ -67,6 +67,7 @@ impl Service {
         let verifier = self.verifier.clone();
         let identifier = self.identifier(asked.payment_identifier);
         let request = asked.request;
+        let ledger = self.ledger.clone();
         let task = tokio::spawn(async move {
             let hold = match verifier.verify(&request).await {
                 Verdict::Valid(hold) => hold,
@@ -74,6 +75,9 @@ impl Service {
                 Verdict::Unknown(error) => return Err(Cause::from(error)),
             };
             // A hold that is dropped here is given back.
+            if let Some(refusal) = spent_here(ledger.as_ref(), &request).await? {
+                return Ok(Err(refusal));
+            }
             Ok(match identifier.bind(&request).await? {
                 None => Ok(hold),
                 Some(refusal) => Err(refusal),
@@ -292,6 +296,23 @@ impl Service {
 pub(crate) fn unavailable(error: StoreError) -> ApiError {
     tracing::warn!(%error, "the ledger could not be read");
     ApiError::LedgerUnavailable
+}
+
+/// What the chain does not guard the ledger does, for as long as there is one: the chain would let it pay again, and a
+/// settle would not. A seller that is told "valid" must be able to settle.
+async fn spent_here(
+    ledger: &dyn Ledger,
+    request: &PaymentRequest,
+) -> Result<Option<Refusal>, StoreError> {
+    if request.payment.is_guarded_on_chain() {
+        return Ok(None);
+    }
+    let row = ledger.find(request.payment.key).await?;
+    let spent = row.filter(|row| row.state != SettlementState::Withdrawn);
+    Ok(spent.map(|_| {
+        let detail = "this permission context was used for a payment before; each is good for one";
+        Refusal::new(Reason::NonceAlreadyUsed, detail)
+    }))
 }
 
 /// Everything of a settle that must not stop half-way.

@@ -1,27 +1,37 @@
 //! From the wire's types to the domain's: networks are looked up, signatures put into one form, and what belongs
 //! together is compared.
 
+use std::collections::BTreeMap;
+
 use alloy_primitives::{Address, Bytes};
 use teller_domain::{
-    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Eip712Name,
-    IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms, Reason, Refusal,
-    TenantId, TokenPermit, Validity, X402Version, v1_chain,
+    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Delegation,
+    Eip712Name, IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms, Reason,
+    Refusal, TenantId, TokenPermit, Validity, X402Version, v1_chain,
 };
 use teller_protocol::extensions::{
     BuilderCodeInfo, Eip2612GasSponsoring, Extension, PaymentIdentifier,
 };
 use teller_protocol::{
-    Eip3009Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault, PaymentRequirements,
-    Permit2Payload, ReadError, Served, Version,
+    Eip3009Payload, Erc7710Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault,
+    PaymentRequirements, Permit2Payload, ReadError, Served, Version,
 };
 use teller_verify::read_signature;
 
-/// Ways of paying that are read. Which of them a network serves, verification knows.
-const SERVED: Served = Served {
-    permit2: true,
-    upto: true,
-    erc7710: false,
-};
+/// Who redeems delegations (ERC-7710), by network. Where nobody does they are not served.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Delegates(pub(crate) BTreeMap<ChainId, Address>);
+
+impl Delegates {
+    /// Ways of paying that are read. Which of them a network serves, verification knows.
+    fn served(&self) -> Served {
+        Served {
+            permit2: true,
+            upto: true,
+            erc7710: !self.0.is_empty(),
+        }
+    }
+}
 
 /// A request with the network as its answer must name it.
 #[derive(Debug, Clone)]
@@ -102,19 +112,22 @@ impl From<ReadError> for Rejection {
 /// Reads a REST body for a tenant.
 pub(crate) fn read(
     body: &[u8],
+    delegates: &Delegates,
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<Asked, Rejection> {
-    into_domain(EvmRequest::read(body, SERVED)?, tenant, idempotency_key)
+    let wire = EvmRequest::read(body, delegates.served())?;
+    into_domain(wire, delegates, tenant, idempotency_key)
 }
 
 /// Turns a wire request into the domain's.
 pub(crate) fn into_domain(
     wire: EvmRequest,
+    delegates: &Delegates,
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<Asked, Rejection> {
-    match request(&wire, tenant, idempotency_key) {
+    match request(&wire, delegates, tenant, idempotency_key) {
         Ok(request) => Ok(Asked {
             request,
             network: wire.requirements.network,
@@ -132,6 +145,7 @@ pub(crate) fn into_domain(
 
 fn request(
     wire: &EvmRequest,
+    delegates: &Delegates,
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<PaymentRequest, Refusal> {
@@ -158,12 +172,7 @@ fn request(
     let payment = match &wire.payload {
         EvmPayload::Eip3009(signed) => eip3009(chain, demanded, signed)?,
         EvmPayload::Permit2(signed) => permit2(chain, wire, signed)?,
-        EvmPayload::Erc7710(_) => {
-            return Err(Refusal::new(
-                Reason::UnsupportedPayloadType,
-                "paymentPayload.payload is of a kind that is not supported",
-            ));
-        }
+        EvmPayload::Erc7710(sent) => erc7710(chain, demanded, sent, delegates)?,
     };
     Ok(PaymentRequest {
         tenant: tenant.clone(),
@@ -247,6 +256,36 @@ fn permit2(chain: ChainId, wire: &EvmRequest, signed: &Permit2Payload) -> Result
             signature: read_signature(&signed.signature).map_err(invalid)?,
             allowance: allowance(&wire.extensions.eip2612_gas_sponsoring)?.map(Box::new),
         })),
+    })
+}
+
+/// Nothing but the delegator and its manager is the buyer's word; what moves is what the seller demands.
+fn erc7710(
+    chain: ChainId,
+    demanded: &PaymentRequirements,
+    sent: &Erc7710Payload,
+    delegates: &Delegates,
+) -> Result<Payment, Refusal> {
+    let delegate = delegates.0.get(&chain).copied().ok_or_else(|| {
+        Refusal::new(
+            Reason::UnsupportedPayloadType,
+            "delegations are not redeemed on this network",
+        )
+    })?;
+    let delegation = Delegation::new(sent.permission_context.clone(), delegate)
+        .map_err(|error| Refusal::new(Reason::InvalidPayload, error.to_string()))?;
+    Ok(Payment {
+        key: AuthorizationKey {
+            chain,
+            authority: sent.manager,
+            payer: sent.delegator,
+            nonce: delegation.nonce(),
+        },
+        asset: demanded.asset,
+        payee: demanded.pay_to,
+        value: AssetAmount(demanded.amount),
+        validity: Delegation::validity(),
+        authorization: Authorization::Erc7710(delegation.into()),
     })
 }
 

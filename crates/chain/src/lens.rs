@@ -8,7 +8,8 @@ use alloy_sol_types::{SolCall, sol};
 use serde::ser::{SerializeTuple, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use teller_domain::{AssetAmount, Authorization, BlockRef, PayerSignature, Payment};
+use teller_domain::{AssetAmount, Authorization, BlockRef, PayerSignature, Payment, Reason};
+use teller_schemes::erc7710::Redemption;
 use teller_schemes::settling_call;
 
 use crate::NodeError;
@@ -23,6 +24,9 @@ sol! {
     struct PermitItem { address proxy; address token; address payer; address payee; uint256 nonce; bytes call; }
     struct PermitState { uint256 codeSize; bool proxyReady; bool balanceRead; uint256 balance; uint256 payeeBalance; uint256 allowance; uint8 nonce; bool simulated; uint256 gasUsed; bytes revertData; }
     function inspectPermits(PermitItem[] items, uint256 gasPerItem) returns (uint256 blockNumber, uint256 blockTimestamp, PermitState[] states);
+    struct RedemptionItem { address manager; address token; address payer; address payee; bytes call; }
+    struct RedemptionState { uint256 codeSize; bool balanceRead; uint256 balance; uint256 payeeBalance; bool simulated; uint256 balanceAfter; uint256 payeeBalanceAfter; uint256 gasUsed; bytes revertData; }
+    function inspectRedemptions(RedemptionItem[] items, uint256 gasPerItem) returns (uint256 blockNumber, uint256 blockTimestamp, RedemptionState[] states);
     function codeSizes(address[] accounts) returns (uint256 blockNumber, uint256[] sizes);
 }
 
@@ -79,12 +83,21 @@ pub enum Target {
         /// Who makes the call, where that matters.
         caller: Option<Address>,
     },
+    /// A manager that redeems a delegation (ERC-7710); there is no nonce to read.
+    Redemption {
+        /// The manager.
+        manager: Address,
+        /// The delegate, who makes the call.
+        caller: Address,
+    },
 }
 
 /// Gas that a call may use in a simulation when a contract judges the signature: passkeys are dear.
 const JUDGED_GAS: u64 = 500_000;
 /// The same when the contract is made first.
 const MADE_GAS: u64 = 2_000_000;
+/// Gas that a manager may use for one redemption, with all that the delegation makes it look at.
+pub const REDEMPTION_GAS: u64 = 1_000_000;
 
 impl InspectItem {
     /// What there is to find out about a payment: with the very call that settles it.
@@ -97,6 +110,10 @@ impl InspectItem {
             },
             Authorization::Eip3009 { .. } if called == payment.asset => Target::Token,
             Authorization::Eip3009 { .. } => Target::Through(called),
+            Authorization::Erc7710(delegation) => Target::Redemption {
+                manager: called,
+                caller: delegation.delegate,
+            },
         };
         Self {
             token: payment.asset,
@@ -105,10 +122,11 @@ impl InspectItem {
             nonce: payment.key.nonce.0,
             call,
             target,
-            gas: match payment.authorization.signature() {
-                PayerSignature::Ecdsa { .. } => None,
-                PayerSignature::Contract(_) => Some(JUDGED_GAS),
-                PayerSignature::Counterfactual(_) => Some(MADE_GAS),
+            gas: match (target, payment.authorization.signature()) {
+                (Target::Redemption { .. }, _) => Some(REDEMPTION_GAS),
+                (_, PayerSignature::Ecdsa { .. }) => None,
+                (_, PayerSignature::Contract(_)) => Some(JUDGED_GAS),
+                (_, PayerSignature::Counterfactual(_)) => Some(MADE_GAS),
             },
         }
     }
@@ -119,10 +137,20 @@ impl InspectItem {
             call: Bytes::new(),
             target: match self.target {
                 Target::Token | Target::Through(_) => Target::Token,
-                permit => permit,
+                other => other,
             },
             gas: None,
             ..self.clone()
+        }
+    }
+
+    /// Whom the call goes to.
+    fn called(&self) -> Address {
+        match self.target {
+            Target::Token => self.token,
+            Target::Through(target) => target,
+            Target::Permit2 { proxy, .. } => proxy,
+            Target::Redemption { manager, .. } => manager,
         }
     }
 
@@ -132,6 +160,7 @@ impl InspectItem {
             Target::Token => View::Tokens,
             Target::Through(_) => View::Permits(LENS),
             Target::Permit2 { caller, .. } => View::Permits(caller.unwrap_or(LENS)),
+            Target::Redemption { caller, .. } => View::Redemptions(caller),
         }
     }
 }
@@ -143,12 +172,14 @@ pub(crate) enum View {
     Tokens,
     /// `inspectPermits`
     Permits(Address),
+    /// `inspectRedemptions`
+    Redemptions(Address),
 }
 
 /// What a token says of an authorization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthorizationState {
-    /// Never used nor cancelled.
+    /// Never used nor cancelled, or there is nothing that could tell (ERC-7710).
     Unused,
     /// Used or cancelled.
     Used,
@@ -187,6 +218,34 @@ pub struct Inspection {
     pub simulation: Simulation,
     /// What only payments by Permit2 need.
     pub permit2: Option<PermitReading>,
+    /// What only delegations need.
+    pub redemption: Option<RedemptionReading>,
+}
+
+impl Inspection {
+    /// Why the redemption would not settle its payment, if it would not. That its manager succeeds proves nothing.
+    pub fn redemption_failure(&self, redemption: &Redemption) -> Option<Reason> {
+        match (&self.simulation, self.balance, self.redemption) {
+            (Simulation::Succeeded { .. }, Some(balance), Some(behind)) => {
+                let payee = (self.payee_balance, behind.payee_balance);
+                let moved = redemption.moved(payee, (balance, behind.balance));
+                (!moved).then_some(Reason::DelegationTransferMismatch)
+            }
+            (Simulation::Succeeded { .. }, _, _) => Some(Reason::DelegationTransferMismatch),
+            (Simulation::Reverted(_) | Simulation::Skipped, _, _) => {
+                Some(Reason::DelegationSimulationFailed)
+            }
+        }
+    }
+}
+
+/// Balances behind a simulated redemption, which alone say what it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RedemptionReading {
+    /// The payer's.
+    pub balance: AssetAmount,
+    /// The payee's.
+    pub payee_balance: AssetAmount,
 }
 
 /// What Permit2 and its proxy say.
@@ -276,6 +335,7 @@ impl LensCall {
         let (lens, data) = match view {
             View::Tokens => (LENS, tokens_call(items, gas_per_item)),
             View::Permits(lens) => (lens, permits_call(items, gas_per_item)),
+            View::Redemptions(lens) => (lens, redemptions_call(items, gas_per_item)),
         };
         Self {
             lens,
@@ -315,11 +375,7 @@ fn tokens_call(items: &[InspectItem], gas_per_item: U256) -> Vec<u8> {
 
 fn permits_call(items: &[InspectItem], gas_per_item: U256) -> Vec<u8> {
     let item = |item: &InspectItem| PermitItem {
-        proxy: match item.target {
-            Target::Token => item.token,
-            Target::Through(target) => target,
-            Target::Permit2 { proxy, .. } => proxy,
-        },
+        proxy: item.called(),
         token: item.token,
         payer: item.payer,
         payee: item.payee,
@@ -327,6 +383,21 @@ fn permits_call(items: &[InspectItem], gas_per_item: U256) -> Vec<u8> {
         call: item.call.clone(),
     };
     inspectPermitsCall {
+        items: items.iter().map(item).collect(),
+        gasPerItem: gas_per_item,
+    }
+    .abi_encode()
+}
+
+fn redemptions_call(items: &[InspectItem], gas_per_item: U256) -> Vec<u8> {
+    let item = |item: &InspectItem| RedemptionItem {
+        manager: item.called(),
+        token: item.token,
+        payer: item.payer,
+        payee: item.payee,
+        call: item.call.clone(),
+    };
+    inspectRedemptionsCall {
         items: items.iter().map(item).collect(),
         gasPerItem: gas_per_item,
     }
@@ -343,6 +414,7 @@ pub(crate) fn read_inspect(
     match view {
         View::Tokens => read_tokens(answer, items, block),
         View::Permits(_) => read_permits(answer, items, block),
+        View::Redemptions(_) => read_redemptions(answer, items, block),
     }
 }
 
@@ -386,6 +458,34 @@ fn read_permits(
             proxy_ready: state.proxyReady,
             allowance: AssetAmount(state.allowance),
         }),
+        redemption: None,
+    });
+    Ok(read.collect())
+}
+
+fn read_redemptions(
+    answer: &Bytes,
+    items: &[InspectItem],
+    block: BlockRef,
+) -> Result<Vec<Inspection>, NodeError> {
+    let answer = inspectRedemptionsCall::abi_decode_returns(answer)
+        .map_err(|_| NodeError::BadAnswer("not what the lens returns"))?;
+    if answer.states.len() != items.len() {
+        return Err(NodeError::BadAnswer("the lens lost items"));
+    }
+    let read = answer.states.into_iter().zip(items);
+    let read = read.map(|(state, item)| Inspection {
+        block,
+        code_size: state.codeSize.saturating_to(),
+        balance: state.balanceRead.then_some(AssetAmount(state.balance)),
+        payee_balance: AssetAmount(state.payeeBalance),
+        authorization: AuthorizationState::Unused,
+        simulation: simulation(item, state.simulated, state.gasUsed, state.revertData),
+        permit2: None,
+        redemption: Some(RedemptionReading {
+            balance: AssetAmount(state.balanceAfter),
+            payee_balance: AssetAmount(state.payeeBalanceAfter),
+        }),
     });
     Ok(read.collect())
 }
@@ -412,6 +512,7 @@ fn read_tokens(
             authorization: authorization(state.authorization),
             simulation: simulation(item, state.simulated, state.gasUsed, state.revertData),
             permit2: None,
+            redemption: None,
         })
         .collect())
 }

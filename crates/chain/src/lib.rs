@@ -21,7 +21,10 @@ pub use error::{CallError, NodeError};
 pub use fees::FeePolicy;
 pub use heads::{Head, HeadEvent, HeadHandle, watch_heads};
 pub use inspect::{InspectLimits, Inspector};
-pub use lens::{AuthorizationState, InspectItem, Inspection, PermitReading, Simulation, Target};
+pub use lens::{
+    AuthorizationState, InspectItem, Inspection, PermitReading, REDEMPTION_GAS, RedemptionReading,
+    Simulation, Target,
+};
 pub use nodes::{NodeConfig, Nodes};
 pub use send::SendOutcome;
 pub use sightings::{BlockCheck, Sighting};

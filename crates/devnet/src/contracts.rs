@@ -263,6 +263,10 @@ pub mod abi {
             #[derive(Debug, PartialEq, Eq)]
             struct PermitState { uint256 codeSize; bool proxyReady; bool balanceRead; uint256 balance; uint256 payeeBalance; uint256 allowance; uint8 nonce; bool simulated; uint256 gasUsed; bytes revertData; }
             function inspectPermits(PermitItem[] calldata items, uint256 gasPerItem) external returns (uint256 blockNumber, uint256 blockTimestamp, PermitState[] memory states);
+            struct RedemptionItem { address manager; address token; address payer; address payee; bytes call; }
+            #[derive(Debug, PartialEq, Eq)]
+            struct RedemptionState { uint256 codeSize; bool balanceRead; uint256 balance; uint256 payeeBalance; bool simulated; uint256 balanceAfter; uint256 payeeBalanceAfter; uint256 gasUsed; bytes revertData; }
+            function inspectRedemptions(RedemptionItem[] calldata items, uint256 gasPerItem) external returns (uint256 blockNumber, uint256 blockTimestamp, RedemptionState[] memory states);
             function codeSizes(address[] calldata accounts) external view returns (uint256 blockNumber, uint256[] memory sizes);
         }
     }

@@ -12,7 +12,7 @@ use alloy_primitives::{Address, B256, Bytes, U256, address};
 use alloy_sol_types::SolCall;
 use serde_json::json;
 use support::{authorization, balance, read, send, settle_call, sign, start, wallet};
-use teller_devnet::contracts::abi::PaymentLens::{Item, State};
+use teller_devnet::contracts::abi::PaymentLens::{Item, RedemptionItem, State};
 use teller_devnet::contracts::abi::{
     Multicall3, PaymentLens, TestDollar, TransferWithAuthorization,
 };
@@ -235,6 +235,84 @@ async fn a_payer_who_turned_into_a_contract_is_seen_and_would_starve_a_shared_ba
         nonce: last.nonce,
     };
     assert!(!read(&devnet, TEST_DOLLAR, used).await);
+    devnet.shutdown().await;
+}
+
+/// The call is whatever moves money: the lens looks at balances and believes no word.
+#[tokio::test]
+async fn a_redemption_is_told_by_the_balances_behind_it_whatever_its_manager_does() {
+    let devnet = start().await;
+    let key = devnet.info().payers[0];
+    let moving = signed_item(key, 700);
+    let good = RedemptionItem {
+        manager: TEST_DOLLAR,
+        token: TEST_DOLLAR,
+        payer: moving.payer,
+        payee: moving.payee,
+        call: moving.call,
+    };
+    let mut items = vec![good.clone()];
+    // STOP; INVALID; RETURN(0, 64 KiB); a loop without end; REVERT(0, 64 KiB).
+    for code in [
+        "0x00",
+        "0xfe",
+        "0x620100005ff3",
+        "0x5b5f56",
+        "0x620100005ffd",
+    ] {
+        items.push(RedemptionItem {
+            manager: bad_token(&devnet, code).await,
+            ..good.clone()
+        });
+    }
+    items.push(RedemptionItem {
+        manager: Address::repeat_byte(0x99),
+        ..good.clone()
+    });
+    items.push(RedemptionItem {
+        call: Bytes::new(),
+        ..good.clone()
+    });
+    items.push(good);
+    let call = PaymentLens::inspectRedemptionsCall {
+        items,
+        gasPerItem: U256::from(GAS_PER_ITEM),
+    };
+    let data = call.abi_encode();
+    let answer = lens_call(&devnet, data.clone(), 20_000_000).await.unwrap();
+    let answer = PaymentLens::inspectRedemptionsCall::abi_decode_returns(&answer).unwrap();
+    let states = answer.states;
+    let (first, last) = (&states[0], &states[8]);
+    assert_eq!(first, last, "neither saw the other's transfer");
+    assert!(first.simulated && first.balanceRead);
+    let amount = U256::from(700);
+    assert_eq!(first.balanceAfter + amount, first.balance);
+    assert_eq!(first.payeeBalance + amount, first.payeeBalanceAfter);
+    for (index, simulated) in [
+        (1, true),
+        (2, false),
+        (3, true),
+        (4, false),
+        (5, false),
+        (6, false),
+    ] {
+        let state = &states[index];
+        assert_eq!(state.simulated, simulated, "{index}");
+        let (before, after) = (state.balance, state.balanceAfter);
+        assert_eq!(
+            (before, state.payeeBalance),
+            (after, state.payeeBalanceAfter),
+            "{index}"
+        );
+        assert!(state.revertData.len() <= 256, "{index}");
+    }
+    assert!(!states[7].simulated && states[7].gasUsed.is_zero());
+    for gas in [300_000, 600_000, 900_000, 1_200_000] {
+        assert!(
+            lens_call(&devnet, data.clone(), gas).await.is_err(),
+            "{gas}"
+        );
+    }
     devnet.shutdown().await;
 }
 

@@ -26,7 +26,7 @@ use teller_schemes::erc1271::{self, AccountCode};
 use teller_schemes::erc6492::{Unwrapped, Wrapper, unwrap};
 use teller_schemes::erc7710::Redemption;
 use teller_schemes::permit2::{EXACT_PROXY, Proxy, settle_call, settlements};
-use teller_schemes::{effects, eip3009, multicall};
+use teller_schemes::{effects, eip3009, multicall, transfers};
 
 fn signer(devnet: &Devnet) -> Address {
     wallet(devnet.info().signers[0]).address()
@@ -263,25 +263,22 @@ async fn a_delegation_pays_once_and_a_deceiving_manager_is_seen_through() {
         pay_to: Address::random(),
         amount: AssetAmount::from(10_000),
     };
-    let data = redemption.call().unwrap();
+    let data = redemption.call();
     let forged = Redemption {
         permission_context: context(B256::random()).into(),
         ..redemption.clone()
     };
-    refusal(
-        &devnet,
-        delegate,
-        DELEGATION_MANAGER,
-        &forged.call().unwrap(),
-    )
-    .await;
+    refusal(&devnet, delegate, DELEGATION_MANAGER, &forged.call()).await;
     refusal(&devnet, owner, DELEGATION_MANAGER, &data).await;
 
     let deceive = |on: u64| json!([DELEGATION_MANAGER, "0x0", B256::from(U256::from(on))]);
     devnet.rpc("anvil_setStorageAt", deceive(1)).await.unwrap();
     let receipt = send(&devnet, delegate, DELEGATION_MANAGER, &data, 500_000).await;
     assert_eq!(receipt["status"], "0x1");
-    assert_eq!(redemption.settled(Logs::of(&receipt).iter()), None);
+    assert_eq!(
+        redemption.settled(&transfers(Logs::of(&receipt).iter())),
+        None
+    );
     devnet.rpc("anvil_setStorageAt", deceive(0)).await.unwrap();
 
     let amount = |account| tokens(&devnet, token, account);
@@ -289,7 +286,8 @@ async fn a_delegation_pays_once_and_a_deceiving_manager_is_seen_through() {
     let receipt = send(&devnet, delegate, DELEGATION_MANAGER, &data, 500_000).await;
     assert_eq!(receipt["status"], "0x1");
     println!("gas alone, delegation: {}", quantity(&receipt["gasUsed"]));
-    assert!(redemption.settled(Logs::of(&receipt).iter()).is_some());
+    let settled = redemption.settled(&transfers(Logs::of(&receipt).iter()));
+    assert!(settled.is_some());
     let after = (amount(redemption.pay_to).await, amount(delegator).await);
     let pair = |before: u64, after: u64| (AssetAmount::from(before), AssetAmount::from(after));
     assert!(redemption.moved(pair(before.0, after.0), pair(before.1, after.1)));

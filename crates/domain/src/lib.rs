@@ -6,6 +6,7 @@
 
 mod amount;
 mod asset;
+mod delegation;
 mod ecdsa;
 mod identity;
 pub mod invariants;
@@ -23,6 +24,7 @@ mod validity;
 
 pub use amount::{AccountNonce, AmountError, AssetAmount, UnixMillis, UnixSeconds, Wei};
 pub use asset::{Asset, KnownAsset, known_assets};
+pub use delegation::{ContextTooLong, Delegation};
 pub use ecdsa::{EcdsaSignature, SignatureError, SignatureForm};
 pub use identity::{
     IdempotencyKey, IdempotencyKeyError, ProcessId, RequestId, SettlementId, TenantId,

@@ -3,7 +3,9 @@
 use alloy_primitives::{Address, B256, Keccak256, U256, U512};
 use serde::{Deserialize, Serialize};
 
-use crate::{AssetAmount, ChainId, PayerSignature, Permit2, PermitTerms, UnixSeconds, Validity};
+use crate::{
+    AssetAmount, ChainId, Delegation, PayerSignature, Permit2, PermitTerms, UnixSeconds, Validity,
+};
 
 /// Length of a plain account's signature.
 const ECDSA_BYTES: usize = 65;
@@ -62,7 +64,8 @@ pub struct AuthorizationNonce(pub B256);
 
 /// What can be used once: the key of a reservation, of a ledger row and of a duplicate.
 ///
-/// The authority is the contract whose nonces these are: the token for EIP-3009, Permit2 for Permit2.
+/// The authority is the contract whose nonces these are: the token for EIP-3009, Permit2 for Permit2, the manager for a
+/// delegation, which has the hash of its permission context for a nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AuthorizationKey {
     /// The network.
@@ -85,21 +88,26 @@ pub enum Authorization {
     },
     /// A permit for one of the x402 proxies.
     Permit2(Box<Permit2>),
+    /// A delegation for its manager to redeem.
+    Erc7710(Box<Delegation>),
 }
 
 impl Authorization {
-    /// The payer's signature.
+    /// The payer's signature; of a delegation what it has of signatures, its permission context.
     pub fn signature(&self) -> &PayerSignature {
         match self {
             Self::Eip3009 { signature } => signature,
             Self::Permit2(permit) => &permit.signature,
+            Self::Erc7710(delegation) => delegation.as_signature(),
         }
     }
 
-    fn signature_mut(&mut self) -> &mut PayerSignature {
+    fn signature_mut(&mut self) -> Option<&mut PayerSignature> {
         match self {
-            Self::Eip3009 { signature } => signature,
-            Self::Permit2(permit) => &mut permit.signature,
+            Self::Eip3009 { signature } => Some(signature),
+            Self::Permit2(permit) => Some(&mut permit.signature),
+            // Code judges it anyway.
+            Self::Erc7710(_) => None,
         }
     }
 
@@ -115,7 +123,7 @@ impl Authorization {
     /// Permit2 takes a permit in its deadline's second, too.
     fn grace(&self) -> u64 {
         match self {
-            Self::Eip3009 { .. } => 0,
+            Self::Eip3009 { .. } | Self::Erc7710(_) => 0,
             Self::Permit2(_) => 1,
         }
     }
@@ -168,7 +176,7 @@ impl Payment {
 
     fn terms(&self) -> Option<PermitTerms> {
         match &self.authorization {
-            Authorization::Eip3009 { .. } => None,
+            Authorization::Eip3009 { .. } | Authorization::Erc7710(_) => None,
             Authorization::Permit2(permit) => Some(permit.terms),
         }
     }
@@ -183,6 +191,9 @@ impl Payment {
 
     /// The one account that may send the call that settles it; `None` if anybody may.
     pub fn facilitator(&self) -> Option<Address> {
+        if let Authorization::Erc7710(delegation) = &self.authorization {
+            return Some(delegation.delegate);
+        }
         match self.terms() {
             Some(PermitTerms::Upto { facilitator, .. }) => Some(facilitator),
             Some(PermitTerms::Exact) | None => None,
@@ -195,6 +206,15 @@ impl Payment {
         self.authorization.signature().is_for_code() || self.facilitator().is_some()
     }
 
+    /// Whether the chain itself lets it pay once only. What it does not guard is signed into one slot and never into
+    /// another, and nobody can be asked who else has made use of it.
+    pub fn is_guarded_on_chain(&self) -> bool {
+        match self.authorization {
+            Authorization::Eip3009 { .. } | Authorization::Permit2(_) => true,
+            Authorization::Erc7710(_) => false,
+        }
+    }
+
     /// Whether nothing is charged: then it is settled without a transaction (PROTOCOL section 4).
     pub fn charges_nothing(&self) -> bool {
         self.value == AssetAmount::ZERO && self.scheme() == Scheme::Upto
@@ -202,8 +222,9 @@ impl Payment {
 
     /// The payer has code: it judges the signature, whatever that looks like.
     pub fn judged_by_code(&mut self) {
-        let signature = self.authorization.signature_mut();
-        *signature = signature.judged_by_code();
+        if let Some(signature) = self.authorization.signature_mut() {
+            *signature = signature.judged_by_code();
+        }
     }
 
     /// Keccak-256 over the signed fields, the signature, the network and the asset. What has no fixed width has its
@@ -238,6 +259,11 @@ impl Payment {
                 if let Some(allowance) = &permit.allowance {
                     hasher.update(allowance.to_bytes());
                 }
+            }
+            // The delegate is teller's choice and no part of what came.
+            Authorization::Erc7710(_) => {
+                hasher.update([0x40 + form]);
+                hash_signature(&mut hasher, &signature);
             }
         }
         PaymentDigest(hasher.finalize())
@@ -289,6 +315,24 @@ mod tests {
         })))
     }
 
+    fn delegated(context: &[u8], delegate: u8) -> Payment {
+        let delegate = Address::repeat_byte(delegate);
+        let delegation = Delegation::new(context.to_vec().into(), delegate).unwrap();
+        payment(Authorization::Erc7710(delegation.into()))
+    }
+
+    #[test]
+    fn a_delegation_travels_alone_from_its_delegate_who_is_no_part_of_its_digest() {
+        let mut paid = delegated(&[1, 2, 3], 7);
+        assert!(paid.travels_alone() && !paid.is_guarded_on_chain());
+        assert_eq!(paid.facilitator(), Some(Address::repeat_byte(7)));
+        assert_eq!(paid.digest(), delegated(&[1, 2, 3], 8).digest());
+        assert_ne!(paid.digest(), delegated(&[1, 2, 4], 7).digest());
+        let before = paid.clone();
+        paid.judged_by_code();
+        assert_eq!(paid, before);
+    }
+
     #[test]
     fn each_way_of_signing_has_a_digest_of_its_own() {
         let ecdsa = EcdsaSignature {
@@ -324,6 +368,8 @@ mod tests {
             permit2(upto(2, 6), ecdsa.into()),
             permit2(upto(1, 7), ecdsa.into()),
             with_allowance,
+            delegated(&[1], 1),
+            delegated(&[1; 65], 1),
         ];
         let digests: std::collections::HashSet<_> = payments.iter().map(Payment::digest).collect();
         assert_eq!(digests.len(), payments.len());

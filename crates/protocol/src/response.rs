@@ -59,8 +59,11 @@ pub struct SettleResponse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SupportedExtra {
-    /// The one account that settles `upto` on this network.
+    /// The one account that settles `upto`, or redeems delegations, on this network.
     pub facilitator_address: String,
+    /// Under `exact`: the managers whose delegations are taken (ERC-7710).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegation_managers: Vec<String>,
 }
 
 /// One thing that the facilitator can do.

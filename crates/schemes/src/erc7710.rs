@@ -2,20 +2,16 @@
 //!
 //! A manager is code that says "done": what it did is only in the token's logs, and managers come from an allow-list.
 
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::{SolCall, sol};
-use teller_domain::AssetAmount;
+use teller_domain::{AssetAmount, Authorization, Payment};
 
-use crate::event::TRANSFER_TOPIC;
-use crate::{EventLog, Transfer};
+use crate::Transfer;
 
 sol! {
     function redeemDelegations(bytes[] permissionContexts, bytes32[] modes, bytes[] executionCallDatas) external;
     function transfer(address to, uint256 amount) external returns (bool);
 }
-
-/// The longest permission context that is passed on.
-pub const MAX_CONTEXT_BYTES: usize = 16 * 1024;
 
 /// ERC-7579: one call, and a revert of it reverts everything.
 const SINGLE_CALL: B256 = B256::ZERO;
@@ -50,26 +46,31 @@ impl std::fmt::Debug for Redemption {
     }
 }
 
-/// The context is longer than [`MAX_CONTEXT_BYTES`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the permission context is longer than {MAX_CONTEXT_BYTES} bytes")]
-pub struct ContextTooLong;
-
 impl Redemption {
+    /// What a payment redeems; `None` if it pays another way.
+    pub fn of(payment: &Payment) -> Option<Self> {
+        let Authorization::Erc7710(delegation) = &payment.authorization else {
+            return None;
+        };
+        Some(Self {
+            manager: payment.key.authority,
+            delegator: payment.key.payer,
+            permission_context: delegation.context(),
+            asset: payment.asset,
+            pay_to: payment.payee,
+            amount: payment.value,
+        })
+    }
+
     /// Calldata of the call to the manager that settles it: one transfer, and nothing else.
-    ///
-    /// # Errors
-    /// [`ContextTooLong`].
-    pub fn call(&self) -> Result<Bytes, ContextTooLong> {
-        if self.permission_context.len() > MAX_CONTEXT_BYTES {
-            return Err(ContextTooLong);
-        }
-        let call = redeemDelegationsCall {
+    pub fn call(&self) -> Bytes {
+        redeemDelegationsCall {
             permissionContexts: vec![self.permission_context.clone()],
             modes: vec![SINGLE_CALL],
             executionCallDatas: vec![self.execution()],
-        };
-        Ok(call.abi_encode().into())
+        }
+        .abi_encode()
+        .into()
     }
 
     /// ERC-7579 single execution: `target ++ value ++ calldata`, packed.
@@ -89,24 +90,10 @@ impl Redemption {
 
     /// The log index of the transfer, if the transaction moved exactly this amount of the asset once from the
     /// delegator to the payee and nothing of the asset moved otherwise. Such payments travel alone, so that whatever
-    /// else moved was the manager's doing.
-    pub fn settled<'a>(&self, logs: impl Iterator<Item = EventLog<'a>>) -> Option<u64> {
-        let mut moved = logs.filter_map(|log| match log.topics {
-            [topic, from, to]
-                if log.address == self.asset
-                    && *topic == TRANSFER_TOPIC
-                    && log.data.len() == 32 =>
-            {
-                Some(Transfer {
-                    from: Address::from_word(*from),
-                    to: Address::from_word(*to),
-                    value: AssetAmount(U256::from_be_slice(log.data)),
-                    log_index: log.index,
-                })
-            }
-            _ => None,
-        });
-        let only = moved.next()?;
+    /// else moved was the manager's doing. `moved` is what [`transfers`](crate::transfers) reads of the transaction.
+    pub fn settled(&self, moved: &[(Address, Transfer)]) -> Option<u64> {
+        let mut moved = moved.iter().filter(|(token, _)| *token == self.asset);
+        let (_, only) = moved.next()?;
         let exact = only.from == self.delegator
             && only.to == self.pay_to
             && only.value == self.amount
@@ -128,7 +115,10 @@ impl Redemption {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloy_primitives::hex;
+    use crate::event::TRANSFER_TOPIC;
+    use crate::{EventLog, transfers};
+    use alloy_primitives::{U256, hex};
+    use teller_domain::{AuthorizationKey, ChainId, Delegation};
 
     fn redemption() -> Redemption {
         Redemption {
@@ -144,7 +134,7 @@ mod tests {
     #[test]
     fn the_call_redeems_one_transfer() {
         let redemption = redemption();
-        let data = redemption.call().unwrap();
+        let data = redemption.call();
         assert_eq!(data[..4], hex!("cef6d209"));
         let call = redeemDelegationsCall::abi_decode(&data).unwrap();
         assert_eq!(call.permissionContexts, [redemption.permission_context]);
@@ -160,13 +150,24 @@ mod tests {
     }
 
     #[test]
-    fn a_context_has_its_bound() {
-        let with = |length: usize| Redemption {
-            permission_context: vec![1; length].into(),
-            ..redemption()
+    fn a_payment_by_delegation_is_its_redemption() {
+        let redemption = redemption();
+        let context = redemption.permission_context.clone();
+        let delegation = Delegation::new(context, Address::repeat_byte(9)).unwrap();
+        let payment = Payment {
+            key: AuthorizationKey {
+                chain: ChainId(1),
+                authority: redemption.manager,
+                payer: redemption.delegator,
+                nonce: delegation.nonce(),
+            },
+            asset: redemption.asset,
+            payee: redemption.pay_to,
+            value: redemption.amount,
+            validity: Delegation::validity(),
+            authorization: Authorization::Erc7710(delegation.into()),
         };
-        assert!(with(MAX_CONTEXT_BYTES).call().is_ok());
-        assert_eq!(with(MAX_CONTEXT_BYTES + 1).call(), Err(ContextTooLong));
+        assert_eq!(Redemption::of(&payment), Some(redemption));
     }
 
     #[test]
@@ -188,7 +189,7 @@ mod tests {
             data,
             index,
         };
-        let settled = |logs: &[EventLog<'_>]| redemption.settled(logs.iter().copied());
+        let settled = |logs: &[EventLog<'_>]| redemption.settled(&transfers(logs.iter().copied()));
         assert_eq!(settled(&[log(3, &good, &exact, 7)]), Some(7));
         assert_eq!(
             settled(&[log(8, &good, &exact, 6), log(3, &good, &exact, 7)]),

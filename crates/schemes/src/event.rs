@@ -43,6 +43,27 @@ pub struct Transfer {
     pub log_index: u64,
 }
 
+impl Transfer {
+    /// The movement that a log reports, if it reports one.
+    fn read(log: &EventLog<'_>) -> Option<Self> {
+        match log.topics {
+            [topic, from, to] if *topic == TRANSFER_TOPIC && log.data.len() == 32 => Some(Self {
+                from: Address::from_word(*from),
+                to: Address::from_word(*to),
+                value: AssetAmount(U256::from_be_slice(log.data)),
+                log_index: log.index,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Every movement of every token, with the token, in the order of the logs.
+pub fn transfers<'a>(logs: impl Iterator<Item = EventLog<'a>>) -> Vec<(Address, Transfer)> {
+    let moved = |log: EventLog<'a>| Some((log.address, Transfer::read(&log)?));
+    logs.filter_map(moved).collect()
+}
+
 /// What a use of an authorization did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -97,18 +118,11 @@ pub fn effects<'a>(
                 );
                 effects.insert(key, Effect::Cancelled);
             }
-            [topic, from, to] if *topic == TRANSFER_TOPIC && log.data.len() == 32 => {
-                if let Some(key) = previous {
-                    let transfer = Transfer {
-                        from: Address::from_word(*from),
-                        to: Address::from_word(*to),
-                        value: AssetAmount(U256::from_be_slice(log.data)),
-                        log_index: log.index,
-                    };
+            _ => {
+                if let (Some(key), Some(transfer)) = (previous, Transfer::read(&log)) {
                     effects.insert(key, Effect::Used(Some(transfer)));
                 }
             }
-            _ => {}
         }
     }
     effects

@@ -14,7 +14,7 @@ pub mod permit2;
 mod settling;
 mod signature;
 
-pub use event::{Effect, EventLog, Transfer, effects};
+pub use event::{Effect, EventLog, Transfer, effects, transfers};
 pub use settling::{Outcome, classify_revert, settling_call, used_by};
 pub use signature::{ReadSignatureError, normalize, read, recover, sign};
 pub use teller_domain::SignatureError;

@@ -6,12 +6,16 @@ use alloy_primitives::{Address, Bytes};
 use teller_domain::{Authorization, AuthorizationNonce, PayerSignature, Payment, Reason};
 
 use crate::erc6492::Wrapper;
+use crate::erc7710::Redemption;
 use crate::permit2::{self, Permit, ProxySettlement};
-use crate::{Effect, EventLog, effects, eip2612, eip3009};
+use crate::{Effect, EventLog, Transfer, effects, eip2612, eip3009, transfers};
 
 /// Whom to call with what. Simulations, batches and single transactions all make exactly this call; a payer that is not
 /// there yet is made in the same breath, through Multicall3.
 pub fn settling_call(payment: &Payment, multicall3: Address) -> (Address, Bytes) {
+    if let Some(redemption) = Redemption::of(payment) {
+        return (redemption.manager, redemption.call());
+    }
     let Authorization::Permit2(signed) = &payment.authorization else {
         return transfer(payment, multicall3);
     };
@@ -53,6 +57,8 @@ pub fn classify_revert(payment: &Payment, data: &[u8]) -> Option<Reason> {
     match payment.authorization {
         Authorization::Eip3009 { .. } => eip3009::classify_revert(data),
         Authorization::Permit2(_) => permit2::classify_revert(data),
+        // Whose revert it is, the manager's, the delegator's or the token's, cannot be told.
+        Authorization::Erc7710(_) => None,
     }
 }
 
@@ -60,11 +66,12 @@ pub fn classify_revert(payment: &Payment, data: &[u8]) -> Option<Reason> {
 ///
 /// An EIP-3009 token names the authorization. Nothing names the permit that a proxy has spent, so a settlement by a
 /// proxy is known by its terms: no transaction carries two permits of the same terms, and each settlement counts for one
-/// payment only.
+/// payment only. A delegation is alone in its transaction, and whatever moves there is its own.
 #[derive(Debug)]
 pub struct Outcome {
     effects: HashMap<(Address, Address, AuthorizationNonce), Effect>,
     settlements: Vec<ProxySettlement>,
+    moved: Vec<(Address, Transfer)>,
 }
 
 impl Outcome {
@@ -72,13 +79,19 @@ impl Outcome {
     pub fn read<'a>(logs: impl Iterator<Item = EventLog<'a>> + Clone) -> Self {
         Self {
             effects: effects(logs.clone()),
-            settlements: permit2::settlements(logs),
+            settlements: permit2::settlements(logs.clone()),
+            moved: transfers(logs),
         }
     }
 
     /// The log index of the transfer, if the transaction made exactly the one that `payment` signed. A settlement by a
     /// proxy that was taken is not found again.
     pub fn take(&mut self, payment: &Payment) -> Option<u64> {
+        if let Some(redemption) = Redemption::of(payment) {
+            let log_index = redemption.settled(&self.moved)?;
+            self.moved.clear();
+            return Some(log_index);
+        }
         match Permit::of(payment) {
             None => used_by(&self.effects, payment).and_then(|effect| effect.settles(payment)),
             Some(permit) => {
@@ -111,8 +124,8 @@ mod tests {
     use crate::permit2::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
     use alloy_primitives::{B256, U256, hex, keccak256};
     use teller_domain::{
-        AssetAmount, AuthorizationKey, ChainId, Counterfactual, EcdsaSignature, Permit2,
-        PermitTerms, TokenPermit, Validity,
+        AssetAmount, AuthorizationKey, ChainId, Counterfactual, Delegation, EcdsaSignature,
+        Permit2, PermitTerms, TokenPermit, Validity,
     };
 
     const TOKEN: Address = Address::repeat_byte(4);
@@ -231,5 +244,30 @@ mod tests {
         assert_eq!(outcome.take(&eip3009(plain().into())), None);
         assert_eq!(outcome.take(&first), Some(4));
         assert_eq!(outcome.take(&twin), None);
+    }
+
+    #[test]
+    fn a_delegation_is_redeemed_by_its_manager_and_counts_by_its_transfer() {
+        let delegation = Delegation::new(vec![7; 90].into(), Address::repeat_byte(8)).unwrap();
+        let manager = Address::repeat_byte(1);
+        let payment = payment(manager, Authorization::Erc7710(delegation.into()));
+        let (target, call) = settling_call(&payment, MULTICALL3);
+        assert_eq!((target, &call[..4]), (manager, &hex!("cef6d209")[..]));
+        let moved = [
+            TRANSFER_TOPIC,
+            payment.key.payer.into_word(),
+            payment.payee.into_word(),
+        ];
+        let value = payment.value.0.to_be_bytes::<32>();
+        let log = EventLog {
+            address: TOKEN,
+            topics: &moved,
+            data: &value,
+            index: 4,
+        };
+        assert_eq!(Outcome::read(std::iter::empty()).take(&payment), None);
+        let mut outcome = Outcome::read(std::iter::once(log));
+        assert_eq!(outcome.take(&payment), Some(4));
+        assert_eq!(outcome.take(&payment), None);
     }
 }

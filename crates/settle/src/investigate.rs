@@ -48,8 +48,14 @@ impl Shell {
     /// Looks into the payments and tells the core once all are explained. Nothing follows from a block that the chain has
     /// left: then the core has reopened the slot, and nothing is told.
     pub(crate) async fn investigate(&self, id: SlotId, block: BlockRef, payments: Vec<Queued>) {
-        let mut findings = Vec::with_capacity(payments.len());
-        let mut left = payments;
+        let (mut left, unguarded): (Vec<_>, Vec<_>) = payments
+            .into_iter()
+            .partition(|queued| queued.payment.is_guarded_on_chain());
+        // There is nothing to ask about these.
+        let mut findings: Vec<_> = unguarded
+            .iter()
+            .map(|queued| (queued.id, Finding::Unguarded))
+            .collect();
         while !left.is_empty() {
             if self.parts.heads.is_canonical(block) == Some(false) {
                 tracing::warn!(slot = %id, block = block.number, "a reorg came before a slot was explained");

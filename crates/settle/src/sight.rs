@@ -7,6 +7,7 @@ use alloy_primitives::{Address, B256};
 use teller_chain::{AuthorizationState, InspectItem, Inspection, NodeError, Simulation, TxReceipt};
 use teller_domain::{Authorization, BlockRef, FencedLane, Payment, Reason, SettlementId, SlotId};
 use teller_schemes::classify_revert;
+use teller_schemes::erc7710::Redemption;
 
 use crate::core::{Event, Log, Mined, Place, Queued, Sighting};
 use crate::engine::Shell;
@@ -37,7 +38,7 @@ impl Shell {
         self.tell(event).await;
     }
 
-    /// Whose payer has code, and whether one who is alone would fail.
+    /// Whose payer has code, and whether one who is alone, or a delegation, would fail.
     async fn look_at_payers(
         &self,
         payments: &[Queued],
@@ -53,13 +54,14 @@ impl Shell {
             .filter(|(_, size)| *size > 0)
             .map(|(queued, _)| queued.id)
             .collect();
-        let refused = match (payments, with_code.is_empty()) {
-            ([alone], false) => self.would_fail(&alone.payment).await?,
+        let refused = match payments {
+            [alone] if !with_code.is_empty() || !alone.payment.is_guarded_on_chain() => {
+                let reason = self.would_fail(&alone.payment).await?;
+                reason.map(|reason| (alone.id, reason))
+            }
             _ => None,
         };
-        let refused = refused.into_iter().zip(&with_code);
-        let refused = refused.map(|(reason, id)| (*id, reason)).collect();
-        Ok((with_code, refused))
+        Ok((with_code, refused.into_iter().collect()))
     }
 
     /// Why the payment's call would revert, if all witnesses say that it would. A used authorization is another matter:
@@ -72,11 +74,21 @@ impl Shell {
             .ok_or(NodeError::BadAnswer("no block yet"))?;
         let seen = self.witnessed(&[payment], head.block.reference()).await?;
         let mut reason = None;
+        let redemption = Redemption::of(payment);
         for inspection in seen.into_iter().flatten() {
+            if let Some(redemption) = &redemption {
+                match inspection.redemption_failure(redemption) {
+                    Some(failure) => reason = Some(failure),
+                    None => return Ok(None),
+                }
+                continue;
+            }
             match (inspection.authorization, inspection.simulation) {
                 (AuthorizationState::Unused, Simulation::Reverted(data)) => {
                     let otherwise = match payment.authorization {
-                        Authorization::Eip3009 { .. } => Reason::SimulationFailed,
+                        Authorization::Eip3009 { .. } | Authorization::Erc7710(_) => {
+                            Reason::SimulationFailed
+                        }
                         Authorization::Permit2(_) => Reason::Permit2SimulationFailed,
                     };
                     reason = Some(classify_revert(payment, &data).unwrap_or(otherwise));

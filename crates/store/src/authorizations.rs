@@ -2,8 +2,8 @@
 
 use alloy_primitives::{Address, Bytes};
 use teller_domain::{
-    AssetAmount, Authorization, Counterfactual, EcdsaSignature, PayerSignature, Permit2,
-    PermitTerms, TokenPermit,
+    AssetAmount, Authorization, Counterfactual, Delegation, EcdsaSignature, PayerSignature,
+    Permit2, PermitTerms, TokenPermit,
 };
 
 use crate::rows::{address, present, read};
@@ -15,6 +15,8 @@ const EIP3009: &str = "eip3009";
 const PERMIT2: &str = "permit2";
 /// Permit2 under `upto`.
 const UPTO: &str = "upto";
+/// A delegation.
+const ERC7710: &str = "erc7710";
 
 /// [`PayerSignature::Ecdsa`]
 const ECDSA: &str = "ecdsa";
@@ -48,13 +50,18 @@ impl AuthorizationColumns {
                 let token_permit = token_permit.map(|permit| permit.to_bytes().to_vec());
                 (kind, Some(permit.terms), token_permit)
             }
+            Authorization::Erc7710(_) => (ERC7710, None, None),
         };
-        let (permitted, facilitator) = match terms {
-            Some(PermitTerms::Upto {
-                facilitator,
-                permitted,
-            }) => (Some(permitted.to_string()), Some(facilitator.to_vec())),
-            Some(PermitTerms::Exact) | None => (None, None),
+        let (permitted, facilitator) = match (terms, authorization) {
+            (
+                Some(PermitTerms::Upto {
+                    facilitator,
+                    permitted,
+                }),
+                _,
+            ) => (Some(permitted.to_string()), Some(facilitator.to_vec())),
+            (_, Authorization::Erc7710(delegation)) => (None, Some(delegation.delegate.to_vec())),
+            (Some(PermitTerms::Exact) | None, _) => (None, None),
         };
         let signature = authorization.signature();
         let (signature_kind, factory, factory_calldata) = match signature {
@@ -98,6 +105,12 @@ impl AuthorizationColumns {
         };
         let terms = match self.kind.as_str() {
             EIP3009 => return Ok(Authorization::Eip3009 { signature }),
+            ERC7710 => {
+                let delegate = address(&present(self.facilitator, "delegate")?)?;
+                let delegation = Delegation::new(signature.to_bytes(), delegate);
+                let delegation = delegation.map_err(|_| corrupt("a permission context"))?;
+                return Ok(Authorization::Erc7710(delegation.into()));
+            }
             PERMIT2 => PermitTerms::Exact,
             UPTO => PermitTerms::Upto {
                 facilitator: address(&present(self.facilitator, "facilitator")?)?,

@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 6] = [
+const SQLITE: [(i64, &str, &str); 7] = [
     (
         1,
         "ledger",
@@ -39,9 +39,14 @@ const SQLITE: [(i64, &str, &str); 6] = [
         "times",
         include_str!("../../../migrations/sqlite/0006_times.sql"),
     ),
+    (
+        7,
+        "delegations",
+        include_str!("../../../migrations/sqlite/0007_delegations.sql"),
+    ),
 ];
 
-const POSTGRES: [(i64, &str, &str); 6] = [
+const POSTGRES: [(i64, &str, &str); 7] = [
     (
         1,
         "ledger",
@@ -71,6 +76,11 @@ const POSTGRES: [(i64, &str, &str); 6] = [
         6,
         "times",
         include_str!("../../../migrations/postgres/0006_times.sql"),
+    ),
+    (
+        7,
+        "delegations",
+        include_str!("../../../migrations/postgres/0007_delegations.sql"),
     ),
 ];
 

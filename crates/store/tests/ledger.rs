@@ -225,6 +225,15 @@ fn upto(permitted: AssetAmount) -> PermitTerms {
     }
 }
 
+fn delegated(length: usize) -> Payment {
+    let delegation = Delegation::new(vec![7; length].into(), SIGNER).unwrap();
+    let mut payment = payment();
+    payment.key.nonce = delegation.nonce();
+    payment.validity = Delegation::validity();
+    payment.authorization = Authorization::Erc7710(delegation.into());
+    payment
+}
+
 async fn every_way_of_paying_comes_back_as_it_was_signed(store: TestLedger) {
     let ecdsa = || payment().authorization.signature().clone();
     let contract = |length: usize| PayerSignature::Contract(vec![7; length].into());
@@ -248,6 +257,8 @@ async fn every_way_of_paying_comes_back_as_it_was_signed(store: TestLedger) {
         permit2(PermitTerms::Exact, contract(100), true),
         permit2(upto(most), ecdsa(), false),
         permit2(upto(most), contract(65), true),
+        delegated(1),
+        delegated(Delegation::MAX_CONTEXT_BYTES),
     ];
     // In one group, as they come together.
     let accepting = payments

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alloy_primitives::Address;
-use teller_api::SupportedNetwork;
+use teller_api::{SupportedDelegations, SupportedNetwork};
 use teller_chain::{
     FeePolicy, HeadHandle, InspectLimits, Inspector, LocalSigner, NodeConfig, NodeError, Nodes,
     watch_heads,
@@ -76,23 +76,29 @@ impl Chain {
         }
     }
 
-    /// The one account that settles `upto`. It must stay the same while authorizations name it, so it is the first signer.
+    /// The one account that settles `upto` and redeems delegations. It must stay the same while authorizations name it, so it is the first signer.
     fn facilitator(&self) -> Option<Address> {
         self.network.signers.first().map(|signer| signer.address)
     }
 
-    /// What `/supported` says of it: of the proxies only those that are seen to be there.
+    /// What `/supported` says of it: of the proxies and managers only those that are seen to be there.
     pub async fn supported(&self, within: Duration) -> SupportedNetwork {
         let look = async {
             let exact = self.nodes.code(EXACT_PROXY).await?;
             let upto = self.nodes.code(UPTO_PROXY).await?;
-            Ok::<_, NodeError>((!exact.is_empty(), !upto.is_empty()))
+            let mut managers = Vec::new();
+            for manager in &self.network.delegation_managers {
+                if !self.nodes.code(*manager).await?.is_empty() {
+                    managers.push(*manager);
+                }
+            }
+            Ok::<_, NodeError>((!exact.is_empty(), !upto.is_empty(), managers))
         };
-        let (exact, upto) = match tokio::time::timeout(within, look).await {
+        let (exact, upto, managers) = match tokio::time::timeout(within, look).await {
             Ok(Ok(there)) => there,
             Ok(Err(_)) | Err(_) => {
-                tracing::warn!(network = %self.network.id, "it could not be seen whether the x402 proxies are there; what needs them is not offered");
-                (false, false)
+                tracing::warn!(network = %self.network.id, "it could not be seen whether the x402 proxies and the delegation managers are there; what needs them is not offered");
+                (false, false, Vec::new())
             }
         };
         SupportedNetwork {
@@ -105,6 +111,10 @@ impl Chain {
                 .collect(),
             facilitator: self.facilitator().filter(|_| upto),
             token_permits: exact,
+            delegations: self
+                .facilitator()
+                .filter(|_| !managers.is_empty())
+                .map(|delegate| SupportedDelegations { delegate, managers }),
         }
     }
 
@@ -116,6 +126,7 @@ impl Chain {
             assets: network.assets.clone(),
             multicall3: network.multicall3,
             wallet_factories: network.wallet_factories.clone(),
+            delegation_managers: network.delegation_managers.clone(),
             facilitator: self.facilitator(),
             own_addresses: network
                 .signers

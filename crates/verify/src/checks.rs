@@ -3,8 +3,8 @@
 
 use alloy_primitives::Address;
 use teller_domain::{
-    Asset, Authorization, Payment, PaymentRequest, Permit2, Reason, Refusal, Scheme, TokenPermit,
-    UnixSeconds, X402Version,
+    Asset, Authorization, Delegation, Payment, PaymentRequest, Permit2, Reason, Refusal, Scheme,
+    TokenPermit, UnixSeconds, X402Version,
 };
 use teller_schemes::permit2::{Demand, Permit};
 use teller_schemes::{eip2612, permit2};
@@ -55,6 +55,11 @@ pub(crate) fn check_request<'a>(
             policy.allows(parties)?;
             check_permit(network, request, purpose, now)?;
             check_allowance(known, request, signed, now, network.margin_seconds)?;
+        }
+        Authorization::Erc7710(delegation) => {
+            check_parties(&network.own_addresses, parties)?;
+            policy.allows(parties)?;
+            check_delegation(network, request, delegation)?;
         }
     }
     Ok(known)
@@ -121,6 +126,33 @@ fn check_permit(
         ));
     }
     Ok(())
+}
+
+/// A delegation says nothing that could be compared: asset, payee and amount are what the seller demands, and whether the
+/// delegator allows that, only its manager knows. That manager must be one that is trusted (PROTOCOL section 3.8).
+fn check_delegation(
+    network: &Network,
+    request: &PaymentRequest,
+    delegation: &Delegation,
+) -> Checked {
+    let payment = &request.payment;
+    let manager = payment.key.authority;
+    if !network.delegation_managers.contains(&manager) {
+        return Err(Refusal::new(
+            Reason::DelegationManagerNotAllowed,
+            format!("the delegation manager {manager} is not on the allow-list"),
+        ));
+    }
+    let demanded = (request.asset, request.pay_to, request.amount);
+    let moves = (payment.asset, payment.payee, payment.value);
+    let is_whole = demanded == moves && payment.key.nonce == delegation.nonce();
+    if is_whole && network.own_addresses.contains(&delegation.delegate) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::InvalidPayload,
+        "the redemption is not what the seller demands, or not this facilitator's to make",
+    ))
 }
 
 /// The EIP-2612 permit that came along, if one did (PROTOCOL section 7.1).

@@ -2,6 +2,7 @@
 
 use teller_chain::{AuthorizationState, Inspection, Simulation};
 use teller_domain::{AssetAmount, Authorization, PayerSignature, Payment, Reason, Refusal};
+use teller_schemes::erc7710::Redemption;
 use teller_schemes::permit2::{self, Findings, PERMIT2, Permit};
 use teller_schemes::{eip3009, recover};
 
@@ -23,7 +24,12 @@ pub(crate) fn signed_by_key(known: &KnownDomain, payment: &Payment) -> bool {
 /// Whether a payer without code can have signed so. One whose contract is still to be made can, where its factory is
 /// trusted; whether that contract accepts the signature, only the simulation shows.
 pub(crate) fn check_codeless(network: &Network, payment: &Payment, by_key: bool) -> Checked {
-    let is_eip3009 = matches!(payment.authorization, Authorization::Eip3009 { .. });
+    let is_eip3009 = match payment.authorization {
+        // Whoever the delegator is, its manager judges the delegation.
+        Authorization::Erc7710(_) => return Ok(()),
+        Authorization::Eip3009 { .. } => true,
+        Authorization::Permit2(_) => false,
+    };
     match payment.authorization.signature() {
         PayerSignature::Ecdsa { .. } if by_key => Ok(()),
         PayerSignature::Counterfactual(new) if is_eip3009 => {
@@ -49,7 +55,7 @@ pub(crate) fn check_codeless(network: &Network, payment: &Payment, by_key: bool)
 
 fn invalid_signature(payment: &Payment) -> Reason {
     match payment.authorization {
-        Authorization::Eip3009 { .. } => Reason::InvalidSignature,
+        Authorization::Eip3009 { .. } | Authorization::Erc7710(_) => Reason::InvalidSignature,
         Authorization::Permit2(_) => Reason::Permit2InvalidSignature,
     }
 }
@@ -62,9 +68,10 @@ pub(crate) fn check_inspection(payment: &Payment, inspection: &Inspection) -> Ch
             "there is no token at the asset's address",
         )
     })?;
-    match Permit::of(payment) {
-        None => check_transfer(payment, inspection, balance)?,
-        Some(permit) => check_permit(payment, &permit, inspection, balance)?,
+    match (Permit::of(payment), Redemption::of(payment)) {
+        (Some(permit), _) => check_permit(payment, &permit, inspection, balance)?,
+        (None, Some(redemption)) => check_redemption(&redemption, inspection, balance)?,
+        (None, None) => check_transfer(payment, inspection, balance)?,
     }
     Ok(balance)
 }
@@ -131,9 +138,9 @@ fn check_permit(
         allowance: match &payment.authorization {
             // A permit of the token's own raises the allowance before anything moves.
             Authorization::Permit2(signed) if signed.allowance.is_some() => permit.amount,
-            Authorization::Permit2(_) | Authorization::Eip3009 { .. } => {
-                read.map(|read| read.allowance).unwrap_or_default()
-            }
+            Authorization::Permit2(_)
+            | Authorization::Eip3009 { .. }
+            | Authorization::Erc7710(_) => read.map(|read| read.allowance).unwrap_or_default(),
         },
     };
     let reason = permit2::diagnose(&findings, payment.value, revert);
@@ -144,13 +151,38 @@ fn check_permit(
     Err(Refusal::new(reason, detail))
 }
 
+/// A manager that succeeds has proven nothing: the balances must show the transfer.
+fn check_redemption(
+    redemption: &Redemption,
+    inspection: &Inspection,
+    balance: AssetAmount,
+) -> Checked {
+    let amount = redemption.amount;
+    if balance < amount {
+        return Err(Refusal::new(
+            Reason::InsufficientBalance,
+            format!("the delegator has {balance}, the payment is {amount}"),
+        ));
+    }
+    match inspection.redemption_failure(redemption) {
+        None => Ok(()),
+        Some(reason) => Err(Refusal::new(
+            reason,
+            format!(
+                "the redemption does not move exactly {amount} of {} from {} to {}",
+                redemption.asset, redemption.delegator, redemption.pay_to
+            ),
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use alloy_primitives::{Address, B256, Bytes, hex};
-    use teller_chain::PermitReading;
+    use teller_chain::{PermitReading, RedemptionReading};
     use teller_domain::{
-        AuthorizationKey, AuthorizationNonce, BlockRef, ChainId, EcdsaSignature, Permit2,
-        PermitTerms, UnixSeconds, Validity,
+        AuthorizationKey, AuthorizationNonce, BlockRef, ChainId, Delegation, EcdsaSignature,
+        Permit2, PermitTerms, UnixSeconds, Validity,
     };
 
     use super::*;
@@ -202,6 +234,7 @@ mod tests {
             authorization: AuthorizationState::Unused,
             simulation: Simulation::Succeeded { gas_used: 60_000 },
             permit2: None,
+            redemption: None,
         };
         assert_eq!(check_inspection(&payment, &found), Ok(payment.value));
         type Spoil = fn(&mut Inspection);
@@ -229,6 +262,81 @@ mod tests {
     }
 
     #[test]
+    fn a_redemption_counts_by_the_balances_behind_it() {
+        let delegation = Delegation::new(Bytes::from_static(&[1]), Address::ZERO).unwrap();
+        let payment = payment(
+            Address::repeat_byte(1),
+            Authorization::Erc7710(delegation.into()),
+        );
+        let found = |balance: u64, behind: (u64, u64), simulation| Inspection {
+            block: BlockRef {
+                number: 1,
+                hash: B256::ZERO,
+            },
+            code_size: 100,
+            balance: Some(AssetAmount::from(balance)),
+            payee_balance: AssetAmount::from(5),
+            authorization: AuthorizationState::Unused,
+            simulation,
+            permit2: None,
+            redemption: Some(RedemptionReading {
+                balance: AssetAmount::from(behind.0),
+                payee_balance: AssetAmount::from(behind.1),
+            }),
+        };
+        let good = Simulation::Succeeded { gas_used: 1 };
+        let told = |found: &Inspection| check_inspection(&payment, found).map_err(|no| no.reason);
+        let balance = AssetAmount::from(10_001);
+        assert_eq!(told(&found(10_001, (1, 10_005), good.clone())), Ok(balance));
+        for (balance, behind, simulation, reason) in [
+            (
+                9_999,
+                (0, 10_004),
+                good.clone(),
+                Reason::InsufficientBalance,
+            ),
+            // Nothing moved; the payee got it from somebody else; a fee was taken; less came.
+            (
+                10_001,
+                (10_001, 5),
+                good.clone(),
+                Reason::DelegationTransferMismatch,
+            ),
+            (
+                10_001,
+                (10_001, 10_005),
+                good.clone(),
+                Reason::DelegationTransferMismatch,
+            ),
+            (
+                10_001,
+                (0, 10_005),
+                good.clone(),
+                Reason::DelegationTransferMismatch,
+            ),
+            (
+                10_001,
+                (1, 10_004),
+                good,
+                Reason::DelegationTransferMismatch,
+            ),
+            (
+                10_001,
+                (1, 10_005),
+                Simulation::Reverted(Bytes::new()),
+                Reason::DelegationSimulationFailed,
+            ),
+        ] {
+            assert_eq!(told(&found(balance, behind, simulation)), Err(reason));
+        }
+        let no_token = Inspection {
+            balance: None,
+            ..found(10_001, (1, 10_005), Simulation::Skipped)
+        };
+        assert_eq!(told(&no_token), Err(Reason::AssetNotDeployed));
+    }
+
+    #[test]
     fn each_finding_about_a_permit_has_its_reason() {
         let permit = |signature| {
             let permit = Permit2 {
@@ -253,6 +361,7 @@ mod tests {
                 proxy_ready,
                 allowance: AssetAmount::from(allowance),
             }),
+            redemption: None,
         };
         let told = |payment: &Payment, found: &Inspection| {
             check_inspection(payment, found).map_err(|refusal| refusal.reason)

@@ -30,6 +30,8 @@ pub struct VerifyNetwork {
     pub multicall3: Address,
     /// Who may make contract wallets that are not there yet (ERC-6492): they are called with whatever a payer sends.
     pub wallet_factories: Vec<Address>,
+    /// The managers that redeem delegations (ERC-7710): they are called with whatever a payer sends.
+    pub delegation_managers: Vec<Address>,
     /// The one account that settles `upto`; none where that is not served.
     pub facilitator: Option<Address>,
     /// Teller's own signers, and whatever else must never be a party to a payment.
@@ -56,6 +58,7 @@ pub(crate) struct Network {
     pub(crate) assets: Vec<KnownDomain>,
     pub(crate) multicall3: Address,
     pub(crate) wallet_factories: Vec<Address>,
+    pub(crate) delegation_managers: Vec<Address>,
     pub(crate) facilitator: Option<Address>,
     pub(crate) own_addresses: Vec<Address>,
     pub(crate) inspector: Inspector,
@@ -75,6 +78,7 @@ impl From<VerifyNetwork> for Network {
             assets: assets.collect(),
             multicall3: network.multicall3,
             wallet_factories: network.wallet_factories,
+            delegation_managers: network.delegation_managers,
             facilitator: network.facilitator,
             own_addresses: network.own_addresses,
             inspector: network.inspector,

@@ -380,7 +380,7 @@ fn nonce_hold_until(
 fn too_little(balance: AssetAmount, held: AssetAmount, payment: &Payment) -> Refusal {
     let value = payment.value;
     let reason = match payment.authorization {
-        Authorization::Eip3009 { .. } => Reason::InsufficientBalance,
+        Authorization::Eip3009 { .. } | Authorization::Erc7710(_) => Reason::InsufficientBalance,
         Authorization::Permit2(_) => Reason::Permit2InsufficientBalance,
     };
     let detail =

@@ -65,6 +65,7 @@ impl World {
             chain: CHAIN,
             assets: vec![asset(&devnet)],
             multicall3: MULTICALL3,
+            delegation_managers: Vec::new(),
             wallet_factories: Vec::new(),
             facilitator: None,
             own_addresses: Vec::new(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use teller_domain::{IdempotencyKey, Reason, TenantId};
+use teller_domain::{IdempotencyKey, Reason, Scheme, TenantId};
 use teller_protocol::extensions::{Extension, PaymentIdentifier};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::metadata::MetadataMap;
@@ -18,7 +18,7 @@ use crate::meters::{Endpoint, Transport};
 use crate::proto;
 use crate::proto::facilitator_server::Facilitator;
 use crate::service::rejected_settle;
-use crate::wire::{self, Asked, Rejection};
+use crate::wire::{self, Asked, Delegates, Rejection};
 
 pub(super) struct FacilitatorDoor(pub(super) Api);
 
@@ -151,7 +151,8 @@ fn asked(
         false => Unasked::Refused(rejection),
     };
     let wire = convert::request(payload, requirements).map_err(|error| refused(error.into()))?;
-    let asked = wire::into_domain(wire, tenant, key).map_err(refused)?;
+    // Delegations are taken by REST.
+    let asked = wire::into_domain(wire, &Delegates::default(), tenant, key).map_err(refused)?;
     let identifier = match payment_identifier {
         "" => Extension::Absent,
         id => PaymentIdentifier::of(id).map_or_else(
@@ -277,9 +278,9 @@ impl Facilitator for FacilitatorDoor {
                 1 => proto::X402Version::V1.into(),
                 _ => proto::X402Version::V2.into(),
             },
-            scheme: match kind.extra {
-                Some(_) => proto::Scheme::Upto.into(),
-                None => proto::Scheme::Exact.into(),
+            scheme: match &*kind.scheme == Scheme::Upto.as_str() {
+                true => proto::Scheme::Upto.into(),
+                false => proto::Scheme::Exact.into(),
             },
             network: kind.network.clone(),
         });

@@ -47,7 +47,7 @@ pub(super) async fn verify(State(api): State<Api>, request: Request) -> Response
 
 async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     let mut candidate = None;
-    let (answer, is_malformed) = match read(&admitted) {
+    let (answer, is_malformed) = match read(api, &admitted) {
         Ok((asked, discoverable)) => {
             candidate = Candidate::of(discoverable, &asked.request);
             let (answer, cause) = api.inner.service.verify(asked).await;
@@ -75,9 +75,10 @@ async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
 }
 
 /// A request's payment with the buyer's id of it, and what was paid for.
-fn read(admitted: &Admitted) -> Result<(Asked, Extension<Discoverable>), Rejection> {
+fn read(api: &Api, admitted: &Admitted) -> Result<(Asked, Extension<Discoverable>), Rejection> {
     let asked = wire::read(
         &admitted.body,
+        &api.inner.delegates,
         &admitted.tenant.id,
         admitted.idempotency_key.clone(),
     )?;
@@ -101,7 +102,7 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     let Ok(_settles) = tenant.take_settle() else {
         return (respond::error(&ApiError::TooManySettles), Outcome::Rejected);
     };
-    let asked = read(&admitted);
+    let asked = read(api, &admitted);
     // It shares the connection's read buffer, which need not outlast the wait.
     drop(admitted.body);
     let mut candidate = None;
@@ -161,7 +162,8 @@ pub(super) async fn release(State(api): State<Api>, request: Request) -> Respons
 }
 
 async fn release_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
-    let asked = match wire::read(&admitted.body, &admitted.tenant.id, None) {
+    let delegates = &api.inner.delegates;
+    let asked = match wire::read(&admitted.body, delegates, &admitted.tenant.id, None) {
         Ok(asked) => asked,
         Err(rejection) => {
             let body = Released {

@@ -1,3 +1,6 @@
+use alloy_primitives::keccak256;
+use teller_domain::Scheme;
+
 use super::*;
 use alloy_primitives::{U256, U512};
 use serde_json::{Value, json};
@@ -37,8 +40,13 @@ fn body(version: u8, network: &str) -> Value {
 }
 
 fn read_as(body: &Value) -> Result<Asked, Rejection> {
+    read_with(body, &Delegates::default())
+}
+
+fn read_with(body: &Value, delegates: &Delegates) -> Result<Asked, Rejection> {
     read(
         &serde_json::to_vec(body).unwrap(),
+        delegates,
         &TenantId::new("t"),
         None,
     )
@@ -298,4 +306,53 @@ fn each_fault_has_its_reason() {
     let rejection = read_as(&change("/paymentPayload", json!([]))).unwrap_err();
     assert!(rejection.is_bad_request);
     assert_eq!(rejection.refusal.reason, Reason::InvalidPayload);
+}
+
+fn delegation_body() -> Value {
+    let mut body = body(2, "eip155:84532");
+    for side in ["/paymentRequirements", "/paymentPayload/accepted"] {
+        body.pointer_mut(side).unwrap()["extra"] = json!({"assetTransferMethod": "erc7710"});
+    }
+    *body.pointer_mut("/paymentPayload/payload").unwrap() = json!({
+        "delegationManager": Address::repeat_byte(0x71),
+        "permissionContext": "0x010203",
+        "delegator": Address::repeat_byte(0x72),
+    });
+    body
+}
+
+#[test]
+fn a_delegation_pays_what_the_seller_demands_and_is_named_by_its_context() {
+    let delegate = Address::repeat_byte(0x73);
+    let delegates = Delegates([(ChainId(84532), delegate)].into());
+    let asked = read_with(&delegation_body(), &delegates).unwrap();
+    let PaymentRequest {
+        payment,
+        pay_to,
+        amount,
+        ..
+    } = asked.request;
+    assert_eq!(payment.key.authority, Address::repeat_byte(0x71));
+    assert_eq!(payment.key.payer, Address::repeat_byte(0x72));
+    assert_eq!(payment.key.nonce.0, keccak256([1, 2, 3]));
+    assert_eq!((payment.payee, payment.value), (pay_to, amount));
+    assert_eq!(payment.facilitator(), Some(delegate));
+    assert_eq!(payment.scheme(), Scheme::Exact);
+    // Whom it pays, and how much, tells one payment from another, and frees no context.
+    let mut other = delegation_body();
+    other["paymentRequirements"]["amount"] = json!("7");
+    let other = read_with(&other, &delegates).unwrap().request.payment;
+    assert_eq!(other.key, payment.key);
+    assert_ne!(other.digest(), payment.digest());
+}
+
+#[test]
+fn delegations_are_refused_where_nobody_redeems_them() {
+    let unsupported = |delegates: &Delegates| {
+        let rejection = read_with(&delegation_body(), delegates).unwrap_err();
+        rejection.refusal.reason == Reason::UnsupportedPayloadType
+    };
+    assert!(unsupported(&Delegates::default()));
+    let elsewhere = Delegates([(ChainId(8453), Address::ZERO)].into());
+    assert!(unsupported(&elsewhere));
 }

@@ -1,6 +1,7 @@
 //! The queue of accepted payments and the forming of batches.
 
 use alloy_primitives::{Bytes, U256};
+use teller_chain::REDEMPTION_GAS;
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
 use teller_domain::{
     Authorization, PayerSignature, Payment, Settlement, SettlementId, TenantId, UnixSeconds, Wei,
@@ -20,6 +21,9 @@ const GAS_OF_JUDGE: u64 = 500_000;
 
 /// What making that contract may use on top.
 const GAS_OF_MAKING: u64 = 1_700_000;
+
+/// What a byte of a permission context takes on top, at calldata's dearest (EIP-7623).
+const GAS_PER_CONTEXT_BYTE: u64 = 40;
 
 /// Gas of a batch beside its payments: the transaction itself and Multicall3's frame.
 const GAS_PER_BATCH: u64 = 60_000;
@@ -69,6 +73,10 @@ impl Queued {
                 GAS_PER_PERMIT + GAS_PER_ALLOWANCE
             }
             Authorization::Permit2(_) => GAS_PER_PERMIT,
+            Authorization::Erc7710(delegation) => {
+                let bytes = u64::try_from(delegation.context().len()).unwrap_or(u64::MAX);
+                return REDEMPTION_GAS.saturating_add(bytes.saturating_mul(GAS_PER_CONTEXT_BYTE));
+            }
         };
         match self.payment.authorization.signature() {
             PayerSignature::Ecdsa { .. } => call,
@@ -88,7 +96,7 @@ impl Queued {
                 queued.payment.payee,
                 queued.payment.value,
             )),
-            Authorization::Eip3009 { .. } => None,
+            Authorization::Eip3009 { .. } | Authorization::Erc7710(_) => None,
         };
         terms(self).is_some() && terms(self) == terms(other)
     }

@@ -88,6 +88,9 @@ pub enum Finding {
     WouldRevert(Reason),
     /// The authorization is unused and the call would pass.
     WouldSettle,
+    /// The chain guards nothing, and whatever else it shows proves nothing of this payment: its slot's own receipt has
+    /// said all there is.
+    Unguarded,
 }
 
 /// What one endpoint says of an open slot.

@@ -76,6 +76,8 @@ pub(super) struct Ending {
     pub(super) block: BlockRef,
     /// Whether the transaction tried each payment of the batch: a no-op does not, nor one that reverted as a whole.
     pub(super) carried: bool,
+    /// Whether it ran to its end.
+    pub(super) succeeded: bool,
 }
 
 /// What remains of a slot once its end is durable.

@@ -115,6 +115,7 @@ pub(super) fn explain(
             match queued.payment.authorization {
                 Authorization::Eip3009 { .. } => Reason::NonceAlreadyUsed,
                 Authorization::Permit2(_) => Reason::Permit2InvalidNonce,
+                Authorization::Erc7710(_) => Reason::TransactionFailed,
             },
             "the authorization was cancelled or spent on another transfer",
             transaction,
@@ -132,6 +133,22 @@ pub(super) fn explain(
             transaction,
         ),
         Finding::WouldSettle => Resolution::Requeued,
+        // A second slot could pay a second time, should a reorg bring the first one back.
+        Finding::Unguarded if !end.carried => fail(
+            Reason::TransactionFailed,
+            "it was given up before it was mined, and is signed once only",
+            None,
+        ),
+        Finding::Unguarded if end.succeeded => fail(
+            Reason::TransferEventMismatch,
+            "the transaction was mined without exactly this transfer",
+            transaction,
+        ),
+        Finding::Unguarded => fail(
+            Reason::TransactionFailed,
+            "the transaction was mined and reverted",
+            transaction,
+        ),
     }
 }
 
@@ -218,6 +235,7 @@ impl Core {
         now_ms: u64,
     ) {
         let cutoff = self.cutoff(now_ms).unwrap_or_default();
+        let once = self.rules.hold(Rule::SignedOnce);
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
@@ -240,6 +258,10 @@ impl Core {
         for (payment, finding) in findings {
             let Some(queued) = slot.payments.iter().find(|queued| queued.id == payment) else {
                 continue;
+            };
+            let finding = match finding {
+                Finding::Unguarded if !once => Finding::WouldSettle,
+                finding => finding,
             };
             if let Finding::SettledElsewhere { receipt, .. } = &finding {
                 unsettled_blocks.push(receipt.block);
@@ -371,6 +393,7 @@ impl OpenSlot {
             },
             block: mined.block,
             carried,
+            succeeded: mined.succeeded,
         }
     }
 

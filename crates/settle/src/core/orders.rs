@@ -124,6 +124,7 @@ impl Core {
             end: SlotEnd::Foreign,
             block,
             carried: false,
+            succeeded: false,
         };
         let payments = slot.payments.clone();
         if payments.is_empty() {

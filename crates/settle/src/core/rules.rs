@@ -41,12 +41,14 @@ pub enum Rule {
     ParkStalled,
     /// Nonces that a dropped transaction of a stranger leaves unused below a lane are used up by no-ops.
     FillGaps,
+    /// What the chain does not guard is signed into one slot and never into another.
+    SignedOnce,
 }
 
 impl Rule {
     /// Every rule.
     #[cfg(test)]
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::CommitBeforeSend,
         Self::AllHashes,
         Self::SealedBlocksOnly,
@@ -66,6 +68,7 @@ impl Rule {
         Self::Bisect,
         Self::ParkStalled,
         Self::FillGaps,
+        Self::SignedOnce,
     ];
 }
 

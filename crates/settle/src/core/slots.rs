@@ -146,6 +146,7 @@ impl Core {
             end: SlotEnd::Foreign,
             block,
             carried: false,
+            succeeded: false,
         };
         self.close_slot(id, &end, resolutions, Vec::new());
     }

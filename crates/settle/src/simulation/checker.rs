@@ -437,7 +437,7 @@ impl World<'_> {
     pub fn check_reserved(&mut self, payment: &Payment, view: &State, now: u64) {
         let payer = payment.key.payer;
         // A hold ends with its authorization.
-        let until = (now + 60_000).min(payment.valid_before().0 * 1_000);
+        let until = (now + 60_000).min(payment.valid_before().0.saturating_mul(1_000));
         self.check
             .holds
             .insert(payment.key, (payer, payment.value.0, until));

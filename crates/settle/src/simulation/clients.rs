@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, U256};
 use teller_domain::{
-    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, EcdsaSignature, Level,
-    Payment, RequestId, Settlement, SettlementId, SettlementState, TenantId, UnixMillis,
+    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, Delegation, EcdsaSignature,
+    Level, Payment, RequestId, Settlement, SettlementId, SettlementState, TenantId, UnixMillis,
     UnixSeconds, Validity, X402Version,
 };
 use teller_store::{
@@ -14,6 +14,7 @@ use teller_store::{
 };
 
 use super::model::state::Code;
+use super::model::transaction::{FICKLE, MANAGER};
 use super::operators::TENANT;
 use super::switches::Switch;
 use super::world::{CHAOS_MS, EPOCH, Job, TOKEN, World};
@@ -41,6 +42,8 @@ pub fn payer(index: u64) -> Address {
     Address::with_last_byte(0x40 + index as u8)
 }
 
+/// The end of every hold of a nonce.
+const LONGEST: u64 = (EPOCH + 86_400) * 1_000;
 pub const PAYERS: u64 = 5;
 pub const STRANGER: Address = Address::repeat_byte(0x99);
 
@@ -68,7 +71,10 @@ impl World<'_> {
             .iter_mut()
             .for_each(|endpoint| endpoint.view = head);
         for _ in 0..self.rng.between(4, 14) {
-            let payment = self.payment();
+            let payment = match self.rng.chance(150) {
+                true => self.delegated(),
+                false => self.payment(),
+            };
             let at = self.rng.below(CHAOS_MS * 2 / 3);
             self.add_client(payment.clone(), at);
             if self.rng.chance(200) {
@@ -77,6 +83,26 @@ impl World<'_> {
                 self.add_client(payment, again);
             }
         }
+    }
+
+    /// A delegation, of the few kinds that the model's manager knows.
+    fn delegated(&mut self) -> Payment {
+        let mut payment = self.payment();
+        let kind = match self.rng.chance(200) {
+            true => FICKLE,
+            false => 0,
+        };
+        let context = [
+            payment.key.payer.as_slice(),
+            &[kind],
+            &self.rng.bytes32()[..11],
+        ];
+        let delegation = Delegation::new(context.concat().into(), self.signers[0]).unwrap();
+        payment.key.authority = MANAGER;
+        payment.key.nonce = delegation.nonce();
+        payment.validity = Delegation::validity();
+        payment.authorization = Authorization::Erc7710(delegation.into());
+        payment
     }
 
     fn payment(&mut self) -> Payment {
@@ -162,7 +188,9 @@ impl World<'_> {
             balance: AssetAmount(balance),
             read_at_block: view.block.number,
             now,
-            nonce_hold_until: UnixMillis(payment.valid_before().0 * 1_000),
+            nonce_hold_until: UnixMillis(
+                payment.valid_before().0.saturating_mul(1_000).min(LONGEST),
+            ),
             balance_hold_until: UnixMillis(now.0 + 60_000),
         };
         let reservations = Arc::clone(&self.stage.reservations);

@@ -141,7 +141,12 @@ impl World<'_> {
             .clients
             .iter()
             .map(|client| client.payment.clone())
+            // A delegation names its delegate: nobody else redeems it.
+            .filter(Payment::is_guarded_on_chain)
             .collect();
+        if known.is_empty() {
+            return;
+        }
         let payment = self.rng.pick(&known).clone();
         let spent = self
             .chain

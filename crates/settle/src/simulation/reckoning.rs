@@ -113,6 +113,10 @@ impl World<'_> {
                 .find(|receipt| settling_log(receipt, &payment).is_some())
                 .map(|receipt| (sealed.block, receipt.transaction.hash))
         });
+        let paid = canonical.iter().flat_map(|sealed| &sealed.receipts);
+        let paid = paid.filter(|receipt| settling_log(receipt, &payment).is_some());
+        let times = paid.count();
+        self.demand(times <= 1, || format!("{} was paid {times} times", row.id));
         match &row.state {
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                 let same = on_chain == Some((receipt.block, receipt.transaction));

@@ -366,7 +366,7 @@ impl World<'_> {
 
 fn settling_call(payments: &[Queued]) -> (Address, alloy_primitives::Bytes) {
     match payments {
-        [alone] => (TOKEN, eip3009::transfer_call(&alone.payment)),
+        [alone] => teller_schemes::settling_call(&alone.payment, multicall::MULTICALL3),
         _ => {
             let calls = payments
                 .iter()

@@ -7,8 +7,8 @@ use teller_chain::SendOutcome;
 use teller_domain::{Attempt, BlockRef, FencedLane, Level, Payment, Reason, Receipt, SlotId, Wei};
 
 use super::model::chain::{Receipt as ChainReceipt, Sealed};
-use super::model::state::{BlockEnv, Spent};
-use super::model::transaction::{TokenCall, Transaction};
+use super::model::state::{BlockEnv, REDEEMED, Spent};
+use super::model::transaction::{Call, MANAGER, TokenCall, Transaction, call_of_manager};
 use super::shell::{PATIENT_TRIES, RETRY_MS, SEALED_TRIES};
 use super::world::{Job, TOKEN, World};
 use crate::core::{Effect, Event, Finding, Log, Mined, Place, Queued, Sent, Sighting};
@@ -40,11 +40,11 @@ impl World<'_> {
         let mut with_code = Vec::new();
         let mut refused = Vec::new();
         for queued in payments {
-            if state.account(queued.payment.key.payer).code.is_none() {
-                continue;
+            let has_code = state.account(queued.payment.key.payer).code.is_some();
+            if has_code {
+                with_code.push(queued.id);
             }
-            with_code.push(queued.id);
-            if payments.len() == 1 {
+            if payments.len() == 1 && (has_code || !queued.payment.is_guarded_on_chain()) {
                 refused.extend(
                     self.would_fail(&queued.payment)
                         .map(|reason| (queued.id, reason)),
@@ -70,8 +70,12 @@ impl World<'_> {
     fn would_fail(&self, payment: &Payment) -> Option<Reason> {
         let mut why = None;
         for endpoint in 0..self.endpoints.len() {
-            let state = &self.view(endpoint).state;
-            let reason = state.would_fail(&call_of(payment), &self.env(endpoint))?;
+            let (state, env) = (&self.view(endpoint).state, self.env(endpoint));
+            if let Some(Call::Redeem(redemption)) = call_of_manager(payment) {
+                why = Some(state.would_redeem(&redemption, &env)?);
+                continue;
+            }
+            let reason = state.would_fail(&call_of(payment), &env)?;
             if reason == Some(Reason::NonceAlreadyUsed) {
                 return None;
             }
@@ -260,6 +264,11 @@ impl World<'_> {
     ) {
         let mut findings = Vec::new();
         for queued in &payments {
+            if !queued.payment.is_guarded_on_chain() {
+                self.is_refuted(queued.id);
+                findings.push((queued.id, Finding::Unguarded));
+                continue;
+            }
             let first = self
                 .some_endpoint()
                 .and_then(|e| self.explain(e, block, &queued.payment));
@@ -386,6 +395,14 @@ pub fn use_in(receipt: &ChainReceipt, payer: Address, nonce: B256) -> Option<Spe
 
 /// The index of the transfer that a payment signed.
 pub fn settling_log(receipt: &ChainReceipt, payment: &Payment) -> Option<u64> {
+    if !payment.is_guarded_on_chain() {
+        // The model's manager tells what teller is never told.
+        let redeemed = receipt
+            .logs
+            .iter()
+            .any(|log| log.address == MANAGER && log.topics == [REDEEMED, payment.key.nonce.0]);
+        return redeemed.then_some(receipt.first_log);
+    }
     let logs = receipt
         .logs
         .iter()

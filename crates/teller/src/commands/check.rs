@@ -103,6 +103,12 @@ async fn endpoint(
             false => report.fine(format!("{name}: x402 proxy for {scheme} by Permit2")),
         }
     }
+    for manager in &network.delegation_managers {
+        match node.code(*manager).await?.is_empty() {
+            true => report.wrong(format!("{name}: no code at delegation manager {manager}")),
+            false => report.fine(format!("{name}: delegation manager at {manager}")),
+        }
+    }
     for asset in &network.assets {
         match domain_error(node, asset).await? {
             Ok(()) => report.fine(format!(

@@ -156,6 +156,8 @@ pub struct Network {
     pub multicall3: Address,
     /// Who may make contract wallets that are not there yet (ERC-6492). They are called with whatever a payer sends.
     pub wallet_factories: Vec<Address>,
+    /// Who redeems delegations (ERC-7710); none takes none. They are called with whatever a payer sends.
+    pub delegation_managers: Vec<Address>,
     /// The tokens that may be paid with; never empty.
     pub assets: Vec<Asset>,
 }

@@ -197,14 +197,8 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
     let (budget, usd_ceiling) = section.section("budget", budget);
     fees.max_fee = [fees.max_fee, usd_ceiling].into_iter().flatten().min();
     let multicall3 = section.text("multicall3", ADDRESS).unwrap_or(MULTICALL3);
-    let wallet_factories = match section.has("wallet_factories") {
-        true => section.list(
-            "wallet_factories",
-            "addresses: 0x and 40 hexadecimal digits each",
-        ),
-        false => Vec::new(),
-    };
-    section.known("wallet_factories");
+    let wallet_factories = addresses(section, "wallet_factories");
+    let delegation_managers = addresses(section, "delegation_managers");
     let own = section.sections("assets", |section| asset(section, id));
     let assets = assets(section, id, own);
     Some(Network {
@@ -222,8 +216,19 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
         budget,
         multicall3,
         wallet_factories,
+        delegation_managers,
         assets,
     })
+}
+
+/// A list that is empty by default.
+fn addresses(section: &mut Section<'_>, key: &'static str) -> Vec<Address> {
+    let addresses = match section.has(key) {
+        true => section.list(key, "addresses: 0x and 40 hexadecimal digits each"),
+        false => Vec::new(),
+    };
+    section.known(key);
+    addresses
 }
 
 fn signers(section: &mut Section<'_>) -> Vec<SignerKey> {

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use teller_domain::{Level, TenantId};
+use alloy_primitives::Address;
+use teller_domain::{EXACT_PROXY, Level, PERMIT2, TenantId, UPTO_PROXY};
 
 use super::reader::Problem;
-use super::{ApiKey, Auth, Config, Role, Secret};
+use super::{ApiKey, Auth, Config, Network, Role, Secret};
+
+/// Gas for the dearest redemption: with the longest permission context.
+const LEAST_GAS_FOR_DELEGATIONS: u64 = 2_000_000;
 
 /// The rules that a configuration breaks, whatever it is used for.
 pub(super) fn broken(config: &Config) -> Vec<Problem> {
@@ -71,6 +75,9 @@ pub(super) fn broken(config: &Config) -> Vec<Problem> {
                 key.address
             ));
         }
+        for message in misplaced_managers(network) {
+            problem(message);
+        }
         let mut assets = BTreeSet::new();
         for asset in &network.assets {
             if !assets.insert(asset.address) {
@@ -109,6 +116,38 @@ pub(super) fn broken(config: &Config) -> Vec<Problem> {
         problem("`reservations.url` must be memory:// or start with redis://".to_owned());
     }
     problems
+}
+
+/// A delegation manager is called from a signer's account with whatever a payer sends.
+fn misplaced_managers(network: &Network) -> Vec<String> {
+    let id = network.id;
+    let managers = &network.delegation_managers;
+    let is_else = |manager: &&Address| {
+        let signers = network.signers.iter().map(|signer| signer.address);
+        let assets = network.assets.iter().map(|asset| asset.address);
+        let others = [network.multicall3, PERMIT2, EXACT_PROXY, UPTO_PROXY];
+        signers
+            .chain(assets)
+            .chain(others)
+            .any(|other| other == **manager)
+    };
+    let mut messages: Vec<String> = managers
+        .iter()
+        .filter(is_else)
+        .map(|manager| {
+            format!(
+                "{manager} in `delegation_managers` of network {id} is a signer, an asset or a contract that settles \
+                 other payments, and no delegation manager"
+            )
+        })
+        .collect();
+    if !managers.is_empty() && network.max_batch_gas < LEAST_GAS_FOR_DELEGATIONS {
+        messages.push(format!(
+            "`max_batch_gas` of network {id} is {}, and delegations need {LEAST_GAS_FOR_DELEGATIONS}",
+            network.max_batch_gas
+        ));
+    }
+    messages
 }
 
 fn is_node_url(url: &Secret) -> bool {

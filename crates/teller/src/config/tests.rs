@@ -129,6 +129,29 @@ fn the_catalogue_is_on_unless_it_is_switched_off() {
 }
 
 #[test]
+fn delegation_managers_are_none_by_default_and_nothing_else_that_is_called() {
+    let small = read(SMALL, &[]).unwrap();
+    assert!(small.networks[0].delegation_managers.is_empty());
+    let with = |manager: &str| format!("{SMALL}\ndelegation_managers = [\"{manager}\"]\n");
+    let manager = "0x7171717171717171717171717171717171717171";
+    let read = read(&with(manager), &[]).unwrap();
+    assert_eq!(read.networks[0].delegation_managers.len(), 1);
+    let usdc = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+    for other in [usdc, "0x000000000022D473030F116dDEE9F6B43aC78BA3"] {
+        let message = refusal(&with(other), &[]);
+        assert!(message.contains("and no delegation manager"), "{message}");
+    }
+    let message = refusal(&with("all"), &[]);
+    assert!(
+        message.contains("`networks[0].delegation_managers[0]` must be addresses"),
+        "{message}"
+    );
+    let small_batches = format!("{}max_batch_gas = 1999999\n", with(manager));
+    let message = refusal(&small_batches, &[]);
+    assert!(message.contains("delegations need 2000000"), "{message}");
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_one() {
     let text = SMALL.replace("auth =", "auht =");
     let message = refusal(&text, &[]);

@@ -10,6 +10,7 @@
 mod bazaar;
 mod commands;
 mod crowd;
+mod delegations;
 mod grpc;
 mod kill;
 mod operator;

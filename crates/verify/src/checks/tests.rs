@@ -40,6 +40,7 @@ fn network() -> Network {
         assets: vec![asset()],
         multicall3: Address::ZERO,
         wallet_factories: Vec::new(),
+        delegation_managers: Vec::new(),
         facilitator: Some(OWN),
         own_addresses: vec![OWN],
         inspector: Inspector::spawn(nodes, heads.clone(), InspectLimits::default()),
@@ -135,6 +136,7 @@ fn change_signature(request: &mut PaymentRequest, change: fn(&mut EcdsaSignature
     match &mut request.payment.authorization {
         Authorization::Eip3009 { signature: place } => *place = signature.into(),
         Authorization::Permit2(permit) => permit.signature = signature.into(),
+        Authorization::Erc7710(_) => panic!("a delegation has no signature of its own"),
     }
 }
 
@@ -404,6 +406,7 @@ async fn only_trusted_factories_make_payers() {
         match &mut request.payment.authorization {
             Authorization::Eip3009 { signature: place } => *place = signature,
             Authorization::Permit2(permit) => permit.signature = signature,
+            Authorization::Erc7710(_) => panic!("a delegation has no signature of its own"),
         }
         request
     };
@@ -416,4 +419,50 @@ async fn only_trusted_factories_make_payers() {
     let request = counterfactual(permit(PermitTerms::Exact));
     let refused = Some(Reason::Permit2InvalidSignature);
     assert_eq!(verdict(&network, &request), refused);
+}
+
+#[tokio::test]
+async fn only_trusted_managers_redeem_and_only_what_the_seller_demands() {
+    let mut network = network();
+    let manager = Address::repeat_byte(0x71);
+    let delegated = || {
+        let mut request = good();
+        let delegation = Delegation::new(Bytes::from_static(&[1, 2, 3]), OWN).unwrap();
+        request.payment.key.authority = manager;
+        request.payment.key.nonce = delegation.nonce();
+        request.payment.validity = Delegation::validity();
+        request.payment.authorization = Authorization::Erc7710(delegation.into());
+        request.domain = None;
+        request
+    };
+    let refused = Some(Reason::DelegationManagerNotAllowed);
+    assert_eq!(verdict(&network, &delegated()), refused);
+    network.delegation_managers.push(manager);
+    assert_eq!(verdict(&network, &delegated()), None);
+    let faults: [(Reason, Fault); 7] = [
+        (Reason::DelegationManagerNotAllowed, |r| {
+            r.payment.key.authority = Address::repeat_byte(0x72);
+        }),
+        (Reason::FacilitatorIsParty, |r| r.payment.key.payer = OWN),
+        (Reason::FacilitatorIsParty, |r| r.pay_to = OWN),
+        (Reason::InvalidPayload, |r| {
+            r.pay_to = Address::repeat_byte(9);
+        }),
+        (Reason::InvalidPayload, |r| {
+            r.amount = AssetAmount::from(1);
+        }),
+        (Reason::InvalidPayload, |r| {
+            r.payment.key.nonce.0 = B256::ZERO;
+        }),
+        (Reason::InvalidPayload, |r| {
+            let stranger = Address::repeat_byte(9);
+            let delegation = Delegation::new(Bytes::from_static(&[1, 2, 3]), stranger).unwrap();
+            r.payment.authorization = Authorization::Erc7710(delegation.into());
+        }),
+    ];
+    for (reason, fault) in faults {
+        let mut request = delegated();
+        fault(&mut request);
+        assert_eq!(verdict(&network, &request), Some(reason));
+    }
 }

@@ -1,6 +1,7 @@
 //! Behaviour of the state machine, event by event. The bench that all tests drive is here, the tests are beside it.
 
 mod batches;
+mod delegations;
 mod gaps;
 mod hand_over;
 mod orders;

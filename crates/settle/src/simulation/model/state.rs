@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy_primitives::{Address, B256, Bytes, U256, b256};
 use teller_domain::Reason;
 
-use super::transaction::{Call, TokenCall, Transaction};
+use super::transaction::{Call, MANAGER, Redemption, TokenCall, Transaction};
 
 const AUTHORIZATION_USED: B256 =
     b256!("98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5");
@@ -34,6 +34,9 @@ const SIGNATURE_COLD_GAS: u64 = 6_500;
 /// Writing an authorization's state for the first time, with its log; and moving the dollars, with theirs.
 const AUTHORIZATION_GAS: u64 = 23_600;
 const MOVE_GAS: u64 = 3_300;
+/// What the model's manager says it has redeemed, and what that takes.
+pub const REDEEMED: B256 = B256::repeat_byte(0x71);
+const REDEMPTION_GAS: u64 = 150_000;
 /// Where a payer's code burns what it is given, this much of a hundred is left to its callers, each of which keeps a
 /// 64th back.
 const LEFT_BY_BURNER_PERCENT: u64 = 5;
@@ -173,6 +176,7 @@ impl State {
         let mut warm = Warm::default();
         match &transaction.call {
             Call::Pay { .. } => Ok(0),
+            Call::Redeem(redemption) => self.redeem(redemption, gas, env, logs),
             Call::Token { target, call } => {
                 self.token_call(*target, transaction.from, call, gas, env, &mut warm, logs)
             }
@@ -192,6 +196,49 @@ impl State {
                 Ok(gas - left)
             }
         }
+    }
+
+    fn redeem(
+        &mut self,
+        redemption: &Redemption,
+        gas: u64,
+        env: &BlockEnv,
+        logs: &mut Vec<Log>,
+    ) -> CallResult {
+        let Redemption {
+            from, to, value, ..
+        } = *redemption;
+        match self.would_redeem(redemption, env) {
+            _ if gas < REDEMPTION_GAS => return Err((gas, None)),
+            Some(Reason::DelegationTransferMismatch) => return Ok(REDEMPTION_GAS),
+            Some(reason) => return Err((REDEMPTION_GAS, Some(reason))),
+            None => {}
+        }
+        *self.dollars.entry(from).or_default() -= value;
+        *self.dollars.entry(to).or_default() += value;
+        // Noted for those who judge; the manager itself does not ask.
+        self.authorizations
+            .insert((from, redemption.context), Spent::Used);
+        logs.push(Log {
+            address: env.token,
+            topics: vec![TRANSFER, from.into_word(), to.into_word()],
+            data: value.to_be_bytes::<32>().into(),
+        });
+        logs.push(Log {
+            address: MANAGER,
+            topics: vec![REDEEMED, redemption.context],
+            data: Bytes::new(),
+        });
+        Ok(REDEMPTION_GAS)
+    }
+
+    /// Why a redemption would not pay at the end of this block's state: `None` if it would.
+    pub fn would_redeem(&self, redemption: &Redemption, env: &BlockEnv) -> Option<Reason> {
+        if redemption.fickle && env.timestamp.is_multiple_of(2) {
+            return Some(Reason::DelegationTransferMismatch);
+        }
+        let short = redemption.value > self.dollars(redemption.from);
+        short.then_some(Reason::DelegationSimulationFailed)
     }
 
     /// One call of the token with so much gas; changes nothing if it fails.

@@ -2,9 +2,10 @@
 
 use alloy_consensus::{Transaction as _, TxEnvelope};
 use alloy_eips::eip2718::Decodable2718;
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall, sol};
-use teller_domain::{Fees, UnixSeconds};
+use teller_domain::{Fees, Payment, UnixSeconds};
+use teller_schemes::erc7710;
 
 sol! {
     function transferWithAuthorization(
@@ -19,6 +20,23 @@ sol! {
         bytes callData;
     }
     function aggregate3(Call3[] calls) external payable;
+    function redeemDelegations(bytes[] contexts, bytes32[] modes, bytes[] executions) external;
+}
+
+/// A manager that redeems whatever it is given, as often as it is given it: the chain guards nothing.
+pub const MANAGER: Address = Address::repeat_byte(0x71);
+/// The byte behind the delegator in a permission context: of a delegation that moves nothing in every other second.
+pub const FICKLE: u8 = 1;
+
+/// A redemption of one delegation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redemption {
+    pub from: Address,
+    pub to: Address,
+    pub value: U256,
+    /// The hash of the permission context.
+    pub context: B256,
+    pub fickle: bool,
 }
 
 /// A call of the token.
@@ -48,6 +66,8 @@ pub enum Call {
     Token { target: Address, call: TokenCall },
     /// Multicall3's `aggregate3`: target, whether it may fail, call.
     Batch(Vec<(Address, bool, TokenCall)>),
+    /// A call of the manager.
+    Redeem(Redemption),
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +99,7 @@ impl Transaction {
                 to,
                 value: envelope.value(),
             },
+            None if to == MANAGER => Call::Redeem(decode_redemption(input)),
             None => {
                 let batch = aggregate3Call::abi_decode(input).expect("a batch of calls");
                 let calls = batch.calls.into_iter().map(|call| {
@@ -106,7 +127,7 @@ impl Transaction {
     /// Every call of the token in it, in order.
     pub fn token_calls(&self) -> Vec<&TokenCall> {
         match &self.call {
-            Call::Pay { .. } => Vec::new(),
+            Call::Pay { .. } | Call::Redeem(_) => Vec::new(),
             Call::Token { call, .. } => vec![call],
             Call::Batch(calls) => calls.iter().map(|(_, _, call)| call).collect(),
         }
@@ -139,6 +160,26 @@ impl Transaction {
 
 fn seconds(value: U256) -> UnixSeconds {
     UnixSeconds(value.saturating_to())
+}
+
+/// The call of the manager that settles a payment, if it is a delegation.
+pub fn call_of_manager(payment: &Payment) -> Option<Call> {
+    let redemption = erc7710::Redemption::of(payment)?;
+    Some(Call::Redeem(decode_redemption(&redemption.call())))
+}
+
+/// One execution: `asset ++ value ++ transfer(to, amount)`.
+fn decode_redemption(data: &[u8]) -> Redemption {
+    let call = redeemDelegationsCall::abi_decode(data).expect("a redemption");
+    let (context, execution) = (&call.contexts[0], &call.executions[0]);
+    let moves = transferCall::abi_decode(&execution[52..]).expect("a transfer");
+    Redemption {
+        from: Address::from_slice(&context[..20]),
+        to: moves.to,
+        value: moves.value,
+        context: keccak256(context),
+        fickle: context[20] == FICKLE,
+    }
 }
 
 fn decode_token_call(data: &[u8]) -> Option<TokenCall> {

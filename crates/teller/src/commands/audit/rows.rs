@@ -62,6 +62,10 @@ pub fn check_settled(row: &Settlement, seen: &Seen, out: &mut Vec<Difference>) {
         out.extend(check_permit(row, &permit, receipt, mined, seen));
         return;
     }
+    if !payment.is_guarded_on_chain() {
+        out.extend(check_redemption(row, receipt, mined, seen));
+        return;
+    }
     let used = seen
         .uses(mined)
         .into_iter()
@@ -96,6 +100,33 @@ pub fn check_settled(row: &Settlement, seen: &Seen, out: &mut Vec<Difference>) {
             ),
             transferred(&effect),
         )),
+    }
+}
+
+/// A delegation that is settled has exactly its transfer, and no other of its asset, at the recorded log.
+fn check_redemption(
+    row: &Settlement,
+    receipt: &Receipt,
+    mined: &TxReceipt,
+    seen: &Seen,
+) -> Option<Difference> {
+    let (payment, subject) = (&row.payment, Subject::Settlement(row.id));
+    match seen.redemption(mined, payment) {
+        Some(index) if index == receipt.log_index => None,
+        Some(index) => Some(seen.differs(
+            Kind::LogIndexDiffers,
+            subject,
+            format!("log {}", receipt.log_index),
+            format!("log {index}"),
+        )),
+        None => {
+            let signed = format!(
+                "{} from {} to {}",
+                payment.value, payment.key.payer, payment.payee
+            );
+            let missing = "not that transfer alone";
+            Some(seen.differs(Kind::TransferDiffers, subject, signed, missing))
+        }
     }
 }
 

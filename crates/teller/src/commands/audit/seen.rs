@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use alloy_primitives::{Address, B256};
 use teller_chain::{Log, TxReceipt};
-use teller_domain::{AuthorizationKey, BlockRef, ChainId};
+use teller_domain::{AuthorizationKey, BlockRef, ChainId, Payment};
+use teller_schemes::erc7710::Redemption;
 use teller_schemes::permit2::{ProxySettlement, settlements};
-use teller_schemes::{Effect, EventLog, effects};
+use teller_schemes::{Effect, EventLog, effects, transfers};
 
 use super::difference::{Difference, Kind, Subject};
 
@@ -89,6 +90,15 @@ impl Seen {
         let mut found = settlements(receipt.logs.iter().map(event));
         found.retain(|found| self.assets.contains(&found.token));
         found
+    }
+
+    /// The log index of the transfer by which a transaction redeemed a payment's delegation, if it did.
+    pub fn redemption(&self, receipt: &TxReceipt, payment: &Payment) -> Option<u64> {
+        if !receipt.succeeded || !self.assets.contains(&payment.asset) {
+            return None;
+        }
+        let moved = transfers(receipt.logs.iter().map(event));
+        Redemption::of(payment)?.settled(&moved)
     }
 
     /// The authorizations that a transaction used, of the tokens that count, in no order.

@@ -231,6 +231,9 @@ pub fn check_slot_uses(
     else {
         return;
     };
+    for row in &slot.payments {
+        check_redemption(receipt, row, seen, out);
+    }
     for used in seen.uses(receipt) {
         let own = slot.payments.iter().find(|row| row.payment.key == used.0);
         let row = own.or_else(|| others.get(&used.0));
@@ -254,6 +257,20 @@ pub fn check_slot_uses(
                 format!("{} is an attempt of slot {}", receipt.transaction, slot.id),
             ));
         }
+    }
+}
+
+/// A delegation of the slot that its transaction redeemed is settled by it.
+fn check_redemption(receipt: &TxReceipt, row: &Settlement, seen: &Seen, out: &mut Vec<Difference>) {
+    let recorded = super::rows::recorded(row);
+    let here = recorded.is_some_and(|recorded| recorded.transaction == receipt.transaction);
+    if !here && seen.redemption(receipt, &row.payment).is_some() {
+        out.push(seen.differs(
+            Kind::UseNotSettled,
+            Subject::Settlement(row.id),
+            row.state.kind(),
+            format!("settled by {}", receipt.transaction),
+        ));
     }
 }
 

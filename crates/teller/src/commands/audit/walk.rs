@@ -544,6 +544,12 @@ fn count_mined(slot: &AuditSlot, closed: slots::MinedSlot, seen: &Seen, walked: 
             sum.chain = sum.chain.saturating_add(transfer.value.0);
         }
     }
+    for row in &slot.payments {
+        if seen.redemption(receipt, &row.payment).is_some() {
+            let sum = tally.values.entry(row.payment.asset).or_default();
+            sum.chain = sum.chain.saturating_add(row.payment.value.0);
+        }
+    }
     for settlement in seen.settlements(receipt) {
         let sum = tally.values.entry(settlement.token).or_default();
         sum.chain = sum.chain.saturating_add(settlement.transfer.value.0);
