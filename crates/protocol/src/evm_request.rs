@@ -53,14 +53,10 @@ fn read(
     served: Served,
 ) -> Found<EvmRequest> {
     let version = read_version(body, payload)?;
-    // v1 has neither Permit2 nor any other scheme.
-    let served = match version {
-        Version::V1 => Served::default(),
-        Version::V2 => served,
-    };
+    let served = served.in_version(version);
     let demanded = Fields::of(requirements, "paymentRequirements", Fault::Requirements);
     let scheme = EvmScheme::of(demanded.text("scheme")?)
-        .filter(|scheme| *scheme == EvmScheme::Exact || served.upto)
+        .filter(|scheme| served.has(*scheme))
         .ok_or_else(|| {
             let detail = "paymentRequirements.scheme is not supported";
             Problem(Fault::Scheme, detail.into())
@@ -71,17 +67,9 @@ fn read(
         Version::V2 => sent.object("accepted")?,
     };
     if chosen.text("scheme")? != scheme.as_str() {
-        let is_permit = sent
-            .object("payload")
-            .is_ok_and(|payload| payload.object.get("permit2Authorization").is_some());
-        // The reference calls a permit under another scheme than `exact` another kind of payload.
-        let fault = match (scheme, is_permit) {
-            (EvmScheme::Upto, _) => Fault::UptoSchemeMismatch,
-            (EvmScheme::Exact, true) => Fault::PayloadKind,
-            (EvmScheme::Exact, false) => Fault::SchemeMismatch,
-        };
+        let payload = sent.object("payload").ok();
         return Err(Problem(
-            fault,
+            scheme.mismatch(payload.map(|payload| payloads::kind_of(payload.object))),
             format!("{} is not {}", chosen.path("scheme"), scheme.as_str()),
         ));
     }

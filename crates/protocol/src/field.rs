@@ -56,6 +56,27 @@ pub fn unsigned_64(text: &str) -> Result<u64, &'static str> {
     u64::try_from(unsigned(text)?).map_err(|_| "does not fit in 64 bits")
 }
 
+/// An unsigned number of at most 256 bits in decimal digits alone: `^[0-9]+$`.
+pub fn decimal(text: &str) -> Result<U256, &'static str> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        unsigned(text)
+    } else {
+        Err("must be decimal digits")
+    }
+}
+
+/// A version: `^[0-9]+(\.[0-9]+)*$`.
+pub fn version(text: &str) -> Result<(), &'static str> {
+    let good = text
+        .split('.')
+        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    if good {
+        Ok(())
+    } else {
+        Err("must be a version: digits and points")
+    }
+}
+
 /// `0x` and 40 hex digits; upper and lower case mean nothing.
 pub fn address(text: &str) -> Result<Address, &'static str> {
     fixed::<20>(text, "must be an address: 0x and 40 hex digits").map(Address::from)

@@ -20,6 +20,7 @@ pub use evm_request::EvmRequest;
 pub use json::{JsonError, MAX_DEPTH};
 pub use payloads::{
     Erc7710Payload, EvmPayload, EvmScheme, MAX_PERMISSION_CONTEXT_BYTES, Permit2Payload, Served,
+    WrongKind,
 };
 pub use request::{
     AssetTransferMethod, Eip3009Payload, Extra, Fault, PaymentRequirements, ReadError, Version,

@@ -5,7 +5,8 @@ use alloy_primitives::{Address, Bytes, U256};
 
 use crate::field;
 use crate::fields::{Fields, Found, Problem};
-use crate::request::{AssetTransferMethod, Eip3009Payload, Fault, read_eip3009};
+use crate::json::Object;
+use crate::request::{AssetTransferMethod, Eip3009Payload, Fault, Version, read_eip3009};
 
 /// The longest permission context that is read: a body's limit decides before this does.
 pub const MAX_PERMISSION_CONTEXT_BYTES: usize = 16 * 1024;
@@ -110,11 +111,32 @@ impl EvmScheme {
         }
     }
 
-    pub(crate) fn of(name: &str) -> Option<Self> {
+    /// The scheme of this name.
+    pub fn of(name: &str) -> Option<Self> {
         match name {
             "exact" => Some(Self::Exact),
             "upto" => Some(Self::Upto),
             _ => None,
+        }
+    }
+
+    /// What it is called when the seller demands this scheme and the buyer chose another one, with a payload of the
+    /// kind `sent`.
+    pub fn mismatch(self, sent: Option<AssetTransferMethod>) -> Fault {
+        match (self, sent) {
+            (Self::Upto, _) => Fault::UptoSchemeMismatch,
+            // The reference calls a permit under another scheme than `exact` another kind of payload.
+            (Self::Exact, Some(AssetTransferMethod::Permit2)) => Fault::PayloadKind,
+            (Self::Exact, _) => Fault::SchemeMismatch,
+        }
+    }
+
+    /// What it is called when a member of the payload is missing or malformed.
+    pub fn malformed(self) -> Fault {
+        match self {
+            Self::Exact => Fault::Payload,
+            // The reference calls a payload of `upto` with a member missing another kind of payload.
+            Self::Upto => Fault::PayloadKind,
         }
     }
 }
@@ -130,48 +152,93 @@ pub struct Served {
     pub erc7710: bool,
 }
 
+/// Why a payload of this kind is not taken; either is a [`Fault::PayloadKind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrongKind {
+    /// Nobody can pay so here.
+    NotServed,
+    /// The seller wants the asset to move in another way.
+    NotDemanded,
+}
+
+impl Served {
+    /// What of it a version has: version 1 has neither Permit2 nor any other scheme.
+    pub fn in_version(self, version: Version) -> Self {
+        match version {
+            Version::V1 => Self::default(),
+            Version::V2 => self,
+        }
+    }
+
+    /// Whether a seller can demand this scheme.
+    pub fn has(self, scheme: EvmScheme) -> bool {
+        scheme == EvmScheme::Exact || self.upto
+    }
+
+    /// Checks the kind of a payload against what is served and what the seller demands.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub fn check(
+        self,
+        scheme: EvmScheme,
+        sent: AssetTransferMethod,
+        demanded: Option<AssetTransferMethod>,
+    ) -> Result<(), WrongKind> {
+        let is_served = match (sent, scheme) {
+            (AssetTransferMethod::Permit2, EvmScheme::Exact) => self.permit2,
+            (AssetTransferMethod::Permit2, EvmScheme::Upto) => self.upto,
+            (AssetTransferMethod::Erc7710, _) => scheme == EvmScheme::Exact && self.erc7710,
+            (AssetTransferMethod::Eip3009, _) => scheme == EvmScheme::Exact,
+            (AssetTransferMethod::Other, _) => false,
+        };
+        if !is_served {
+            return Err(WrongKind::NotServed);
+        }
+        match demanded.is_some_and(|method| method != sent) {
+            true => Err(WrongKind::NotDemanded),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The kind of a payload, by its members.
+pub(crate) fn kind_of(payload: &Object<'_>) -> AssetTransferMethod {
+    if payload.get("permit2Authorization").is_some() {
+        AssetTransferMethod::Permit2
+    } else if payload.get("delegationManager").is_some() {
+        AssetTransferMethod::Erc7710
+    } else {
+        AssetTransferMethod::Eip3009
+    }
+}
+
 pub(crate) fn read(
     fields: &Fields<'_, '_>,
     scheme: EvmScheme,
     demanded: Option<AssetTransferMethod>,
     served: Served,
 ) -> Found<EvmPayload> {
-    let has = |key: &str| fields.object.get(key).is_some();
-    let (kind, is_served) = if has("permit2Authorization") {
-        let is_served = match scheme {
-            EvmScheme::Exact => served.permit2,
-            EvmScheme::Upto => served.upto,
-        };
-        (AssetTransferMethod::Permit2, is_served)
-    } else if has("delegationManager") {
-        let is_served = scheme == EvmScheme::Exact && served.erc7710;
-        (AssetTransferMethod::Erc7710, is_served)
-    } else {
-        (AssetTransferMethod::Eip3009, scheme == EvmScheme::Exact)
-    };
-    if !is_served {
-        return Err(Problem(
-            Fault::PayloadKind,
-            format!(
-                "{} is of a kind that is not supported",
-                fields.path("payload")
+    let kind = kind_of(fields.object);
+    served
+        .check(scheme, kind, demanded)
+        .map_err(|wrong| match wrong {
+            WrongKind::NotServed => Problem(
+                Fault::PayloadKind,
+                format!(
+                    "{} is of a kind that is not supported",
+                    fields.path("payload")
+                ),
             ),
-        ));
-    }
-    if demanded.is_some_and(|method| method != kind) {
-        return Err(Problem(
-            Fault::PayloadKind,
-            "paymentRequirements.extra.assetTransferMethod is not the payload's kind".into(),
-        ));
-    }
+            WrongKind::NotDemanded => Problem(
+                Fault::PayloadKind,
+                "paymentRequirements.extra.assetTransferMethod is not the payload's kind".into(),
+            ),
+        })?;
     match kind {
         AssetTransferMethod::Permit2 => read_permit2(fields, scheme)
             .map(EvmPayload::Permit2)
-            .map_err(|Problem(fault, detail)| match scheme {
-                EvmScheme::Exact => Problem(fault, detail),
-                // The reference calls a payload of `upto` with a member missing another kind of payload.
-                EvmScheme::Upto => Problem(Fault::PayloadKind, detail),
-            }),
+            .map_err(|Problem(_, detail)| Problem(scheme.malformed(), detail)),
         AssetTransferMethod::Erc7710 => read_erc7710(fields).map(EvmPayload::Erc7710),
         AssetTransferMethod::Eip3009 | AssetTransferMethod::Other => {
             read_eip3009(fields).map(EvmPayload::Eip3009)

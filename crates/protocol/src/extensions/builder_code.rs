@@ -17,6 +17,15 @@ pub struct BuilderCodeInfo {
 }
 
 impl BuilderCodeInfo {
+    /// What there is of an app and services; `None` if that is nothing.
+    pub fn of(app: Option<String>, services: impl IntoIterator<Item = String>) -> Option<Self> {
+        let info = Self {
+            app: app.filter(|app| !app.is_empty()),
+            services: services.into_iter().take(MAX_SENT_SERVICES).collect(),
+        };
+        (info != Self::default()).then_some(info)
+    }
+
     /// From `info`, where the official clients put it, or from the extension itself, where the specification does.
     pub(super) fn read(extension: &Fields<'_, '_>) -> Found<Option<Self>> {
         let info = extension.optional_object("info")?;
@@ -25,7 +34,6 @@ impl BuilderCodeInfo {
             Some(Json::String(one)) => vec![one.as_ref().to_owned()],
             Some(Json::Array(many)) => many
                 .iter()
-                .take(MAX_SENT_SERVICES)
                 .filter_map(|item| match item {
                     Json::String(text) => Some(text.as_ref().to_owned()),
                     _ => None,
@@ -34,9 +42,6 @@ impl BuilderCodeInfo {
             _ => Vec::new(),
         };
         let app = source.lenient_text("a").map(str::to_owned);
-        if app.is_none() && services.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Self { app, services }))
+        Ok(Self::of(app, services))
     }
 }

@@ -80,14 +80,14 @@ impl Eip2612GasSponsoring {
         let Some(info) = complete(extension, &members) else {
             return Ok(None);
         };
-        info.hex("version", version)?;
+        info.hex("version", field::version)?;
         Ok(Some(Self {
             from: info.hex("from", field::address)?,
             asset: info.hex("asset", field::address)?,
             spender: info.hex("spender", field::address)?,
-            amount: info.hex("amount", decimal)?,
-            nonce: info.hex("nonce", decimal)?,
-            deadline: info.hex("deadline", decimal)?,
+            amount: info.hex("amount", field::decimal)?,
+            nonce: info.hex("nonce", field::decimal)?,
+            deadline: info.hex("deadline", field::decimal)?,
             signature: info.hex("signature", field::signature)?,
         }))
     }
@@ -107,12 +107,12 @@ impl Erc20ApprovalGasSponsoring {
         let Some(info) = complete(extension, &members) else {
             return Ok(None);
         };
-        info.hex("version", version)?;
+        info.hex("version", field::version)?;
         Ok(Some(Self {
             from: info.hex("from", field::address)?,
             asset: info.hex("asset", field::address)?,
             spender: info.hex("spender", field::address)?,
-            amount: info.hex("amount", decimal)?,
+            amount: info.hex("amount", field::decimal)?,
             signed_transaction: info.hex("signedTransaction", field::signed_transaction)?,
         }))
     }
@@ -122,25 +122,4 @@ impl Erc20ApprovalGasSponsoring {
 fn complete<'o, 'a>(extension: &Fields<'o, 'a>, members: &[&str]) -> Option<Fields<'o, 'a>> {
     let info = extension.optional_object("info").ok().flatten();
     info.filter(|info| members.iter().all(|key| info.lenient_text(key).is_some()))
-}
-
-/// `^[0-9]+$`
-fn decimal(text: &str) -> Result<U256, &'static str> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        field::unsigned(text)
-    } else {
-        Err("must be decimal digits")
-    }
-}
-
-/// `^[0-9]+(\.[0-9]+)*$`
-fn version(text: &str) -> Result<(), &'static str> {
-    let good = text
-        .split('.')
-        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
-    if good {
-        Ok(())
-    } else {
-        Err("must be a version: digits and points")
-    }
 }
