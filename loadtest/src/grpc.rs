@@ -122,6 +122,7 @@ fn messages(signed: &Signed) -> Option<(PaymentPayload, PaymentRequirements)> {
             authorization: Some(authorization),
             signature: signature.to_bytes().to_vec(),
         })),
+        ..PaymentPayload::default()
     };
     let requirements = PaymentRequirements {
         scheme: Scheme::Exact.into(),
@@ -132,6 +133,7 @@ fn messages(signed: &Signed) -> Option<(PaymentPayload, PaymentRequirements)> {
         max_timeout_seconds: MAX_TIMEOUT_SECONDS,
         eip712_name: asset.name.clone(),
         eip712_version: asset.version.clone(),
+        ..PaymentRequirements::default()
     };
     Some((payload, requirements))
 }

@@ -24,7 +24,7 @@ pub(crate) struct Delegates(pub(crate) BTreeMap<ChainId, Address>);
 
 impl Delegates {
     /// Ways of paying that are read. Which of them a network serves, verification knows.
-    fn served(&self) -> Served {
+    pub(crate) fn served(&self) -> Served {
         Served {
             permit2: true,
             upto: true,

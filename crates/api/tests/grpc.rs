@@ -12,6 +12,7 @@ use alloy_primitives::U256;
 use teller_api::proto::facilitator_client::FacilitatorClient;
 use teller_api::proto::settlements_client::SettlementsClient;
 use teller_api::{Auth, ServeLimits, proto, serve_grpc};
+use teller_domain::{EXACT_PROXY, UPTO_PROXY};
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
@@ -52,7 +53,46 @@ fn payload() -> proto::PaymentPayload {
                 signature: [vec![1; 64], vec![27]].concat(),
             },
         )),
+        extensions: None,
     }
+}
+
+/// The same by Permit2, under either scheme.
+fn permitted(scheme: proto::Scheme) -> proto::VerifyRequest {
+    let mut request = verify();
+    let (payload, requirements) = (
+        request.payment_payload.as_mut().unwrap(),
+        request.payment_requirements.as_mut().unwrap(),
+    );
+    let spender = match scheme {
+        proto::Scheme::Upto => UPTO_PROXY,
+        _ => EXACT_PROXY,
+    };
+    payload.scheme = scheme.into();
+    requirements.scheme = scheme.into();
+    requirements.asset_transfer_method = proto::AssetTransferMethod::Permit2.into();
+    let authorization = proto::Permit2Authorization {
+        from: "0x857b06519E91e3A54538791bDbb0E22373e36b66".into(),
+        permitted: Some(proto::TokenPermissions {
+            token: requirements.asset.clone(),
+            amount: "10000".into(),
+        }),
+        spender: spender.to_string(),
+        nonce: "7".into(),
+        deadline: "1740672154".into(),
+        witness: Some(proto::Permit2Witness {
+            to: requirements.pay_to.clone(),
+            facilitator: requirements.pay_to.clone(),
+            valid_after: "0".into(),
+        }),
+    };
+    payload.payload = Some(proto::payment_payload::Payload::Permit2(
+        proto::Permit2Payload {
+            permit2_authorization: Some(authorization),
+            signature: [vec![1; 64], vec![27]].concat(),
+        },
+    ));
+    request
 }
 
 fn requirements() -> proto::PaymentRequirements {
@@ -65,6 +105,7 @@ fn requirements() -> proto::PaymentRequirements {
         max_timeout_seconds: 60,
         eip712_name: "USDC".into(),
         eip712_version: "2".into(),
+        ..Default::default()
     }
 }
 
@@ -82,7 +123,7 @@ fn authorization_of(request: &mut proto::VerifyRequest) -> &mut proto::Eip3009Au
         Some(proto::payment_payload::Payload::ExactEip3009(exact)) => {
             exact.authorization.as_mut().unwrap()
         }
-        None => panic!("no payload"),
+        _ => panic!("no EIP-3009"),
     }
 }
 
@@ -155,6 +196,97 @@ async fn refusals_are_answers_and_what_cannot_be_checked_is_unavailable() {
     );
     let supported = client.supported(proto::SupportedRequest {}).await.unwrap();
     assert_eq!(supported.into_inner().kinds.len(), 2);
+}
+
+#[tokio::test]
+async fn a_permit_is_judged_and_refused_with_the_reasons_of_rest() {
+    let mut client = FacilitatorClient::new(channel(Auth::Open).await);
+    let status = client.verify(permitted(proto::Scheme::Exact)).await;
+    assert_eq!(status.unwrap_err().code(), Code::Unavailable);
+
+    fn signed_of(request: &mut proto::VerifyRequest) -> &mut proto::Permit2Authorization {
+        match request.payment_payload.as_mut().unwrap().payload.as_mut() {
+            Some(proto::payment_payload::Payload::Permit2(permit)) => {
+                permit.permit2_authorization.as_mut().unwrap()
+            }
+            _ => panic!("no permit"),
+        }
+    }
+    type Change = fn(&mut proto::VerifyRequest);
+    let upto = proto::Scheme::Upto;
+    let cases: [(proto::Scheme, Change, &str); 8] = [
+        (
+            proto::Scheme::Exact,
+            |request| signed_of(request).spender = "0x".to_owned() + &"11".repeat(20),
+            "invalid_permit2_spender",
+        ),
+        (
+            proto::Scheme::Exact,
+            |request| signed_of(request).witness = None,
+            "invalid_payload",
+        ),
+        (
+            proto::Scheme::Exact,
+            |request| {
+                let requirements = request.payment_requirements.as_mut().unwrap();
+                requirements.asset_transfer_method = proto::AssetTransferMethod::Eip3009.into();
+            },
+            "unsupported_payload_type",
+        ),
+        (
+            proto::Scheme::Exact,
+            |request| {
+                let payload = request.payment_payload.as_mut().unwrap();
+                payload.extensions = Some(proto::Extensions {
+                    eip2612_gas_sponsoring: Some(proto::Eip2612GasSponsoring {
+                        from: "0x857b06519E91e3A54538791bDbb0E22373e36b66".into(),
+                        asset: "0x036CbD53842c5426634e7929541eC2318f3dCF7e".into(),
+                        spender: "0x000000000022D473030F116dDEE9F6B43aC78BA3".into(),
+                        amount: "0x10".into(),
+                        nonce: "0".into(),
+                        deadline: "1".into(),
+                        signature: vec![1; 65],
+                        version: "1".into(),
+                    }),
+                    builder_code: None,
+                });
+            },
+            "invalid_eip2612_extension_format",
+        ),
+        (
+            upto,
+            |request| signed_of(request).witness = None,
+            "unsupported_payload_type",
+        ),
+        (
+            upto,
+            |request| {
+                let payload = request.payment_payload.as_mut().unwrap();
+                payload.scheme = proto::Scheme::Exact.into();
+            },
+            "invalid_upto_evm_scheme",
+        ),
+        (
+            upto,
+            |request| request.payment_payload.as_mut().unwrap().network = "eip155:1".into(),
+            "invalid_upto_evm_network_mismatch",
+        ),
+        (
+            upto,
+            |request| {
+                let payload = request.payment_payload.as_mut().unwrap();
+                payload.x402_version = proto::X402Version::V1.into();
+            },
+            "unsupported_scheme",
+        ),
+    ];
+    for (scheme, change, reason) in cases {
+        let mut request = permitted(scheme);
+        change(&mut request);
+        let answer = client.verify(request).await.unwrap().into_inner();
+        assert_eq!(answer.invalid_reason, reason);
+        assert_eq!(answer.payer, "0x857b06519E91e3A54538791bDbb0E22373e36b66");
+    }
 }
 
 #[tokio::test]

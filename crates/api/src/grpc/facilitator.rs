@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use teller_domain::{IdempotencyKey, Reason, Scheme, TenantId};
+use teller_domain::{IdempotencyKey, Reason, TenantId};
+use teller_protocol::EvmScheme;
 use teller_protocol::extensions::{Extension, PaymentIdentifier};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
-use super::{convert, status};
+use super::{request, status};
 use crate::answer::{ApiError, Outcome, SettleVerdict, VerifyAnswer, message, status_of};
 use crate::api::Api;
 use crate::delivery::{Promise, PromiseSlot};
@@ -150,9 +151,11 @@ fn asked(
         true => Unasked::Error(ApiError::BadRequest(rejection.refusal.detail)),
         false => Unasked::Refused(rejection),
     };
-    let wire = convert::request(payload, requirements).map_err(|error| refused(error.into()))?;
     // Delegations are taken by REST.
-    let asked = wire::into_domain(wire, &Delegates::default(), tenant, key).map_err(refused)?;
+    let delegates = Delegates::default();
+    let wire = request::read(payload, requirements, delegates.served())
+        .map_err(|error| refused(error.into()))?;
+    let asked = wire::into_domain(wire, &delegates, tenant, key).map_err(refused)?;
     let identifier = match payment_identifier {
         "" => Extension::Absent,
         id => PaymentIdentifier::of(id).map_or_else(
@@ -231,6 +234,10 @@ fn settle_response(answer: crate::answer::SettleAnswer) -> Answer<proto::SettleR
             .settlement
             .map(|id| id.to_string())
             .unwrap_or_default(),
+        amount: answer
+            .charged
+            .map(|amount| amount.to_string())
+            .unwrap_or_default(),
     });
     if let SettleVerdict::Settled { delivery, .. } = answer.verdict {
         response
@@ -278,11 +285,17 @@ impl Facilitator for FacilitatorDoor {
                 1 => proto::X402Version::V1.into(),
                 _ => proto::X402Version::V2.into(),
             },
-            scheme: match &*kind.scheme == Scheme::Upto.as_str() {
-                true => proto::Scheme::Upto.into(),
-                false => proto::Scheme::Exact.into(),
+            scheme: match EvmScheme::of(&kind.scheme) {
+                Some(EvmScheme::Exact) => proto::Scheme::Exact.into(),
+                Some(EvmScheme::Upto) => proto::Scheme::Upto.into(),
+                None => proto::Scheme::Unspecified.into(),
             },
             network: kind.network.clone(),
+            facilitator_address: kind
+                .extra
+                .as_ref()
+                .map(|extra| extra.facilitator_address.clone())
+                .unwrap_or_default(),
         });
         let signers = supported.signers.iter().map(|(pattern, addresses)| {
             let addresses = addresses.clone();

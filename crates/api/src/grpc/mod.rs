@@ -2,6 +2,7 @@
 
 mod convert;
 mod facilitator;
+mod request;
 mod settlements;
 
 use std::time::Duration;

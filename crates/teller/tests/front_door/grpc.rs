@@ -227,7 +227,7 @@ async fn health_and_reflection_tell_a_stranger_what_is_there() {
     }
 }
 
-async fn channel(teller: &Teller) -> Channel {
+pub async fn channel(teller: &Teller) -> Channel {
     let endpoint = Channel::from_shared(teller.grpc_url()).unwrap();
     endpoint.connect().await.unwrap()
 }
@@ -266,6 +266,7 @@ fn verify_request(chain: &Chain, payment: &Payment) -> proto::VerifyRequest {
             scheme: proto::Scheme::Exact.into(),
             network: CHAIN.to_string(),
             payload: Some(proto::payment_payload::Payload::ExactEip3009(exact)),
+            extensions: None,
         }),
         payment_requirements: Some(proto::PaymentRequirements {
             scheme: proto::Scheme::Exact.into(),
@@ -276,6 +277,7 @@ fn verify_request(chain: &Chain, payment: &Payment) -> proto::VerifyRequest {
             max_timeout_seconds: 60,
             eip712_name: chain.asset.name.clone(),
             eip712_version: chain.asset.version.clone(),
+            ..Default::default()
         }),
         idempotency_key: String::new(),
         payment_identifier: String::new(),
