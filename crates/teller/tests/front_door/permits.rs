@@ -293,7 +293,7 @@ async fn a_contract_wallet_pays_by_permit2() {
 }
 
 /// An EIP-2612 permit for Permit2 over `value`, as the extension carries it.
-fn sponsoring(payer: &Buyer, value: u64) -> Value {
+pub fn sponsoring(payer: &Buyer, value: u64) -> Value {
     let asset = Asset {
         chain: CHAIN,
         address: PERMIT_TOKEN,
