@@ -16,6 +16,7 @@ use serde_json::Value;
 /// Who may depend on whom.
 const ARROWS: &[(&str, &[&str])] = &[
     ("teller-domain", &[]),
+    ("teller-fuzz", &[]),
     ("teller-protocol", &[]),
     ("teller-schemes", &["teller-domain"]),
     ("teller-chain", &["teller-schemes", "teller-domain"]),
@@ -75,10 +76,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Tests may also start a chain, sign payments, and look into stores.
+/// Tests may also start a chain, sign payments, look into stores, and be run on many inputs.
 const FOR_TESTS: &[&str] = &[
     "teller-devnet",
     "teller-domain",
+    "teller-fuzz",
     "teller-schemes",
     "teller-store",
 ];
