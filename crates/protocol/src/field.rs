@@ -119,6 +119,10 @@ fn bounded(text: &str, longest: usize, too_long: &'static str) -> Result<Bytes, 
     if digits.len() > 2 * longest {
         return Err(too_long);
     }
+    // The decoder would take a second 0x.
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err("must be 0x and an even number of hex digits");
+    }
     hex::decode(digits)
         .map(Bytes::from)
         .map_err(|_| "must be 0x and an even number of hex digits")
@@ -196,6 +200,7 @@ mod tests {
         assert_eq!(signature("0x").map(|s| s.len()), Ok(0));
         assert!(signature("0xabc").is_err());
         assert!(signature("abcd").is_err());
+        assert!(signature("0x0xabcd").is_err());
         assert!(signature(&format!("0x{}", "ab".repeat(8192))).is_ok());
         assert!(signature(&format!("0x{}", "ab".repeat(8193))).is_err());
     }
