@@ -1,11 +1,13 @@
 //! What became of a permit: from logs, from the nonce bitmap, from reverts.
 
+use std::collections::HashSet;
+
 use alloy_primitives::{Address, U256};
 use alloy_sol_types::{SolError, SolEvent, sol};
 use teller_domain::{AssetAmount, Reason};
 
 use super::{EXACT_PROXY, PERMIT2, Permit, UPTO_PROXY};
-use crate::event::TRANSFER_TOPIC;
+use crate::event::{AuthorizationUsed, TRANSFER_TOPIC};
 use crate::{EventLog, Transfer};
 
 sol! {
@@ -63,12 +65,19 @@ impl ProxySettlement {
 /// The settlements of a transaction, from its logs in their order.
 ///
 /// A proxy emits its event last, after Permit2 has had the token move; Permit2 itself emits nothing. Only the last
-/// transfer before the event counts: earlier ones belong to other items of the batch, among them EIP-3009 payments.
+/// transfer before the event counts: earlier ones belong to other items of the batch, among them EIP-3009 payments. One
+/// that is an EIP-3009 authorization's ([`effects`](crate::effects)) counts for nobody else, even if it is the last.
 pub fn settlements<'a>(logs: impl Iterator<Item = EventLog<'a>>) -> Vec<ProxySettlement> {
     let mut found = Vec::new();
     let mut last = None;
+    let mut authorized = HashSet::new();
     for log in logs {
+        let is_authorized = authorized.remove(&log.address);
         match log.topics {
+            [topic, _, _] if *topic == AuthorizationUsed::SIGNATURE_HASH => {
+                authorized.insert(log.address);
+            }
+            [topic, _, _] if *topic == TRANSFER_TOPIC && is_authorized => last = None,
             [topic, from, to] if *topic == TRANSFER_TOPIC && log.data.len() == 32 => {
                 let transfer = Transfer {
                     from: Address::from_word(*from),
@@ -254,6 +263,18 @@ mod tests {
         let found = settlements(logs.into_iter());
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].pays(&permit, OWNER, permit.amount), None);
+        // The transfer of an authorization, with a proxy's event right behind it.
+        let used = [
+            AuthorizationUsed::SIGNATURE_HASH,
+            OWNER.into_word(),
+            B256::ZERO,
+        ];
+        let logs = [
+            log(permit.token, &used, &[], 0),
+            log(permit.token, &topics, &value, 1),
+            log(EXACT_PROXY, &SETTLED, &[], 2),
+        ];
+        assert!(settlements(logs.into_iter()).is_empty());
         // Without an event of a proxy, or with a stranger's, or with the transfer behind it.
         for logs in [
             vec![log(permit.token, &topics, &value, 1)],
