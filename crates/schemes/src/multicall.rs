@@ -1,6 +1,7 @@
 //! Many calls in one transaction, through Multicall3's `aggregate3`.
 
 use alloy_primitives::{Address, Bytes, address};
+use alloy_sol_types::abi::AbiDecoderConfig;
 use alloy_sol_types::{SolCall, sol};
 
 /// Multicall3, at the same address on every chain that has it.
@@ -33,9 +34,12 @@ pub(crate) fn sequence(calls: impl Iterator<Item = (Address, bool, Bytes)>) -> B
 }
 
 /// Reads calldata as a contract does: what stands behind the arguments is ignored, such as builder codes, and a word that
-/// does not fit its type is no argument.
+/// does not fit its type is no argument. Arguments that share bytes are none either: read apart they would fill a machine.
 pub(crate) fn decoded<C: SolCall>(calldata: &[u8]) -> Option<C> {
-    let call = C::abi_decode(calldata).ok()?;
+    let config = AbiDecoderConfig::new()
+        .strict(true)
+        .validate_allow_trailing_bytes(true);
+    let call = C::abi_decode_with_config(calldata, config).ok()?;
     calldata.starts_with(&call.abi_encode()).then_some(call)
 }
 
@@ -54,6 +58,7 @@ pub fn calls(calldata: &[u8]) -> Option<Vec<(Address, Bytes)>> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use alloy_primitives::U256;
 
     /// The calls of `aggregate3` calldata.
     pub(crate) fn decoded(data: &[u8]) -> Vec<(Address, bool, Bytes)> {
@@ -76,5 +81,23 @@ pub(crate) mod tests {
         assert_eq!(decoded.calls[0].callData, calls[0].1);
         assert_eq!(super::calls(&data), Some(calls.to_vec()));
         assert_eq!(super::calls(&data[..40]), None);
+    }
+
+    #[test]
+    fn calls_that_share_their_bytes_are_not_multiplied() {
+        let word = |number: usize| U256::from(number).to_be_bytes::<32>();
+        let (places, length) = (2_000, 500_000);
+        let head = [word(32), word(places)];
+        // Every place leads to the one call behind them.
+        let places = std::iter::repeat_n(word(32 * places), places);
+        let call = [word(1), word(1), word(96), word(length)];
+        let mut data = aggregate3Call::SELECTOR.to_vec();
+        data.extend(head.into_iter().chain(places).chain(call).flatten());
+        data.resize(data.len() + length, 1);
+        assert!(data.len() <= MAX_CALLDATA_BYTES);
+        let started = std::time::Instant::now();
+        assert_eq!(super::calls(&data), None);
+        let took = started.elapsed();
+        assert!(took < std::time::Duration::from_millis(500), "{took:?}");
     }
 }
