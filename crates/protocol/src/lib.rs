@@ -9,6 +9,8 @@ mod evm_request;
 pub mod extensions;
 pub mod field;
 mod fields;
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod payloads;
 mod request;

@@ -9,6 +9,8 @@ pub mod erc20_approval;
 pub mod erc6492;
 pub mod erc7710;
 mod event;
+#[cfg(test)]
+mod fuzz;
 pub mod multicall;
 pub mod permit2;
 mod settling;
