@@ -6,6 +6,8 @@
 mod endpoint;
 mod error;
 mod fees;
+#[cfg(test)]
+mod fuzz;
 mod heads;
 mod http;
 mod inspect;

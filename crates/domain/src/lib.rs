@@ -8,6 +8,8 @@ mod amount;
 mod asset;
 mod delegation;
 mod ecdsa;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 pub mod invariants;
 pub mod known;

@@ -419,7 +419,7 @@ fn stays_inside(schema: &Value) {
 #[test]
 fn a_field_is_read_in_one_way() {
     Fuzz::new("text", Shape::Bytes)
-        .executions(50_000)
+        .executions(100_000)
         .run(|data| {
             let Ok(text) = std::str::from_utf8(data) else {
                 return false;

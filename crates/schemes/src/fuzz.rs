@@ -38,7 +38,7 @@ fn secret() -> [u8; 32] {
 #[test]
 fn a_signature_is_of_one_kind() {
     Fuzz::new("signature", Shape::Words(0))
-        .executions(20_000)
+        .executions(100_000)
         .run(|data| {
             let Ok(signature) = read(data) else {
                 return false;
@@ -79,7 +79,7 @@ fn a_signature_is_of_one_kind() {
 #[test]
 fn a_wrapper_is_read_in_one_way() {
     Fuzz::new("wrapper", Shape::Words(0))
-        .executions(20_000)
+        .executions(100_000)
         .run(|data| {
             // Mostly with the magic behind it, which no change would find again.
             let mut wrapped = data.to_vec();
@@ -106,7 +106,7 @@ fn a_wrapper_is_read_in_one_way() {
 #[test]
 fn an_approval_is_what_was_signed() {
     Fuzz::new("approval", Shape::Bytes)
-        .executions(20_000)
+        .executions(100_000)
         .run(|data| {
             let Ok(approval) = Approval::decode(data, TOKEN) else {
                 return false;
@@ -198,7 +198,7 @@ fn an_approval_that_is_signed_is_read() {
 #[test]
 fn builder_codes_are_read_in_one_way() {
     Fuzz::new("builder_code", Shape::Bytes)
-        .executions(50_000)
+        .executions(100_000)
         .run(|data| {
             let Some((codes, length)) = BuilderCodes::read(data) else {
                 return false;
@@ -223,7 +223,7 @@ fn builder_codes_are_read_in_one_way() {
 #[test]
 fn calldata_is_read_as_a_contract_reads_it() {
     Fuzz::new("calldata", Shape::Words(4))
-        .executions(20_000)
+        .executions(100_000)
         .run(|data| {
             let mut accepted = false;
             for (proxy, other) in [(EXACT_PROXY, UPTO_PROXY), (UPTO_PROXY, EXACT_PROXY)] {
@@ -389,56 +389,54 @@ fn emitted(bytes: &[u8]) -> Option<Emitted> {
 #[test]
 fn one_transfer_counts_for_one_payment() {
     let payments = payments();
-    Fuzz::new("logs", Shape::Bytes)
-        .executions(20_000)
-        .run(|data| {
-            let emitted: Vec<Emitted> = data.chunks(4).take(40).filter_map(emitted).collect();
-            let logs = || {
-                (0..).zip(&emitted).map(|(index, log)| EventLog {
-                    address: log.address,
-                    topics: &log.topics,
-                    data: &log.data,
-                    index,
-                })
-            };
-            let is_transfer = |at: u64, payment: &Payment| {
-                let log = logs().nth(usize::try_from(at).unwrap()).unwrap();
-                let topics = [
-                    TRANSFER_TOPIC,
-                    payment.key.payer.into_word(),
-                    payment.payee.into_word(),
-                ];
-                log.address == payment.asset
-                    && log.topics == topics
-                    && U256::from_be_slice(log.data) == payment.value.0
-            };
-            let mut outcome = Outcome::read(logs());
-            let mut counted = Vec::new();
-            for payment in &payments {
-                if let Some(at) = outcome.take(payment) {
-                    assert!(is_transfer(at, payment), "another transfer counts");
-                    assert!(!counted.contains(&at), "a transfer counts twice");
-                    counted.push(at);
-                }
-                let (owner, nonce) = (payment.key.payer, payment.key.nonce.0.into());
-                for log in logs().filter(|log| invalidates(log, owner, nonce)) {
-                    assert_eq!((log.address, log.data.len()), (PERMIT2, 64));
-                }
-                let redemption = Redemption {
-                    manager: MULTICALL3,
-                    delegator: payment.key.payer,
-                    permission_context: Bytes::new(),
-                    asset: payment.asset,
-                    pay_to: payment.payee,
-                    amount: payment.value,
-                };
-                if let Some(at) = redemption.settled(logs()) {
-                    assert!(is_transfer(at, payment));
-                    let moves = logs()
-                        .filter(|log| log.address == TOKEN && log.topics[0] == TRANSFER_TOPIC);
-                    assert_eq!(moves.count(), 1);
-                }
+    Fuzz::new("logs", Shape::Bytes).run(|data| {
+        let emitted: Vec<Emitted> = data.chunks(4).take(40).filter_map(emitted).collect();
+        let logs = || {
+            (0..).zip(&emitted).map(|(index, log)| EventLog {
+                address: log.address,
+                topics: &log.topics,
+                data: &log.data,
+                index,
+            })
+        };
+        let is_transfer = |at: u64, payment: &Payment| {
+            let log = logs().nth(usize::try_from(at).unwrap()).unwrap();
+            let topics = [
+                TRANSFER_TOPIC,
+                payment.key.payer.into_word(),
+                payment.payee.into_word(),
+            ];
+            log.address == payment.asset
+                && log.topics == topics
+                && U256::from_be_slice(log.data) == payment.value.0
+        };
+        let mut outcome = Outcome::read(logs());
+        let mut counted = Vec::new();
+        for payment in &payments {
+            if let Some(at) = outcome.take(payment) {
+                assert!(is_transfer(at, payment), "another transfer counts");
+                assert!(!counted.contains(&at), "a transfer counts twice");
+                counted.push(at);
             }
-            !counted.is_empty()
-        });
+            let (owner, nonce) = (payment.key.payer, payment.key.nonce.0.into());
+            for log in logs().filter(|log| invalidates(log, owner, nonce)) {
+                assert_eq!((log.address, log.data.len()), (PERMIT2, 64));
+            }
+            let redemption = Redemption {
+                manager: MULTICALL3,
+                delegator: payment.key.payer,
+                permission_context: Bytes::new(),
+                asset: payment.asset,
+                pay_to: payment.payee,
+                amount: payment.value,
+            };
+            if let Some(at) = redemption.settled(logs()) {
+                assert!(is_transfer(at, payment));
+                let moves =
+                    logs().filter(|log| log.address == TOKEN && log.topics[0] == TRANSFER_TOPIC);
+                assert_eq!(moves.count(), 1);
+            }
+        }
+        !counted.is_empty()
+    });
 }

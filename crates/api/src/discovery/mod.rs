@@ -1,6 +1,8 @@
 //! The bazaar: what is paid for and wants to be found is judged, listed in the ledger's catalogue and shown to everybody.
 //! None of it may hold a payment up or change its answer.
 
+#[cfg(test)]
+mod fuzz;
 mod schema;
 
 use std::collections::HashMap;

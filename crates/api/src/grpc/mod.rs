@@ -2,6 +2,8 @@
 
 mod convert;
 mod facilitator;
+#[cfg(test)]
+mod fuzz;
 mod request;
 mod settlements;
 

@@ -1,0 +1,185 @@
+//! Fuzz targets: what comes in by the two doors becomes a payment. Their inputs start from `crates/fuzz/corpus`.
+
+use axum::extract::Query;
+use prost::Message;
+use teller_domain::{PaymentRequest, SignedReceipt, TenantId};
+use teller_fuzz::{Fuzz, Shape};
+use teller_protocol::extensions::Extension;
+use teller_protocol::{Beside, EvmPayload, EvmRequest, Served, Version};
+
+use super::convert;
+use crate::discovery::Candidate;
+use crate::view::Filters;
+use crate::wire::{self, Asked, Rejection};
+use crate::{answer, proto};
+
+const SERVED: Served = Served {
+    permit2: true,
+    upto: true,
+    erc7710: false,
+};
+/// The most that is told of a refusal, in bytes.
+const LONGEST_DETAIL: usize = 1_024;
+
+fn tenant() -> TenantId {
+    TenantId::new("shop")
+}
+
+fn harmless(rejection: &Rejection) {
+    let detail = &rejection.refusal.detail;
+    assert!(detail.len() <= LONGEST_DETAIL && rejection.network.len() <= LONGEST_DETAIL);
+    let told = answer::message(detail);
+    assert!(told.len() <= LONGEST_DETAIL);
+}
+
+/// All that a request says of a payment, its signature too.
+fn same(one: &PaymentRequest, other: &PaymentRequest) {
+    assert_eq!(one.payment, other.payment);
+    assert_eq!(one.payment.digest(), other.payment.digest());
+    assert_eq!(format!("{one:?}"), format!("{other:?}"));
+}
+
+/// A body that REST reads as a payment is, as a message, the same payment by gRPC.
+#[test]
+fn both_doors_see_one_payment() {
+    Fuzz::new("payment", Shape::Json).run(|data| {
+        let asked = match wire::read(data, &tenant(), None) {
+            Ok(asked) => asked,
+            Err(rejection) => {
+                harmless(&rejection);
+                return false;
+            }
+        };
+        let beside = Beside::read(data);
+        let has_identifier =
+            matches!(&beside.payment_identifier, Extension::Present(sent) if sent.id.is_some());
+        match asked.clone().identified(&beside.payment_identifier) {
+            Ok(identified) => assert_eq!(identified.payment_identifier.is_some(), has_identifier),
+            Err(rejection) => harmless(&rejection),
+        }
+        let _ = Candidate::of(beside.discoverable, &asked.request);
+
+        let request = EvmRequest::read(data, SERVED).unwrap();
+        if let Some(message) = message(&request) {
+            let bytes = message.encode_to_vec();
+            let asked_again = read_message(&bytes).unwrap();
+            assert_eq!(asked_again.network, asked.network);
+            same(&asked.request, &asked_again.request);
+        }
+        true
+    });
+}
+
+/// The message that says the same, where there is one.
+fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
+    let EvmPayload::Eip3009(signed) = &request.payload else {
+        return None;
+    };
+    let authorization = proto::Eip3009Authorization {
+        from: signed.from.to_string(),
+        to: signed.to.to_string(),
+        value: signed.value.to_string(),
+        valid_after: signed.valid_after.to(),
+        valid_before: signed.valid_before.to(),
+        nonce: signed.nonce.to_string(),
+    };
+    let version = match request.version {
+        Version::V1 => proto::X402Version::V1,
+        Version::V2 => proto::X402Version::V2,
+    };
+    let exact = proto::ExactEip3009 {
+        authorization: Some(authorization),
+        signature: signed.signature.to_vec(),
+    };
+    let demanded = &request.requirements;
+    Some(proto::VerifyRequest {
+        payment_payload: Some(proto::PaymentPayload {
+            x402_version: version.into(),
+            scheme: proto::Scheme::Exact.into(),
+            network: request.network.clone(),
+            payload: Some(proto::payment_payload::Payload::ExactEip3009(exact)),
+        }),
+        payment_requirements: Some(proto::PaymentRequirements {
+            scheme: proto::Scheme::Exact.into(),
+            network: demanded.network.clone(),
+            amount: demanded.amount.to_string(),
+            asset: demanded.asset.to_string(),
+            pay_to: demanded.pay_to.to_string(),
+            max_timeout_seconds: demanded.max_timeout_seconds,
+            eip712_name: demanded.extra.name.clone().unwrap_or_default(),
+            eip712_version: demanded.extra.version.clone().unwrap_or_default(),
+        }),
+        ..proto::VerifyRequest::default()
+    })
+}
+
+fn read_message(bytes: &[u8]) -> Option<Asked> {
+    let message = proto::VerifyRequest::decode(bytes).ok()?;
+    let read = convert::request(message.payment_payload, message.payment_requirements);
+    let asked = read
+        .map_err(Rejection::from)
+        .and_then(|request| wire::into_domain(request, &tenant(), None));
+    asked.inspect_err(harmless).ok()
+}
+
+/// A message that is read as a payment is the same payment when it is written and read again.
+#[test]
+fn a_message_is_read_in_one_way() {
+    Fuzz::new("message", Shape::Bytes)
+        .executions(50_000)
+        .run(|data| {
+            let Some(asked) = read_message(data) else {
+                return false;
+            };
+            let again = proto::VerifyRequest::decode(data).unwrap().encode_to_vec();
+            same(&asked.request, &read_message(&again).unwrap().request);
+            true
+        });
+}
+
+/// The filters of a listing are what they say, or are refused in few words.
+#[test]
+fn a_query_is_read_or_refused() {
+    Fuzz::new("query", Shape::Bytes)
+        .executions(50_000)
+        .run(|data| {
+            let text = String::from_utf8_lossy(data);
+            let Ok(uri) = format!("/settlements?{text}").parse() else {
+                return false;
+            };
+            let Ok(Query(filters)) = Query::<Filters>::try_from_uri(&uri) else {
+                return false;
+            };
+            match filters.query() {
+                Ok(query) => assert!((1..=500).contains(&query.limit) && query.tenant.is_none()),
+                Err(answer::ApiError::BadRequest(detail)) => {
+                    assert!(detail.len() <= LONGEST_DETAIL)
+                }
+                Err(other) => panic!("{other}"),
+            }
+            true
+        });
+}
+
+/// A receipt that is read is written as one that reads the same, and over what it says one signature is asked for.
+#[test]
+fn a_receipt_is_read_in_one_way() {
+    Fuzz::new("receipt", Shape::Json).run(|data| {
+        let Ok(receipt) = serde_json::from_slice::<SignedReceipt>(data) else {
+            return false;
+        };
+        let text = serde_json::to_string(&receipt).unwrap();
+        assert_eq!(
+            serde_json::from_str::<SignedReceipt>(&text).unwrap(),
+            receipt
+        );
+        match receipt.signed() {
+            Ok((digest, signature)) => {
+                assert_eq!(digest, receipt.receipt().digest());
+                assert_eq!(signature.to_bytes()[..], receipt.signature()[..]);
+            }
+            Err(error) => assert!(error.to_string().len() <= LONGEST_DETAIL),
+        }
+        true
+    });
+}
