@@ -3,7 +3,7 @@
 ROUNDS ?= 100
 SEED ?= 1
 
-.PHONY: help tools run test simulate bench crash cluster fmt lint clean
+.PHONY: help tools run test simulate fuzz bench crash cluster fmt lint clean
 
 export TELLER_ANVIL ?= $(CURDIR)/.tools/bin/anvil
 
@@ -23,6 +23,11 @@ SEEDS ?= 100000
 simulate: ## the engine against a model chain and faults: SEEDS=100000, FROM=0
 	TELLER_SIMULATION_SEEDS=$(SEEDS) TELLER_SIMULATION_FROM=$(or $(FROM),0) cargo test -p teller-settle --lib \
 	  simulation::tests::no_seed_breaks_an_invariant -- --exact --nocapture
+
+SECONDS ?= 60
+TARGET ?=
+fuzz: ## whatever reads bytes from outside, guided by coverage: SECONDS=60 for each target, TARGET= a part of its name
+	@SECONDS_EACH=$(SECONDS) FUZZ_TARGET=$(TARGET) scripts/fuzz
 
 bench: tools ## measure a teller on this machine, into loadtest/RESULTS.md
 	cargo build --release --bin teller
