@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use alloy_primitives::{Address, B256, Bytes, U64, U256, address};
+use alloy_sol_types::abi::AbiDecoderConfig;
 use alloy_sol_types::{SolCall, sol};
 use serde::ser::{SerializeTuple, Serializer};
 use serde::{Deserialize, Serialize};
@@ -418,6 +419,15 @@ pub(crate) fn read_inspect(
     }
 }
 
+/// What a call returned. Answers that share bytes between items are none: read apart they would fill a machine.
+fn returned<C: SolCall>(answer: &[u8]) -> Result<C::Return, NodeError> {
+    let config = AbiDecoderConfig::new()
+        .strict(true)
+        .validate_allow_trailing_bytes(true);
+    C::abi_decode_returns_with_config(answer, config)
+        .map_err(|_| NodeError::BadAnswer("not what the lens returns"))
+}
+
 fn authorization(state: u8) -> AuthorizationState {
     match state {
         0 => AuthorizationState::Unused,
@@ -441,8 +451,7 @@ fn read_permits(
     items: &[InspectItem],
     block: BlockRef,
 ) -> Result<Vec<Inspection>, NodeError> {
-    let answer = inspectPermitsCall::abi_decode_returns(answer)
-        .map_err(|_| NodeError::BadAnswer("not what the lens returns"))?;
+    let answer = returned::<inspectPermitsCall>(answer)?;
     if answer.states.len() != items.len() {
         return Err(NodeError::BadAnswer("the lens lost items"));
     }
@@ -495,8 +504,7 @@ fn read_tokens(
     items: &[InspectItem],
     block: BlockRef,
 ) -> Result<Vec<Inspection>, NodeError> {
-    let answer = inspectCall::abi_decode_returns(answer)
-        .map_err(|_| NodeError::BadAnswer("not what the lens returns"))?;
+    let answer = returned::<inspectCall>(answer)?;
     if answer.states.len() != items.len() {
         return Err(NodeError::BadAnswer("the lens lost items"));
     }
@@ -519,8 +527,7 @@ fn read_tokens(
 
 /// Reads what `codeSizes` returned for `count` accounts.
 pub(crate) fn read_code_sizes(answer: &Bytes, count: usize) -> Result<Vec<u64>, NodeError> {
-    let answer = codeSizesCall::abi_decode_returns(answer)
-        .map_err(|_| NodeError::BadAnswer("not what the lens returns"))?;
+    let answer = returned::<codeSizesCall>(answer)?;
     if answer.sizes.len() != count {
         return Err(NodeError::BadAnswer("the lens lost accounts"));
     }
@@ -564,5 +571,28 @@ mod tests {
         let json = serde_json::to_value(&pinned).unwrap();
         assert_eq!(json[1]["requireCanonical"], true);
         assert_eq!(json[1]["blockHash"], B256::ZERO.to_string());
+    }
+
+    #[test]
+    fn answers_that_share_their_bytes_are_not_multiplied() {
+        let word = |number: usize| U256::from(number).to_be_bytes::<32>();
+        let (items, length) = (200, 1_000_000);
+        let head = [word(1), word(1), word(96), word(items)];
+        // Every place leads to the one state behind them, and that to the longest revert.
+        let places = std::iter::repeat_n(word(32 * items), items);
+        let state = [1, 1, 1, 1, 0, 0, 1, 256, length].map(word);
+        let mut answer: Vec<u8> = head
+            .into_iter()
+            .chain(places)
+            .chain(state)
+            .flatten()
+            .collect();
+        answer.resize(answer.len() + length, 1);
+        let read =
+            |answer: Vec<u8>| returned::<inspectCall>(&answer).map(|answer| answer.states.len());
+        assert_eq!(
+            read(answer),
+            Err(NodeError::BadAnswer("not what the lens returns"))
+        );
     }
 }
