@@ -576,7 +576,7 @@ mod tests {
     #[test]
     fn answers_that_share_their_bytes_are_not_multiplied() {
         let word = |number: usize| U256::from(number).to_be_bytes::<32>();
-        let (items, length) = (200, 1_000_000);
+        let (items, length) = (20, 1_000_000);
         let head = [word(1), word(1), word(96), word(items)];
         // Every place leads to the one state behind them, and that to the longest revert.
         let places = std::iter::repeat_n(word(32 * items), items);
@@ -588,11 +588,8 @@ mod tests {
             .flatten()
             .collect();
         answer.resize(answer.len() + length, 1);
-        let read =
-            |answer: Vec<u8>| returned::<inspectCall>(&answer).map(|answer| answer.states.len());
-        assert_eq!(
-            read(answer),
-            Err(NodeError::BadAnswer("not what the lens returns"))
-        );
+        let lenient = inspectCall::abi_decode_returns(&answer).unwrap();
+        assert_eq!(lenient.states[19].revertData.len(), length);
+        assert!(returned::<inspectCall>(&answer).is_err());
     }
 }
