@@ -17,10 +17,10 @@ const LOG_LINES_KEPT = 200;
 const TRANSFER_TOPIC = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef";
 
 /**
- * Starts `teller dev` without its own traffic, on free ports and in a temporary directory.
+ * Starts `teller dev` without its own traffic, on free ports and in a temporary directory; `settings` are more of its environment.
  * Answers its URL, what it said about its devnet, and `stop`, which demands a clean end.
  */
-export async function startTeller() {
+export async function startTeller(settings = {}) {
   const binary = path.resolve(
     ROOT,
     process.env.TELLER_BIN ?? path.join(process.env.CARGO_TARGET_DIR ?? "target", "debug/teller"),
@@ -36,6 +36,7 @@ export async function startTeller() {
       TELLER__SERVER__REST: `127.0.0.1:${rest}`,
       TELLER__SERVER__GRPC: `127.0.0.1:${grpc}`,
       TELLER__SERVER__METRICS: `127.0.0.1:${metrics}`,
+      ...settings,
     },
   });
   // A test run that is killed must not leave a teller, and its anvil, behind.
@@ -108,11 +109,13 @@ export async function serve(app) {
 /** Reads of the devnet that are independent of teller and of the packages under test. */
 function chainOf({ rpc, asset }) {
   async function call(method, params) {
-    const response = await fetch(rpc, {
+    const ask = () => fetch(rpc, {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }),
     });
+    // The node may close a connection just as it is used again.
+    const response = await ask().catch(ask);
     const { result, error } = await response.json();
     assert.equal(error, undefined, `${method}: ${JSON.stringify(error)}`);
     return result;

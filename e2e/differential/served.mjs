@@ -21,7 +21,7 @@ const NOT_THIS_WAY = {
   erc6492: ["invalid_exact_evm_signature", "eip6492_factory_not_allowed"],
 };
 
-/** The ways that `teller` serves; tells `world` which facilitator teller's permits of `upto` must name. */
+/** The ways that `teller` serves, and its extensions; tells `world` which facilitator teller's permits of `upto` must name. */
 export async function whatIsServed(world, teller) {
   const supported = await (await fetch(`${teller.url}/supported`)).json();
   const upto = supported.kinds.find(({ scheme, network, x402Version }) =>
@@ -45,7 +45,8 @@ export async function whatIsServed(world, teller) {
       throw new Error(`whether teller serves ${way} cannot be told: it answers ${JSON.stringify(answer)}`);
     }
   }
-  if (supported.extensions.includes("eip2612GasSponsoring")) {
+  for (const id of supported.extensions) served.add(id);
+  if (served.has("eip2612GasSponsoring")) {
     for (const [scheme, way] of [["exact", "permit2"], ["upto", "upto"]]) {
       if (served.has(way)) served.add(`eip2612 for ${scheme}`);
     }

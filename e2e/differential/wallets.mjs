@@ -5,7 +5,7 @@ import { readContract } from "viem/actions";
 
 import { eip3009Request, sign } from "./eip3009.mjs";
 import { wrapped } from "./cases/signatures.mjs";
-import { AMOUNT, CONTRACTS, freshAccount, freshNonce, freshOwner, giveDollars, isOldNews } from "./world.mjs";
+import { AMOUNT, CONTRACTS, freshNonce, freshOwner, giveDollars, isOldNews } from "./world.mjs";
 
 const factoryAbi = parseAbi([
   "function createWallet(address owner, bytes32 salt) returns (address)",
@@ -29,7 +29,7 @@ export async function newWallet(world, isDeployed) {
 
 /** An account with money whose code delegates to the smart wallet. */
 export async function newDelegated(world) {
-  const owner = freshAccount();
+  const owner = freshOwner();
   await giveDollars(world, owner.address, 100n * AMOUNT);
   await world.client.setCode({ address: owner.address, bytecode: concatHex(["0xef0100", CONTRACTS.smartWallet]) });
   await isOldNews(world);

@@ -13,7 +13,7 @@ import { baseSepolia } from "viem/chains";
 export const CHAIN_ID = 84532;
 export const NETWORKS = { 1: "base-sepolia", 2: `eip155:${CHAIN_ID}` };
 export const AMOUNT = 10_000n;
-const MAX_UINT = (1n << 256n) - 1n;
+export const MAX_UINT = (1n << 256n) - 1n;
 /** 100 gwei. The chain's base fee goes down and is put up again, and what was priced in between would never be mined. */
 export const GAS_PRICE = 100_000_000_000n;
 const ETHER = 10n ** 18n;
@@ -115,7 +115,7 @@ function sender(client) {
   };
 }
 
-const approve = (world, owner, amount) =>
+export const approve = (world, owner, amount) =>
   world.send(owner, world.asset.address, dollarAbi, "approve", [CONTRACTS.permit2, amount]);
 
 /** Gives `holder` test dollars of the first payer's. */
@@ -123,8 +123,7 @@ export const giveDollars = (world, holder, value) =>
   world.send(world.payers[0].address, world.asset.address, dollarAbi, "transfer", [holder, value]);
 
 /** An account with this much, which has approved nothing. */
-export async function newPayer(world, value) {
-  const account = freshAccount();
+export async function newPayer(world, value, account = freshAccount()) {
   await world.giveEther(account.address);
   await giveDollars(world, account.address, value);
   await isOldNews(world);

@@ -17,25 +17,33 @@ const node = (file) => [process.execPath, path.join(E2E, file)];
 const python = (file, ...args) => [PYTHON, path.join(E2E, "python", file), ...args];
 
 const ALL_WAYS = { 1: ["eip3009"], 2: ["eip3009", "permit2", "upto"] };
-const EVERY_SIGNATURE = ["EOA", "ERC-1271", "ERC-6492"];
+const AND_EXTENSIONS = {
+  1: ALL_WAYS[1],
+  2: [...ALL_WAYS[2], "eip2612 for exact", "eip2612 for upto", "payment-identifier", "bazaar", "builder-code"],
+};
+/** What @x402/axios has of them: its older core puts the buyer's part of an extension in place of the shop's, which shops refuse. */
+const AXIOS_WAYS = { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "payment-identifier", "bazaar"] };
+const EVERY_SIGNATURE = ["EOA", "EIP-7702", "ERC-1271", "ERC-6492"];
+/** Whoever signs with an account's key alone can do it for an account that has code, too. */
+const BY_KEY = ["EOA", "EIP-7702"];
 
 /** Who buys: what it speaks in each version, and whose signatures it can be made to send. */
 export const BUYERS = [
-  { name: "@x402/fetch", command: node("matrix/ts/fetch.mjs"), speaks: ALL_WAYS, signatures: EVERY_SIGNATURE },
-  { name: "@x402/axios", command: node("matrix/ts/axios.mjs"), speaks: ALL_WAYS, signatures: EVERY_SIGNATURE },
-  { name: "x402-fetch", command: node("v1/buyer.mjs"), speaks: { 1: ["eip3009"] }, signatures: ["EOA"] },
-  { name: "python httpx", command: python("buyer.py", "httpx"), speaks: ALL_WAYS, signatures: ["EOA", "ERC-1271"] },
-  { name: "python requests", command: python("buyer.py", "requests"), speaks: ALL_WAYS, signatures: ["EOA", "ERC-1271"] },
-  { name: "x402-reqwest", command: [RUST, "buyer"], speaks: ALL_WAYS, signatures: ["EOA"] },
+  { name: "@x402/fetch", command: node("matrix/ts/fetch.mjs"), speaks: AND_EXTENSIONS, signatures: EVERY_SIGNATURE },
+  { name: "@x402/axios", command: node("matrix/ts/axios.mjs"), speaks: AXIOS_WAYS, signatures: EVERY_SIGNATURE },
+  { name: "x402-fetch", command: node("v1/buyer.mjs"), speaks: { 1: ["eip3009"] }, signatures: BY_KEY },
+  { name: "python httpx", command: python("buyer.py", "httpx"), speaks: AND_EXTENSIONS, signatures: EVERY_SIGNATURE },
+  { name: "python requests", command: python("buyer.py", "requests"), speaks: AND_EXTENSIONS, signatures: EVERY_SIGNATURE },
+  { name: "x402-reqwest", command: [RUST, "buyer"], speaks: { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "bazaar"] }, signatures: BY_KEY },
 ];
 
 /** Who sells: what it speaks in each version, and what it charges under `upto`. */
 export const SHOPS = [
-  { name: "@x402/express", command: node("matrix/ts/express.mjs"), speaks: { 2: ALL_WAYS[2] }, charges: 4_000n },
-  { name: "@x402/hono", command: node("matrix/ts/hono.mjs"), speaks: { 2: ALL_WAYS[2] }, charges: 4_000n },
+  { name: "@x402/express", command: node("matrix/ts/express.mjs"), speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
+  { name: "@x402/hono", command: node("matrix/ts/hono.mjs"), speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
   { name: "x402-express", command: node("v1/shop.mjs"), speaks: { 1: ["eip3009"] } },
-  { name: "python fastapi", command: python("shop_fastapi.py"), speaks: { 2: ALL_WAYS[2] }, charges: 4_000n },
-  { name: "python flask", command: python("shop_flask.py"), speaks: { 2: ALL_WAYS[2] }, charges: 4_000n },
+  { name: "python fastapi", command: python("shop_fastapi.py"), speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
+  { name: "python flask", command: python("shop_flask.py"), speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
   { name: "x402-axum", command: [RUST, "shop"], speaks: ALL_WAYS, charges: 10_000n },
 ];
 

@@ -4,9 +4,11 @@ import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
 import { after, before, describe, it } from "node:test";
 
+import { encodeBuilderCodeSuffix } from "@x402/extensions/builder-code";
+
 import { whatIsServed } from "../differential/served.mjs";
-import { newWallet } from "../differential/wallets.mjs";
-import { CONTRACTS, freshAccount, makeWorld } from "../differential/world.mjs";
+import { newDelegated, newWallet } from "../differential/wallets.mjs";
+import { AMOUNT, CONTRACTS, MAX_UINT, approve, freshAccount, freshOwner, makeWorld, newPayer } from "../differential/world.mjs";
 import { startTeller } from "../harness.mjs";
 import { BUYERS, SHOPS, openShop, startBuyer, stopAll } from "./counterparts.mjs";
 import { Table } from "./table.mjs";
@@ -14,16 +16,29 @@ import { Table } from "./table.mjs";
 const NETWORKS = { 1: "base-sepolia", 2: "eip155:84532" };
 const PRICE = 10_000n;
 /** How many payments are under way at the same time. */
-const WIDTH = 10;
+const WIDTH = 24;
+const CODES = { facilitator: "bc_teller", shop: "bc_shop", buyer: "bc_buyer" };
 
 /** Where a shop sells what is paid in which way. */
 const WAYS = {
   eip3009: { scheme: "exact", method: "EIP-3009", path: "exact/eip3009" },
   permit2: { scheme: "exact", method: "Permit2", path: "exact/permit2" },
   upto: { scheme: "upto", method: "Permit2", path: "upto/permit2" },
+  "eip2612 for exact": { scheme: "exact", method: "Permit2", path: "exact/eip2612", extension: "eip2612GasSponsoring" },
+  "eip2612 for upto": { scheme: "upto", method: "Permit2", path: "upto/eip2612", extension: "eip2612GasSponsoring" },
+  "payment-identifier": { scheme: "exact", method: "EIP-3009", path: "exact/identifier", extension: "payment-identifier" },
+  // Each buyer has a resource of its own there, so that what is listed says who bought.
+  bazaar: { scheme: "exact", method: "EIP-3009", path: "exact/bazaar", extension: "bazaar" },
+  "builder-code": { scheme: "exact", method: "EIP-3009", path: "exact/builder", extension: "builder-code" },
 };
 /** What teller must serve for payments with a signature of this kind. */
-const NEEDED_FOR = { EOA: undefined, "ERC-1271": "erc1271", "ERC-6492": "erc6492" };
+const NEEDED_FOR = { EOA: undefined, "EIP-7702": "eip7702", "ERC-1271": "erc1271", "ERC-6492": "erc6492" };
+/** Which kinds of signature pay in which way. Permit2 knows no wallets that are not there yet. */
+const SIGNED_BY = {
+  eip3009: ["EOA", "EIP-7702", "ERC-1271", "ERC-6492"],
+  permit2: ["EOA", "EIP-7702", "ERC-1271"],
+  upto: ["EOA", "EIP-7702", "ERC-1271"],
+};
 
 const table = new Table();
 
@@ -31,17 +46,18 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
   let teller, world, serves;
   const shops = new Map();
   const buyers = new Map();
-  const idle = [];
+  /** By kind, payers that pay for nothing right now. */
+  let idle;
 
   before(async () => {
-    teller = await startTeller();
+    teller = await startTeller({ TELLER__SERVER__BUILDER_CODE: CODES.facilitator });
     world = await makeWorld(teller);
     serves = await whatIsServed(world, teller);
-    idle.push(...world.payers);
+    idle = await everyPayer();
     for (const buyer of BUYERS) buyers.set(buyer, startBuyer(buyer));
     await Promise.all(SHOPS.map(async (shop) => {
       const payTo = freshAccount().address;
-      const order = { facilitator: teller.url, payTo, asset: world.asset, ways: [...serves] };
+      const order = { facilitator: teller.url, payTo, asset: world.asset, ways: [...serves], builderCode: CODES.shop, buyers: BUYERS.length };
       shops.set(shop, { payTo, ...await openShop(shop, order) });
     }));
   }, { timeout: 120_000 });
@@ -54,33 +70,60 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
     else console.log(text);
   });
 
-  /** Who pays: an account of its own while the payment lasts, or a wallet with a new owner. */
-  async function withPayer(signature, pay) {
-    if (signature !== "EOA") {
-      const { address, owner, creation } = await newWallet(world, signature === "ERC-1271");
-      return pay({
-        address,
-        key: owner.key,
-        wallet: address,
-        ...(signature === "ERC-6492" && { creation: { factory: CONTRACTS.walletFactory, calldata: creation } }),
-      });
+  /** As many of each kind as may pay at the same time. Those of no allowance cannot pay by Permit2 alone. */
+  async function everyPayer() {
+    const many = (make) => Promise.all(Array.from({ length: WIDTH }, make));
+    const approved = async ({ address, owner }, wallet) => {
+      await world.giveEther(address);
+      await approve(world, address, MAX_UINT);
+      return { address, key: owner.key, wallet };
+    };
+    const newAccount = async () => {
+      const owner = freshOwner();
+      await newPayer(world, 100n * AMOUNT, owner);
+      return { address: owner.address, owner };
+    };
+    const [accounts, delegated, deployed, bare] = await Promise.all([
+      many(async () => approved(await newAccount())),
+      many(async () => approved(await newDelegated(world))),
+      many(async () => {
+        const wallet = await newWallet(world, true);
+        return approved(wallet, wallet.address);
+      }),
+      many(async () => {
+        const { address, owner } = await newAccount();
+        return { address, key: owner.key };
+      }),
+    ]);
+    return { EOA: accounts, "EIP-7702": delegated, "ERC-1271": deployed, "no allowance": bare };
+  }
+
+  /** Who pays: nobody else pays from there while the payment lasts. A wallet that is not there yet can do so once. */
+  async function withPayer(kind, pay) {
+    if (kind === "ERC-6492") {
+      const { address, owner, creation } = await newWallet(world, false);
+      return pay({ address, key: owner.key, wallet: address, creation: { factory: CONTRACTS.walletFactory, calldata: creation } });
     }
-    const payer = idle.pop();
+    const payer = idle[kind].pop();
     try {
-      return await pay({ address: payer.address, key: world.keyOf(payer) });
+      return await pay(payer);
     } finally {
-      idle.push(payer);
+      idle[kind].push(payer);
     }
   }
 
   async function buyOnce({ buyer, shop, version, way, signature }) {
     const { url, payTo } = shops.get(shop);
-    await withPayer(signature, async ({ address, ...order }) => {
+    const { path, scheme, extension } = WAYS[way];
+    await withPayer(extension === "eip2612GasSponsoring" ? "no allowance" : signature, async ({ address, ...payer }) => {
       const before = await teller.chain.balanceOf(address);
+      const order = {
+        url: `${url}/v${version}/${path}${extension === "bazaar" ? BUYERS.indexOf(buyer) : ""}`, rpc: teller.devnet.rpc, ...payer,
+        ...(extension === "payment-identifier" && { identifier: `pay_${freshAccount().address}` }),
+        ...(extension === "builder-code" && { builderCode: CODES.buyer }),
+      };
 
-      const { error, status, body, receipt, demand } = await buyers.get(buyer).buy({
-        url: `${url}/v${version}/${WAYS[way].path}`, rpc: teller.devnet.rpc, ...order,
-      });
+      const { error, status, body, receipt, demand } = await buyers.get(buyer).buy(order);
 
       assert.equal(error, undefined, error);
       assert.equal(status, 200, `${status}: ${body} ${demand}`);
@@ -89,33 +132,55 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
       assert.equal(receipt.success, true, JSON.stringify(receipt));
       assert.equal(receipt.network, NETWORKS[version]);
       assert.equal(receipt.payer.toLowerCase(), address.toLowerCase());
-      const price = way === "upto" ? shop.charges : PRICE;
+      const price = scheme === "upto" ? shop.charges : PRICE;
       assert.deepEqual(await teller.chain.transfersIn(receipt.transaction, address, payTo), [price]);
       assert.equal(before - await teller.chain.balanceOf(address), price);
+      await arrived[extension]?.({ buyer, order, receipt });
     });
   }
 
+  /** How it is seen that teller got what a payment brought along. */
+  const arrived = {
+    "payment-identifier": async ({ buyer, order }) => {
+      const { status, demand, body } = await buyers.get(buyer).buy(order);
+      assert.equal(status, 402, body);
+      assert.match(demand, /payment_identifier_reused/);
+    },
+    bazaar: async ({ order }) => {
+      const { items } = await (await fetch(`${teller.url}/discovery/resources?limit=100`)).json();
+      const listed = items.find(({ resource }) => resource === order.url);
+      assert.ok(listed, `${order.url} is not listed`);
+      assert.deepEqual(listed.extensions.bazaar.info.input.queryParams, { city: "Kiel" });
+    },
+    "builder-code": async ({ receipt }) => {
+      const { input } = await world.client.getTransaction({ hash: receipt.transaction });
+      const suffix = encodeBuilderCodeSuffix({ a: CODES.shop, w: CODES.facilitator, s: [CODES.buyer] });
+      assert.ok(input.includes(suffix.replace("0x", "")), `there is no ${suffix} in ${input}`);
+    },
+  };
+
   for (const cell of cells()) {
     const { buyer, shop, version, way, signature } = cell;
-    const { scheme, method } = WAYS[way];
-    const column = [shop.name, `v${version}`, scheme, method, signature];
-    it(`${buyer.name} pays ${column.join(", ")}`, { timeout: 120_000 }, async (test) => {
+    const { scheme, method, extension = "" } = WAYS[way];
+    const row = [shop.name, `v${version}`, scheme, method, signature, extension];
+    it(`${buyer.name} pays ${row.filter(Boolean).join(", ")}`, { timeout: 120_000 }, async (test) => {
       const needed = [way, NEEDED_FOR[signature]].filter((one) => one && !serves.has(one));
       if (needed.length > 0) {
-        table.put(buyer.name, column, "not served");
+        table.put(buyer.name, row, "not served");
         test.skip(`teller does not serve ${needed.join(" and ")}`);
         return;
       }
-      table.put(buyer.name, column, "FAILED");
+      table.put(buyer.name, row, "FAILED");
       await buyOnce(cell);
-      table.put(buyer.name, column, "paid");
+      table.put(buyer.name, row, "paid");
     });
   }
 });
 
-/** Everything that both a buyer and a shop speak. Contract wallets pay by EIP-3009. */
+/** Everything that both a buyer and a shop speak. Extensions are tried with plain accounts. */
 function cells() {
   return BUYERS.flatMap((buyer) => SHOPS.flatMap((shop) => [1, 2].flatMap((version) =>
     (shop.speaks[version] ?? []).filter((way) => buyer.speaks[version]?.includes(way)).flatMap((way) =>
-      (way === "eip3009" ? buyer.signatures : ["EOA"]).map((signature) => ({ buyer, shop, version, way, signature }))))));
+      buyer.signatures.filter((signature) => (SIGNED_BY[way] ?? ["EOA"]).includes(signature))
+        .map((signature) => ({ buyer, shop, version, way, signature }))))));
 }

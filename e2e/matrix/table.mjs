@@ -1,6 +1,6 @@
 // The matrix of results as text: a row for each shop and way of paying, a column for each buyer.
 
-const HEAD = ["shop", "version", "scheme", "method", "signature"];
+const HEAD = ["shop", "version", "scheme", "method", "signature", "extension"];
 
 export class Table {
   constructor() {
@@ -27,4 +27,4 @@ export class Table {
 }
 
 /** Rows stand by version and way, then by shop. */
-const order = ([shop, version, scheme, method, signature]) => [version, scheme, method, signature, shop].join();
+const order = ([shop, version, scheme, method, signature, extension]) => [version, scheme, method, extension, signature, shop].join();

@@ -11,9 +11,13 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import requests
+from eth_abi import encode
 from eth_account import Account
 from x402 import x402Client, x402ClientSync
+from x402.extensions.builder_code import BuilderCodeClientExtension
+from x402.extensions.payment_identifier import append_payment_identifier_to_extensions
 from x402.http.clients import wrapHttpxWithPayment, wrapRequestsWithPayment
+from x402.mechanisms.evm.constants import ERC6492_MAGIC_VALUE
 from x402.mechanisms.evm.exact import register_exact_evm_client
 from x402.mechanisms.evm.signers import EthAccountSignerWithRPC
 from x402.mechanisms.evm.upto.client import UptoEvmScheme
@@ -24,21 +28,31 @@ ORDERS_AT_ONCE = 20
 
 
 class WalletSigner(EthAccountSignerWithRPC):
-    """A contract wallet that its owner signs for (ERC-1271)."""
+    """A contract wallet that its owner signs for (ERC-1271); an undeployed one says how it comes to be (ERC-6492)."""
 
-    def __init__(self, owner, rpc_url, wallet):
+    def __init__(self, owner, rpc_url, wallet, creation):
         super().__init__(owner, rpc_url)
         self._wallet = wallet
+        self._creation = creation
 
     @property
     def address(self):
         return self._wallet
 
+    def sign_typed_data(self, *typed_data, **named):
+        signature = super().sign_typed_data(*typed_data, **named)
+        if not self._creation:
+            return signature
+        calldata = bytes.fromhex(self._creation["calldata"].removeprefix("0x"))
+        parts = [self._creation["factory"], calldata, signature]
+        return encode(["address", "bytes", "bytes"], parts) + ERC6492_MAGIC_VALUE
+
 
 def signer_of(order):
     owner = Account.from_key(order["key"])
-    wallet = order.get("wallet")
-    return WalletSigner(owner, order["rpc"], wallet) if wallet else EthAccountSignerWithRPC(owner, order["rpc"])
+    if wallet := order.get("wallet"):
+        return WalletSigner(owner, order["rpc"], wallet, order.get("creation"))
+    return EthAccountSignerWithRPC(owner, order["rpc"])
 
 
 def paying(client, order):
@@ -46,7 +60,17 @@ def paying(client, order):
     signer = signer_of(order)
     register_exact_evm_client(client, signer, NETWORK)
     client.register(NETWORK, UptoEvmScheme(signer))
+    if code := order.get("builderCode"):
+        client.register_extension(BuilderCodeClientExtension(code))
+    if identifier := order.get("identifier"):
+        client.on_before_payment_creation(
+            lambda context: name_payment(context.payment_required.extensions, identifier)
+        )
     return client
+
+
+def name_payment(extensions, identifier):
+    append_payment_identifier_to_extensions(extensions, identifier)
 
 
 async def buy_with_httpx(order):

@@ -5,14 +5,10 @@ from fastapi import FastAPI, Response
 from x402 import x402ResourceServer
 from x402.http import FacilitatorConfig, HTTPFacilitatorClient
 from x402.http.middleware.fastapi import payment_middleware, set_settlement_overrides
-from x402.mechanisms.evm.exact.server import ExactEvmScheme
-from x402.mechanisms.evm.upto.server import UptoEvmScheme
 
 import shop
 
-server = x402ResourceServer(HTTPFacilitatorClient(FacilitatorConfig(url=shop.order["facilitator"])))
-server.register(shop.NETWORK, ExactEvmScheme())
-server.register(shop.NETWORK, UptoEvmScheme())
+server = shop.sells(x402ResourceServer(HTTPFacilitatorClient(FacilitatorConfig(url=shop.order["facilitator"]))))
 
 app = FastAPI()
 app.middleware("http")(payment_middleware(shop.routes(), server))

@@ -5,14 +5,10 @@ from werkzeug.serving import make_server
 from x402 import x402ResourceServerSync
 from x402.http import FacilitatorConfig, HTTPFacilitatorClientSync
 from x402.http.middleware.flask import payment_middleware, set_settlement_overrides
-from x402.mechanisms.evm.exact.server import ExactEvmScheme
-from x402.mechanisms.evm.upto.server import UptoEvmScheme
 
 import shop
 
-server = x402ResourceServerSync(HTTPFacilitatorClientSync(FacilitatorConfig(url=shop.order["facilitator"])))
-server.register(shop.NETWORK, ExactEvmScheme())
-server.register(shop.NETWORK, UptoEvmScheme())
+server = shop.sells(x402ResourceServerSync(HTTPFacilitatorClientSync(FacilitatorConfig(url=shop.order["facilitator"]))))
 
 app = Flask(__name__)
 

@@ -6,6 +6,8 @@ import { toClientEvmSigner } from "@x402/evm";
 import { ExactEvmScheme } from "@x402/evm/exact/client";
 import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/client";
 import { UptoEvmScheme } from "@x402/evm/upto/client";
+import { BuilderCodeClientExtension } from "@x402/extensions/builder-code";
+import { appendPaymentIdentifierToExtensions } from "@x402/extensions/payment-identifier";
 import { concatHex, createPublicClient, encodeAbiParameters, http } from "viem";
 import { privateKeyToAccount } from "viem/accounts";
 import { baseSepolia } from "viem/chains";
@@ -24,10 +26,17 @@ export function takeOrders(buy) {
 /** An official client of the given class, that pays in every way it knows. */
 export function clientOf(Client, order) {
   const signer = toClientEvmSigner(signerOf(order), createPublicClient({ chain: baseSepolia, transport: http(order.rpc) }));
-  return new Client()
+  const client = new Client()
     .register("eip155:84532", new ExactEvmScheme(signer))
     .register("eip155:84532", new UptoEvmScheme(signer))
     .registerV1("base-sepolia", new ExactEvmSchemeV1(signer));
+  if (order.builderCode) client.registerExtension(new BuilderCodeClientExtension(order.builderCode));
+  if (order.identifier) {
+    client.onBeforePaymentCreation(async ({ paymentRequired }) => {
+      appendPaymentIdentifierToExtensions(paymentRequired.extensions, order.identifier);
+    });
+  }
+  return client;
 }
 
 /** An account, or a contract wallet that its owner signs for; an undeployed one says how it comes to be (ERC-6492). */
