@@ -26,6 +26,10 @@ const AXIOS_WAYS = { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "payment-identifier", "
 const EVERY_SIGNATURE = ["EOA", "EIP-7702", "ERC-1271", "ERC-6492"];
 /** Whoever signs with an account's key alone can do it for an account that has code, too. */
 const BY_KEY = ["EOA", "EIP-7702"];
+/** Whose payments a shop is tried with, by the way of paying. A shop passes on what it is sent, so that one of each language will do. */
+const FROM_SOME = { eip3009: ["EOA", "ERC-1271", "ERC-6492"] };
+/** Permit2 knows no wallets that are not there yet. */
+const FROM_ALL = { eip3009: EVERY_SIGNATURE, permit2: ["EOA", "EIP-7702", "ERC-1271"], upto: ["EOA", "EIP-7702", "ERC-1271"] };
 
 /** Who buys: what it speaks in each version, and whose signatures it can be made to send. */
 export const BUYERS = [
@@ -37,14 +41,14 @@ export const BUYERS = [
   { name: "x402-reqwest", command: [RUST, "buyer"], speaks: { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "bazaar"] }, signatures: BY_KEY },
 ];
 
-/** Who sells: what it speaks in each version, and what it charges under `upto`. */
+/** Who sells: to whom, what it speaks in each version, and what it charges under `upto`. */
 export const SHOPS = [
-  { name: "@x402/express", command: node("matrix/ts/express.mjs"), speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
-  { name: "@x402/hono", command: node("matrix/ts/hono.mjs"), speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
-  { name: "x402-express", command: node("v1/shop.mjs"), speaks: { 1: ["eip3009"] } },
-  { name: "python fastapi", command: python("shop_fastapi.py"), speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
-  { name: "python flask", command: python("shop_flask.py"), speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
-  { name: "x402-axum", command: [RUST, "shop"], speaks: ALL_WAYS, charges: 10_000n },
+  { name: "@x402/express", command: node("matrix/ts/express.mjs"), from: FROM_ALL, speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
+  { name: "@x402/hono", command: node("matrix/ts/hono.mjs"), from: FROM_SOME, speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
+  { name: "x402-express", command: node("v1/shop.mjs"), from: FROM_ALL, speaks: { 1: ["eip3009"] } },
+  { name: "python fastapi", command: python("shop_fastapi.py"), from: FROM_ALL, speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
+  { name: "python flask", command: python("shop_flask.py"), from: FROM_SOME, speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
+  { name: "x402-axum", command: [RUST, "shop"], from: FROM_SOME, speaks: ALL_WAYS, charges: 10_000n },
 ];
 
 /** Opens a shop; answers its `url`. */

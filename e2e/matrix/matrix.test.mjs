@@ -33,12 +33,6 @@ const WAYS = {
 };
 /** What teller must serve for payments with a signature of this kind. */
 const NEEDED_FOR = { EOA: undefined, "EIP-7702": "eip7702", "ERC-1271": "erc1271", "ERC-6492": "erc6492" };
-/** Which kinds of signature pay in which way. Permit2 knows no wallets that are not there yet. */
-const SIGNED_BY = {
-  eip3009: ["EOA", "EIP-7702", "ERC-1271", "ERC-6492"],
-  permit2: ["EOA", "EIP-7702", "ERC-1271"],
-  upto: ["EOA", "EIP-7702", "ERC-1271"],
-};
 
 const table = new Table();
 
@@ -181,6 +175,6 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
 function cells() {
   return BUYERS.flatMap((buyer) => SHOPS.flatMap((shop) => [1, 2].flatMap((version) =>
     (shop.speaks[version] ?? []).filter((way) => buyer.speaks[version]?.includes(way)).flatMap((way) =>
-      buyer.signatures.filter((signature) => (SIGNED_BY[way] ?? ["EOA"]).includes(signature))
+      buyer.signatures.filter((signature) => (shop.from[way] ?? ["EOA"]).includes(signature))
         .map((signature) => ({ buyer, shop, version, way, signature }))))));
 }
