@@ -38,7 +38,7 @@ export const BUYERS = [
   { name: "x402-fetch", command: node("v1/buyer.mjs"), speaks: { 1: ["eip3009"] }, signatures: BY_KEY },
   { name: "python httpx", command: python("buyer.py", "httpx"), speaks: AND_EXTENSIONS, signatures: EVERY_SIGNATURE },
   { name: "python requests", command: python("buyer.py", "requests"), speaks: AND_EXTENSIONS, signatures: EVERY_SIGNATURE },
-  { name: "x402-reqwest", command: [RUST, "buyer"], speaks: { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "bazaar"] }, signatures: BY_KEY },
+  { name: "x402-reqwest", command: [RUST, "buyer"], speaks: { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "eip2612 for upto", "bazaar"] }, signatures: BY_KEY },
 ];
 
 /** Who sells: to whom, what it speaks in each version, and what it charges under `upto`. */
@@ -48,7 +48,7 @@ export const SHOPS = [
   { name: "x402-express", command: node("v1/shop.mjs"), from: FROM_ALL, speaks: { 1: ["eip3009"] } },
   { name: "python fastapi", command: python("shop_fastapi.py"), from: FROM_ALL, speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
   { name: "python flask", command: python("shop_flask.py"), from: FROM_SOME, speaks: { 2: AND_EXTENSIONS[2] }, charges: 4_000n },
-  { name: "x402-axum", command: [RUST, "shop"], from: FROM_SOME, speaks: ALL_WAYS, charges: 10_000n },
+  { name: "x402-axum", command: [RUST, "shop"], from: FROM_SOME, speaks: { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "eip2612 for exact", "eip2612 for upto"] }, charges: 10_000n },
 ];
 
 /** Opens a shop; answers its `url`. */

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use alloy_signer_local::PrivateKeySigner;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Url;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ struct Order {
     id: u64,
     url: String,
     key: String,
+    rpc: Url,
 }
 
 pub async fn take_orders() -> Result<(), Box<dyn Error>> {
@@ -43,7 +45,8 @@ async fn buy(order: &Order) -> Result<Value, Box<dyn Error + Send + Sync>> {
     let client = X402Client::new()
         .register(V1Eip155ExactClient::new(signer.clone()))
         .register(V2Eip155ExactClient::new(signer.clone()))
-        .register(V2Eip155UptoClient::new(signer));
+        // It asks the chain whether it has to sign an allowance, too.
+        .register(V2Eip155UptoClient::new(signer).with_provider(order.rpc.clone()));
     let paying = reqwest::Client::new().with_payments(client).build();
     let response = paying.get(&order.url).send().await?;
     let status = response.status().as_u16();

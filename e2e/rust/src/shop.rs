@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use x402_axum::X402Middleware;
 use x402_chain_eip155::chain::{AssetTransferMethod, Eip155ChainReference, Eip155TokenDeployment};
+use x402_chain_eip155::eip2612_gas_sponsoring::Eip2612GasSponsoring;
 use x402_chain_eip155::{V1Eip155Exact, V2Eip155Exact, V2Eip155Upto};
 use x402_types::chain::DeployedTokenAmount;
 
@@ -53,6 +54,20 @@ pub async fn open(order: &str) -> Result<(), Box<dyn Error>> {
             "/v2/exact/permit2",
             get(goods).layer(x402.with_price_tag(tag)),
         );
+    }
+    if serves("eip2612 for exact") {
+        let tag = V2Eip155Exact::price_tag(order.pay_to, price(true));
+        let sponsored = x402
+            .with_price_tag(tag)
+            .with_extension(Eip2612GasSponsoring::server());
+        app = app.route("/v2/exact/eip2612", get(goods).layer(sponsored));
+    }
+    if serves("eip2612 for upto") {
+        let tag = V2Eip155Upto::price_tag(order.pay_to, price(true));
+        let sponsored = x402
+            .with_price_tag(tag)
+            .with_extension(Eip2612GasSponsoring::server());
+        app = app.route("/v2/upto/eip2612", get(goods).layer(sponsored));
     }
     if serves("upto") {
         // This package has no way to charge less than it asked permission for.
