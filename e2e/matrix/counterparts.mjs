@@ -38,7 +38,11 @@ export const BUYERS = [
   { name: "x402-fetch", command: node("v1/buyer.mjs"), speaks: { 1: ["eip3009"] }, signatures: BY_KEY },
   { name: "python httpx", command: python("buyer.py", "httpx"), speaks: AND_EXTENSIONS, signatures: EVERY_SIGNATURE },
   { name: "python requests", command: python("buyer.py", "requests"), speaks: AND_EXTENSIONS, signatures: EVERY_SIGNATURE },
-  { name: "x402-reqwest", command: [RUST, "buyer"], speaks: { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "eip2612 for upto", "bazaar"] }, signatures: BY_KEY },
+  {
+    name: "x402-reqwest", command: [RUST, "buyer"], speaks: { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "eip2612 for upto", "bazaar"] }, signatures: BY_KEY,
+    // It sends its own part of that extension without the shop's, which all other shops refuse.
+    onlyIn: { "eip2612 for upto": "x402-axum" },
+  },
 ];
 
 /** Who sells: to whom, what it speaks in each version, and what it charges under `upto`. */

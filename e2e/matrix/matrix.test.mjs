@@ -171,10 +171,14 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
   }
 });
 
+function isSpoken(buyer, shop, version, way) {
+  return buyer.speaks[version]?.includes(way) && [undefined, shop.name].includes(buyer.onlyIn?.[way]);
+}
+
 /** Everything that both a buyer and a shop speak. Extensions are tried with plain accounts. */
 function cells() {
   return BUYERS.flatMap((buyer) => SHOPS.flatMap((shop) => [1, 2].flatMap((version) =>
-    (shop.speaks[version] ?? []).filter((way) => buyer.speaks[version]?.includes(way)).flatMap((way) =>
+    (shop.speaks[version] ?? []).filter((way) => isSpoken(buyer, shop, version, way)).flatMap((way) =>
       buyer.signatures.filter((signature) => (shop.from[way] ?? ["EOA"]).includes(signature))
         .map((signature) => ({ buyer, shop, version, way, signature }))))));
 }

@@ -55,7 +55,8 @@ fn a_nodes_answer_is_read_as_it_stands() {
             if let Ok(block) = serde_json::from_slice::<WireBlock>(data) {
                 let block = Block::from(block);
                 accepted = true;
-                assert_eq!(number("number"), Some(U256::from(block.number)));
+                let told = number("number");
+                assert!(told.is_none_or(|told| told == U256::from(block.number)));
                 assert_eq!(block.reference().hash, block.hash);
             }
             if let Ok(logs) = serde_json::from_slice::<Vec<WireLog>>(data) {
