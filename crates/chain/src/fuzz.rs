@@ -29,19 +29,15 @@ fn a_nodes_answer_is_read_as_it_stands() {
             let Ok(value) = serde_json::from_slice::<Value>(data) else {
                 return false;
             };
-            let number = |key: &str| {
-                value[key]
-                    .as_str()
-                    .and_then(|text| text.parse::<U256>().ok())
+            let number = |key: &str| match &value[key] {
+                Value::String(text) => text.parse::<U256>().ok(),
+                other => other.as_u64().map(U256::from),
             };
             let mut accepted = false;
             if let Ok(receipt) = serde_json::from_slice::<WireReceipt>(data) {
                 let receipt = TxReceipt::from(receipt);
                 accepted = true;
-                assert_eq!(
-                    number("status").is_none_or(|status| status == U256::ONE),
-                    receipt.succeeded
-                );
+                assert_eq!(number("status") == Some(U256::ONE), receipt.succeeded);
                 let gas = U256::from(receipt.gas_used);
                 if let Some(price) = number("effectiveGasPrice") {
                     assert!(receipt.cost.0 >= gas.saturating_mul(price));
@@ -55,8 +51,7 @@ fn a_nodes_answer_is_read_as_it_stands() {
             if let Ok(block) = serde_json::from_slice::<WireBlock>(data) {
                 let block = Block::from(block);
                 accepted = true;
-                let told = number("number");
-                assert!(told.is_none_or(|told| told == U256::from(block.number)));
+                assert_eq!(number("number"), Some(U256::from(block.number)));
                 assert_eq!(block.reference().hash, block.hash);
             }
             if let Ok(logs) = serde_json::from_slice::<Vec<WireLog>>(data) {
