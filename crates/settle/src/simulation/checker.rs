@@ -59,6 +59,8 @@ pub struct Checker {
     pub stalls: BTreeMap<(usize, Address), Stall>,
     pub verified: BTreeSet<B256>,
     pub finalized: u64,
+    /// From when on whoever runs knows what happened while nothing ran.
+    pub informed_from_ms: u64,
     pub holds: BTreeMap<AuthorizationKey, (Address, U256, u64)>,
     /// In how large a batch a process may put a payment whose batch has reverted.
     company: BTreeMap<(usize, SettlementId), usize>,

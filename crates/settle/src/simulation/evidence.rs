@@ -88,7 +88,10 @@ impl World<'_> {
         let there = self.chain.known(receipt.block.hash);
         let log =
             there.and_then(|there| settling_log(there.receipt(receipt.transaction)?, &row.payment));
-        let sure = receipt.level >= Level::Safe || receipt.block.number <= self.check.finalized;
+        // A reorg while nothing ran is found out by whoever starts next, a moment later.
+        let informed = self.now_ms >= self.check.informed_from_ms;
+        let is_final = receipt.block.number <= self.check.finalized;
+        let sure = receipt.level >= Level::Safe || (is_final && informed);
         let holds =
             log == Some(receipt.log_index) && (!sure || self.chain.is_canonical(receipt.block));
         let (id, receipt) = (row.id, *receipt);

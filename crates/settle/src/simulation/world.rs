@@ -34,6 +34,8 @@ pub const BLOCK_MS: u64 = 2_000;
 pub const CHAOS_MS: u64 = 60_000;
 /// Then everything must come to its end within this time.
 pub const QUIET_MS: u64 = 400_000;
+/// How long a process that starts takes to look at what happened while nothing ran.
+const SETTLE_IN_MS: u64 = 5_000;
 /// How far below the head the finalized block is; no reorg goes deeper, and no node is further behind.
 pub const FINAL_DEPTH: u64 = 10;
 pub const SAFE_DEPTH: u64 = 5;
@@ -294,6 +296,9 @@ impl<'a> World<'a> {
 
     pub fn restart(&mut self, index: usize) {
         let id = ProcessId(self.fresh_uuid());
+        if self.processes.iter().all(|process| !process.alive) {
+            self.check.informed_from_ms = self.now_ms + SETTLE_IN_MS;
+        }
         let process = &mut self.processes[index];
         process.id = id;
         process.alive = true;
