@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, address, k
 use alloy_sol_types::{SolCall, SolEvent};
 use teller_domain::{
     AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, EcdsaSignature,
-    PERMIT2, PayerSignature, Payment, Permit2, PermitTerms, UnixSeconds,
+    PERMIT2, PayerSignature, Payment, Permit2, PermitTerms, UnixSeconds, Validity,
 };
 use teller_fuzz::{Chance, Fuzz, Shape};
 
@@ -20,7 +20,7 @@ use crate::multicall::{self, MULTICALL3};
 use crate::permit2::{
     EXACT_PROXY, Proxy, UPTO_PROXY, calls_of, decode_call, invalidates, settle_call,
 };
-use crate::{EventLog, Outcome, eip3009, normalize, permit2, read, recover, sign};
+use crate::{EventLog, Outcome, eip3009, normalize, permit2, read, recover, sign, transfers};
 
 const CHAIN: ChainId = ChainId(84532);
 const TOKEN: Address = address!("036CbD53842c5426634e7929541eC2318f3dCF7e");
@@ -46,13 +46,16 @@ fn a_signature_is_of_one_kind() {
             let given = signature.to_bytes();
             assert!(given.len() <= MAX_INNER_BYTES);
             match &signature {
-                PayerSignature::Ecdsa(ecdsa) => {
+                PayerSignature::Ecdsa {
+                    signature: ecdsa, ..
+                } => {
                     assert!(matches!(data.len(), 64 | 65));
                     assert!(matches!(ecdsa.v, 27 | 28));
                     let half: U256 = HALF_ORDER.parse().unwrap();
                     assert!(U256::from_be_bytes(ecdsa.s.0) <= half);
                     assert_eq!(normalize(&given), Ok(*ecdsa));
-                    assert_eq!(read(&given), Ok(signature.clone()));
+                    assert_eq!(read(&given).unwrap().ecdsa(), Some(*ecdsa));
+                    assert_eq!(signature.judged_by_code().to_bytes()[..], *data);
                     let digest = keccak256(data);
                     let other = EcdsaSignature {
                         v: 27 + 28 - ecdsa.v,
@@ -65,8 +68,8 @@ fn a_signature_is_of_one_kind() {
                     assert_eq!(bytes[..], *data);
                     assert!(!data.ends_with(MAGIC.as_slice()));
                 }
-                PayerSignature::Counterfactual { factory, .. } => {
-                    assert!(!factory.is_zero());
+                PayerSignature::Counterfactual(new) => {
+                    assert!(!new.factory.is_zero());
                     assert!(data.ends_with(MAGIC.as_slice()));
                     assert!(!given.ends_with(MAGIC.as_slice()));
                 }
@@ -306,15 +309,14 @@ fn payment(number: u8, terms: Option<PermitTerms>, value: u64) -> Payment {
         asset: TOKEN,
         payee: account(number + 1),
         value: AssetAmount::from(value),
-        valid_after: UnixSeconds(0),
-        valid_before: UnixSeconds(9),
+        validity: Validity::between(UnixSeconds(0), UnixSeconds(9)),
         authorization: match terms {
             None => Authorization::Eip3009 { signature },
-            Some(terms) => Authorization::Permit2(Permit2 {
+            Some(terms) => Authorization::Permit2(Box::new(Permit2 {
                 terms,
                 signature,
                 allowance: None,
-            }),
+            })),
         },
     }
 }
@@ -430,7 +432,7 @@ fn one_transfer_counts_for_one_payment() {
                 pay_to: payment.payee,
                 amount: payment.value,
             };
-            if let Some(at) = redemption.settled(logs()) {
+            if let Some(at) = redemption.settled(&transfers(logs())) {
                 assert!(is_transfer(at, payment));
                 let moves =
                     logs().filter(|log| log.address == TOKEN && log.topics[0] == TRANSFER_TOPIC);

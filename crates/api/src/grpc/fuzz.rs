@@ -5,19 +5,14 @@ use prost::Message;
 use teller_domain::{PaymentRequest, SignedReceipt, TenantId};
 use teller_fuzz::{Fuzz, Shape};
 use teller_protocol::extensions::Extension;
-use teller_protocol::{Beside, EvmPayload, EvmRequest, Served, Version};
+use teller_protocol::{Beside, EvmPayload, EvmRequest, Version};
 
-use super::convert;
+use super::request;
 use crate::discovery::Candidate;
 use crate::view::Filters;
-use crate::wire::{self, Asked, Rejection};
+use crate::wire::{self, Asked, Delegates, Rejection};
 use crate::{answer, proto};
 
-const SERVED: Served = Served {
-    permit2: true,
-    upto: true,
-    erc7710: false,
-};
 /// The most that is told of a refusal, in bytes.
 const LONGEST_DETAIL: usize = 1_024;
 
@@ -43,7 +38,7 @@ fn same(one: &PaymentRequest, other: &PaymentRequest) {
 #[test]
 fn both_doors_see_one_payment() {
     Fuzz::new("payment", Shape::Json).run(|data| {
-        let asked = match wire::read(data, &tenant(), None) {
+        let asked = match wire::read(data, &Delegates::default(), &tenant(), None) {
             Ok(asked) => asked,
             Err(rejection) => {
                 harmless(&rejection);
@@ -59,7 +54,7 @@ fn both_doors_see_one_payment() {
         }
         let _ = Candidate::of(beside.discoverable, &asked.request);
 
-        let request = EvmRequest::read(data, SERVED).unwrap();
+        let request = EvmRequest::read(data, Delegates::default().served()).unwrap();
         if let Some(message) = message(&request) {
             let bytes = message.encode_to_vec();
             let asked_again = read_message(&bytes).unwrap();
@@ -79,9 +74,10 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
         from: signed.from.to_string(),
         to: signed.to.to_string(),
         value: signed.value.to_string(),
-        valid_after: signed.valid_after.to(),
-        valid_before: signed.valid_before.to(),
+        valid_after_decimal: signed.valid_after.to_string(),
+        valid_before_decimal: signed.valid_before.to_string(),
         nonce: signed.nonce.to_string(),
+        ..proto::Eip3009Authorization::default()
     };
     let version = match request.version {
         Version::V1 => proto::X402Version::V1,
@@ -91,6 +87,13 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
         authorization: Some(authorization),
         signature: signed.signature.to_vec(),
     };
+    let mut extensions = proto::Extensions::default();
+    if let Extension::Present(code) = &request.extensions.builder_code {
+        extensions.builder_code = Some(proto::BuilderCode {
+            app: code.app.clone().unwrap_or_default(),
+            services: code.services.clone(),
+        });
+    }
     let demanded = &request.requirements;
     Some(proto::VerifyRequest {
         payment_payload: Some(proto::PaymentPayload {
@@ -98,6 +101,7 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
             scheme: proto::Scheme::Exact.into(),
             network: request.network.clone(),
             payload: Some(proto::payment_payload::Payload::ExactEip3009(exact)),
+            extensions: Some(extensions),
         }),
         payment_requirements: Some(proto::PaymentRequirements {
             scheme: proto::Scheme::Exact.into(),
@@ -108,6 +112,7 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
             max_timeout_seconds: demanded.max_timeout_seconds,
             eip712_name: demanded.extra.name.clone().unwrap_or_default(),
             eip712_version: demanded.extra.version.clone().unwrap_or_default(),
+            ..proto::PaymentRequirements::default()
         }),
         ..proto::VerifyRequest::default()
     })
@@ -115,10 +120,11 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
 
 fn read_message(bytes: &[u8]) -> Option<Asked> {
     let message = proto::VerifyRequest::decode(bytes).ok()?;
-    let read = convert::request(message.payment_payload, message.payment_requirements);
-    let asked = read
+    let delegates = Delegates::default();
+    let (payload, requirements) = (message.payment_payload, message.payment_requirements);
+    let asked = request::read(payload, requirements, delegates.served())
         .map_err(Rejection::from)
-        .and_then(|request| wire::into_domain(request, &tenant(), None));
+        .and_then(|request| wire::into_domain(request, &delegates, &tenant(), None));
     asked.inspect_err(harmless).ok()
 }
 
