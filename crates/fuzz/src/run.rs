@@ -8,7 +8,7 @@ use crate::coverage::Coverage;
 use crate::{Chance, Shape, corpus, failure};
 
 /// How many executions there are unless a target says otherwise.
-const EXECUTIONS: u64 = 20_000;
+const EXECUTIONS: u64 = 10_000;
 /// No input grows beyond this.
 const LONGEST_INPUT: usize = 64 * 1024;
 /// How many inputs are changed further.
