@@ -1,5 +1,7 @@
 //! The payment lens: what one `eth_call` is asked and what it answers. The contract is `contracts/src/PaymentLens.sol`;
 //! its code is never deployed, a state override puts it at an address.
+//!
+//! A long file, because each of its functions is asked and answered in one way only.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,6 @@
 //! A payment as its buyer signed it.
+//!
+//! A long file for its tests, which pin the digest of each way of signing.
 
 use alloy_primitives::{Address, B256, Keccak256, U256, U512};
 use serde::{Deserialize, Serialize};
