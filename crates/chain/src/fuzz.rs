@@ -126,7 +126,9 @@ fn the_lens_loses_no_item() {
         .run(|data| {
             let answer = Bytes::copy_from_slice(data);
             let mut accepted = false;
-            for view in [View::Tokens, View::Permits(Address::ZERO)] {
+            let permits = View::Permits(Address::ZERO);
+            let redemptions = View::Redemptions(Address::ZERO);
+            for view in [View::Tokens, permits, redemptions] {
                 let Ok(read) = read_inspect(view, &answer, &items, BLOCK) else {
                     continue;
                 };
@@ -135,7 +137,8 @@ fn the_lens_loses_no_item() {
                 assert_eq!(read[1].simulation, Simulation::Skipped);
                 for inspection in &read {
                     assert_eq!(inspection.block, BLOCK);
-                    assert_eq!(inspection.permit2.is_some(), view != View::Tokens);
+                    assert_eq!(inspection.permit2.is_some(), view == permits);
+                    assert_eq!(inspection.redemption.is_some(), view == redemptions);
                     if let Simulation::Reverted(data) = &inspection.simulation {
                         assert!(data.len() <= answer.len());
                     }

@@ -479,8 +479,7 @@ fn read_redemptions(
     items: &[InspectItem],
     block: BlockRef,
 ) -> Result<Vec<Inspection>, NodeError> {
-    let answer = inspectRedemptionsCall::abi_decode_returns(answer)
-        .map_err(|_| NodeError::BadAnswer("not what the lens returns"))?;
+    let answer = returned::<inspectRedemptionsCall>(answer)?;
     if answer.states.len() != items.len() {
         return Err(NodeError::BadAnswer("the lens lost items"));
     }
@@ -593,5 +592,33 @@ mod tests {
         let lenient = inspectCall::abi_decode_returns(&answer).unwrap();
         assert_eq!(lenient.states[19].revertData.len(), length);
         assert!(returned::<inspectCall>(&answer).is_err());
+
+        // A redemption has one word more, and reads the same way.
+        let state = [1, 1, 1, 1, 0, 0, 0, 1, 288, length].map(word);
+        let places = std::iter::repeat_n(word(32 * items), items);
+        let mut answer: Vec<u8> = head
+            .into_iter()
+            .chain(places)
+            .chain(state)
+            .flatten()
+            .collect();
+        answer.resize(answer.len() + length, 1);
+        assert!(inspectRedemptionsCall::abi_decode_returns(&answer).is_ok());
+        let item = InspectItem {
+            token: Address::ZERO,
+            payer: Address::ZERO,
+            payee: Address::ZERO,
+            nonce: B256::ZERO,
+            call: Bytes::new(),
+            target: Target::Token,
+            gas: None,
+        };
+        let block = BlockRef {
+            number: 1,
+            hash: B256::ZERO,
+        };
+        let asked = vec![item; items];
+        let view = View::Redemptions(Address::ZERO);
+        assert!(read_inspect(view, &answer.into(), &asked, block).is_err());
     }
 }
