@@ -90,6 +90,11 @@ impl Fuzz {
             run.inputs.push(input);
         }
         let committed = run.inputs.len();
+        assert!(
+            run.accepted > 0,
+            "{}: nothing in the corpus is accepted, so that nothing would be shown",
+            self.name
+        );
         for input in settings
             .duration
             .map(|_| corpus::found(self.name))
