@@ -76,7 +76,8 @@ impl Chain {
         }
     }
 
-    /// The one account that settles `upto` and redeems delegations. It must stay the same while authorizations name it, so it is the first signer.
+    /// The one account that settles `upto` and redeems delegations. It must stay the same while authorizations name it,
+    /// so it is the first signer.
     fn facilitator(&self) -> Option<Address> {
         self.network.signers.first().map(|signer| signer.address)
     }

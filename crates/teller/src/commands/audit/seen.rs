@@ -94,11 +94,12 @@ impl Seen {
 
     /// The log index of the transfer by which a transaction redeemed a payment's delegation, if it did.
     pub fn redemption(&self, receipt: &TxReceipt, payment: &Payment) -> Option<u64> {
+        // First of all: nearly every payment is none, and the logs are a whole batch's.
+        let redemption = Redemption::of(payment)?;
         if !receipt.succeeded || !self.assets.contains(&payment.asset) {
             return None;
         }
-        let moved = transfers(receipt.logs.iter().map(event));
-        Redemption::of(payment)?.settled(&moved)
+        redemption.settled(&transfers(receipt.logs.iter().map(event)))
     }
 
     /// The authorizations that a transaction used, of the tokens that count, in no order.
