@@ -104,9 +104,7 @@ async fn settled_by_a_stranger_and_taken_back(rig: &mut Rig) -> u64 {
     let payments = rig.sell(3);
     rig.proxy.caught().await;
     tokio::time::sleep(COMMITTED).await;
-    let [.., poor] = &payments[..] else {
-        unreachable!()
-    };
+    let poor = &payments[2];
     let payer = poor.key.payer;
     let rest = rig.chain.balance(payer).await;
     rig.chain.empty(payer).await;
