@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, Bytes};
 use teller_domain::{
-    AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId, Delegation,
-    Eip712Name, IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms, Reason,
-    Refusal, TenantId, TokenPermit, Validity, X402Version, v1_chain,
+    Allowance, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId,
+    Delegation, Eip712Name, IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms,
+    Reason, Refusal, TenantId, TokenPermit, Validity, X402Version, v1_chain,
 };
 use teller_protocol::extensions::{
     BuilderCodeInfo, Eip2612GasSponsoring, Extension, PaymentIdentifier,
@@ -254,7 +254,9 @@ fn permit2(chain: ChainId, wire: &EvmRequest, signed: &Permit2Payload) -> Result
         authorization: Authorization::Permit2(Box::new(Permit2 {
             terms,
             signature: read_signature(&signed.signature).map_err(invalid)?,
-            allowance: allowance(&wire.extensions.eip2612_gas_sponsoring)?.map(Box::new),
+            allowance: allowance(&wire.extensions.eip2612_gas_sponsoring)?
+                .map(Allowance::Permit)
+                .map(Box::new),
         })),
     })
 }

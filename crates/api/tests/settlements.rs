@@ -91,6 +91,7 @@ async fn bench_as(config: ApiConfig, auth: Auth) -> Bench {
             gas_limit: 120_000,
         },
         payments: vec![settlement.id],
+        top_up: None,
     };
     ledger.open_slot(fence, slot).await.unwrap();
     Bench {

@@ -7,7 +7,7 @@ use alloy_eips::eip2718::{Decodable2718, Encodable2718};
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
-use teller_domain::{AccountNonce, Attempt, AttemptKind, ChainId, Fees};
+use teller_domain::{AccountNonce, Attempt, AttemptKind, ChainId, Fees, Wei};
 
 /// What a transfer of nothing to oneself costs.
 const NOOP_GAS: u64 = 21_000;
@@ -67,6 +67,26 @@ impl LocalSigner {
     ) -> Result<Attempt, SignerError> {
         let transaction = transaction(chain, nonce, to, data, gas_limit, fees);
         self.sign(transaction, AttemptKind::Batch, fees)
+    }
+
+    /// Signs a transfer of native currency.
+    ///
+    /// # Errors
+    /// [`SignerError::Failed`]
+    pub fn sign_top_up(
+        &self,
+        chain: ChainId,
+        nonce: AccountNonce,
+        to: Address,
+        value: Wei,
+        gas_limit: u64,
+        fees: Fees,
+    ) -> Result<Attempt, SignerError> {
+        let transaction = TxEip1559 {
+            value: value.0,
+            ..transaction(chain, nonce, to, Bytes::new(), gas_limit, fees)
+        };
+        self.sign(transaction, AttemptKind::TopUp, fees)
     }
 
     /// Signs what `original` carries again with other fees.
@@ -218,7 +238,8 @@ mod tests {
             max_fee_per_gas: FEES.max_fee_per_gas * 2,
             max_priority_fee_per_gas: FEES.max_priority_fee_per_gas * 3,
         };
-        for original in [batch.unwrap(), noop.unwrap()] {
+        let top_up = signer.sign_top_up(chain, nonce, to, Wei::from(7), 60_000, FEES);
+        for original in [batch.unwrap(), noop.unwrap(), top_up.unwrap()] {
             let higher = signer.outbid(&original, fees).unwrap();
             assert_eq!(
                 (higher.kind, higher.fees, higher.gas_limit),

@@ -67,8 +67,7 @@ pub fn attempts_are_sound(attempts: &[Attempt]) -> bool {
         .iter()
         .zip(attempts.iter().skip(1))
         .all(|(old, new)| {
-            replaces(old.fees, new.fees)
-                && (old.kind == AttemptKind::Batch || new.kind == AttemptKind::NoOp)
+            replaces(old.fees, new.fees) && (new.kind == old.kind || new.kind == AttemptKind::NoOp)
         });
     under_cap && rising
 }

@@ -22,6 +22,7 @@ mod request;
 mod settlement;
 mod signed_receipt;
 mod slot;
+mod token_approval;
 mod validity;
 
 pub use amount::{AccountNonce, AmountError, AssetAmount, UnixMillis, UnixSeconds, Wei};
@@ -37,7 +38,7 @@ pub use payment::{
     Authorization, AuthorizationKey, AuthorizationNonce, Payment, PaymentDigest, Scheme,
     X402Version,
 };
-pub use permit2::{EXACT_PROXY, PERMIT2, Permit2, PermitTerms, TokenPermit, UPTO_PROXY};
+pub use permit2::{Allowance, EXACT_PROXY, PERMIT2, Permit2, PermitTerms, TokenPermit, UPTO_PROXY};
 pub use reason::{Reason, Refusal, UnknownReason};
 pub use request::{Eip712Name, PaymentRequest};
 pub use settlement::{
@@ -48,4 +49,5 @@ pub use signed_receipt::{SettlementReceipt, SignedReceipt, SignedReceiptError};
 pub use slot::{
     Attempt, AttemptKind, Fees, FencedLane, LaneMode, Slot, SlotEnd, SlotId, SlotState,
 };
+pub use token_approval::{TokenApproval, TopUpPolicy};
 pub use validity::Validity;

@@ -6,7 +6,8 @@ use alloy_primitives::{Address, B256, Keccak256, U256, U512};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AssetAmount, ChainId, Delegation, PayerSignature, Permit2, PermitTerms, UnixSeconds, Validity,
+    Allowance, AssetAmount, ChainId, Delegation, PayerSignature, Permit2, PermitTerms,
+    TokenApproval, TokenPermit, UnixSeconds, Validity,
 };
 
 /// Length of a plain account's signature.
@@ -217,6 +218,15 @@ impl Payment {
         }
     }
 
+    /// The payer's signed approval that must be mined before the payment can be settled, unless Permit2 may move enough
+    /// already.
+    pub fn token_approval(&self) -> Option<&TokenApproval> {
+        match &self.authorization {
+            Authorization::Permit2(permit) => permit.token_approval(),
+            Authorization::Eip3009 { .. } | Authorization::Erc7710(_) => None,
+        }
+    }
+
     /// Whether nothing is charged: then it is settled without a transaction (PROTOCOL section 4).
     pub fn charges_nothing(&self) -> bool {
         self.value == AssetAmount::ZERO && self.scheme() == Scheme::Upto
@@ -258,8 +268,14 @@ impl Payment {
                     }
                 }
                 hash_signature(&mut hasher, &signature);
-                if let Some(allowance) = &permit.allowance {
-                    hasher.update(allowance.to_bytes());
+                match permit.allowance.as_deref() {
+                    None => {}
+                    Some(Allowance::Permit(permit)) => hasher.update(permit.to_bytes()),
+                    Some(Allowance::Approval(approval)) => {
+                        // Longer than any permit, so that none is taken for the other.
+                        hasher.update([0; TokenPermit::BYTES]);
+                        hash_signature(&mut hasher, &approval.transaction);
+                    }
                 }
             }
             // The delegate is teller's choice and no part of what came.
@@ -350,14 +366,20 @@ mod tests {
         let contract = |bytes: &[u8]| PayerSignature::Contract(bytes.to_vec().into());
         let mut with_allowance = permit2(PermitTerms::Exact, ecdsa.into());
         if let Authorization::Permit2(permit) = &mut with_allowance.authorization {
-            permit.allowance = crate::TokenPermit::of_checked(
-                Address::ZERO,
-                Address::ZERO,
-                AssetAmount::ZERO,
-                &[1; crate::TokenPermit::BYTES],
-            )
-            .map(Box::new);
+            let bytes = [1; TokenPermit::BYTES];
+            let (zero, nothing) = (Address::ZERO, AssetAmount::ZERO);
+            let allowance = TokenPermit::of_checked(zero, zero, nothing, &bytes);
+            permit.allowance = allowance.map(Allowance::Permit).map(Box::new);
         }
+        let approved = |transaction: &[u8]| {
+            let mut approved = permit2(PermitTerms::Exact, ecdsa.into());
+            if let Authorization::Permit2(permit) = &mut approved.authorization {
+                let transaction = transaction.to_vec().into();
+                let approval = TokenApproval::of_checked(Address::ZERO, Address::ZERO, transaction);
+                permit.allowance = Some(Box::new(Allowance::Approval(approval)));
+            }
+            approved
+        };
         let payments = [
             eip3009(ecdsa.into()),
             eip3009(contract(&[1])),
@@ -370,6 +392,9 @@ mod tests {
             permit2(upto(2, 6), ecdsa.into()),
             permit2(upto(1, 7), ecdsa.into()),
             with_allowance,
+            approved(&[]),
+            approved(&[1]),
+            approved(&[1; TokenPermit::BYTES]),
             delegated(&[1], 1),
             delegated(&[1; 65], 1),
         ];

@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Address, B256, U256, address};
 
-use crate::{AssetAmount, EcdsaSignature, PayerSignature, Scheme};
+use crate::{AssetAmount, EcdsaSignature, PayerSignature, Scheme, TokenApproval};
 
 /// Permit2, at the same address on every chain that has it.
 pub const PERMIT2: Address = address!("000000000022D473030F116dDEE9F6B43aC78BA3");
@@ -20,7 +20,34 @@ pub struct Permit2 {
     /// The payer's signature. Permit2 knows no wallets that are not there yet.
     pub signature: PayerSignature,
     /// What lets Permit2 move the token, where the payer sent that along.
-    pub allowance: Option<Box<TokenPermit>>,
+    pub allowance: Option<Box<Allowance>>,
+}
+
+/// What a payer sends along to let Permit2 move a token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Allowance {
+    /// `eip2612GasSponsoring`: the proxy shows it to the token in the call that settles the payment.
+    Permit(TokenPermit),
+    /// `erc20ApprovalGasSponsoring`: a transaction of the payer's own, which must be mined before that call.
+    Approval(TokenApproval),
+}
+
+impl Permit2 {
+    /// The EIP-2612 permit that came along, if one did.
+    pub fn token_permit(&self) -> Option<&TokenPermit> {
+        match self.allowance.as_deref() {
+            Some(Allowance::Permit(permit)) => Some(permit),
+            Some(Allowance::Approval(_)) | None => None,
+        }
+    }
+
+    /// The signed approval that came along, if one did.
+    pub fn token_approval(&self) -> Option<&TokenApproval> {
+        match self.allowance.as_deref() {
+            Some(Allowance::Approval(approval)) => Some(approval),
+            Some(Allowance::Permit(_)) | None => None,
+        }
+    }
 }
 
 /// What a permit may be spent on.

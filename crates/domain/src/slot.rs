@@ -52,6 +52,9 @@ pub struct Fees {
 pub enum AttemptKind {
     /// The slot's batch of payments.
     Batch,
+    /// A transfer of native currency to a payer who lacks the gas of his approval. The slot's one payment goes on waiting
+    /// afterwards.
+    TopUp,
     /// Nothing: a transfer of zero to itself that closes the slot.
     NoOp,
 }
@@ -61,6 +64,7 @@ impl AttemptKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Batch => "batch",
+            Self::TopUp => "top_up",
             Self::NoOp => "noop",
         }
     }

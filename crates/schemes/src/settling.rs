@@ -24,7 +24,7 @@ pub fn settling_call(payment: &Payment, multicall3: Address) -> (Address, Bytes)
     };
     let owner = payment.key.payer;
     let signature = signed.signature.to_bytes();
-    let call = match signed.allowance.as_deref() {
+    let call = match signed.token_permit() {
         None => permit2::settle_call(&permit, owner, payment.value, &signature),
         Some(allowance) => permit2::settle_with_permit_call(
             &permit,
@@ -124,8 +124,8 @@ mod tests {
     use crate::permit2::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
     use alloy_primitives::{B256, U256, hex, keccak256};
     use teller_domain::{
-        AssetAmount, AuthorizationKey, ChainId, Counterfactual, Delegation, EcdsaSignature,
-        Permit2, PermitTerms, TokenPermit, Validity,
+        Allowance, AssetAmount, AuthorizationKey, ChainId, Counterfactual, Delegation,
+        EcdsaSignature, Permit2, PermitTerms, TokenPermit, Validity,
     };
 
     const TOKEN: Address = Address::repeat_byte(4);
@@ -164,7 +164,7 @@ mod tests {
             Authorization::Permit2(Box::new(Permit2 {
                 terms,
                 signature: plain().into(),
-                allowance: allowance.map(Box::new),
+                allowance: allowance.map(Allowance::Permit).map(Box::new),
             })),
         )
     }

@@ -142,6 +142,7 @@ impl Shell {
             id,
             attempt,
             payments,
+            top_up: None,
         };
         match Boundary::OpenSlot
             .around(self.ledger.open_slot(fence, slot))
@@ -150,6 +151,10 @@ impl Shell {
             Ok(OpenSlotOutcome::Opened) => {
                 self.note_opened(id);
                 self.tell(Event::SlotOpened { fence, id }).await;
+            }
+            // Nothing asks for one yet.
+            Ok(OpenSlotOutcome::ToppedUpBefore) => {
+                self.tell(Event::LaneLost { fence }).await;
             }
             Ok(OpenSlotOutcome::PaymentsMoved(moved)) => {
                 self.tell(Event::PaymentsMoved { fence, id, moved }).await;

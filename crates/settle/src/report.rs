@@ -91,6 +91,7 @@ pub(crate) fn broadcast(chain: ChainId, attempt: &Attempt, again: Again) {
         (Again::Outbid, AttemptKind::Batch) => "replacement",
         (_, AttemptKind::NoOp) => "noop",
         (Again::First, AttemptKind::Batch) => "first",
+        (_, AttemptKind::TopUp) => "top_up",
     };
     counter!("teller_attempts_total", "network" => chain.to_string(), "kind" => kind).increment(1);
 }

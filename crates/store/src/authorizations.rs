@@ -2,8 +2,8 @@
 
 use alloy_primitives::{Address, Bytes};
 use teller_domain::{
-    AssetAmount, Authorization, Counterfactual, Delegation, EcdsaSignature, PayerSignature,
-    Permit2, PermitTerms, TokenPermit,
+    Allowance, AssetAmount, Authorization, Counterfactual, Delegation, EcdsaSignature,
+    PayerSignature, Permit2, PermitTerms, TokenApproval, TokenPermit,
 };
 
 use crate::rows::{address, present, read};
@@ -35,22 +35,26 @@ pub(crate) struct AuthorizationColumns {
     pub(crate) permitted: Option<String>,
     pub(crate) facilitator: Option<Vec<u8>>,
     pub(crate) token_permit: Option<Vec<u8>>,
+    pub(crate) token_approval: Option<Vec<u8>>,
 }
 
 impl AuthorizationColumns {
     pub(crate) fn of(authorization: &Authorization) -> Self {
-        let (kind, terms, token_permit) = match authorization {
+        let (kind, terms, allowance) = match authorization {
             Authorization::Eip3009 { .. } => (EIP3009, None, None),
             Authorization::Permit2(permit) => {
                 let kind = match permit.terms {
                     PermitTerms::Exact => PERMIT2,
                     PermitTerms::Upto { .. } => UPTO,
                 };
-                let token_permit = permit.allowance.as_ref();
-                let token_permit = token_permit.map(|permit| permit.to_bytes().to_vec());
-                (kind, Some(permit.terms), token_permit)
+                (kind, Some(permit.terms), permit.allowance.as_deref())
             }
             Authorization::Erc7710(_) => (ERC7710, None, None),
+        };
+        let (token_permit, token_approval) = match allowance {
+            None => (None, None),
+            Some(Allowance::Permit(permit)) => (Some(permit.to_bytes().to_vec()), None),
+            Some(Allowance::Approval(approval)) => (None, Some(approval.transaction.to_vec())),
         };
         let (permitted, facilitator) = match (terms, authorization) {
             (
@@ -82,6 +86,7 @@ impl AuthorizationColumns {
             permitted,
             facilitator,
             token_permit,
+            token_approval,
         }
     }
 
@@ -122,17 +127,22 @@ impl AuthorizationColumns {
             PermitTerms::Exact => value,
             PermitTerms::Upto { permitted, .. } => permitted,
         };
-        let allowance = match self.token_permit {
-            None => None,
-            Some(bytes) => {
+        let allowance = match (self.token_permit, self.token_approval) {
+            (None, None) => None,
+            (Some(bytes), None) => {
                 let read = TokenPermit::of_checked(payer, asset, permitted, &bytes);
-                Some(Box::new(present(read, "token permit")?))
+                Some(Allowance::Permit(present(read, "token permit")?))
             }
+            (None, Some(transaction)) => {
+                let approval = TokenApproval::of_checked(payer, asset, transaction.into());
+                Some(Allowance::Approval(approval))
+            }
+            (Some(_), Some(_)) => return Err(corrupt("a permit and an approval")),
         };
         Ok(Authorization::Permit2(Box::new(Permit2 {
             terms,
             signature,
-            allowance,
+            allowance: allowance.map(Box::new),
         })))
     }
 }

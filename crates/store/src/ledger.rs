@@ -10,8 +10,8 @@ use teller_domain::{
 
 use crate::{
     AcceptOutcome, AuditSlot, Catalogue, ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery,
-    LaneView, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, StoreResult, Success, Wanted,
+    LaneView, MadeTopUp, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent,
+    SettlementPage, SettlementQuery, Settlers, SlotClosure, Spending, StoreResult, Success, Wanted,
 };
 
 /// The ledger's contract. Every call is durable when it answers; hot ones are grouped inside.
@@ -143,7 +143,8 @@ pub trait Ledger: Catalogue {
 
     /// Opens a slot. [`crate::StoreError::StaleLane`] if the epoch or the next nonce is not the expected one. Each
     /// payment goes accepted -> assigned, its tries rise by one. A slot without payments may also have a nonce below the
-    /// lane's next one at which there is none, open or closed: it fills a gap.
+    /// lane's next one at which there is none, open or closed: it fills a gap. A top-up is written with its slot, and once
+    /// only for each payer and token.
     async fn open_slot(&self, fence: FencedLane, slot: NewSlot) -> StoreResult<OpenSlotOutcome>;
 
     /// Adds a signed attempt to an open slot; the payments' newest transaction is its hash from now on (not for a no-op).
@@ -205,8 +206,17 @@ pub trait Ledger: Catalogue {
     /// Every address that has an open slot on a network.
     async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>>;
 
+    /// The top-up of this payer for this token, if one was ever begun.
+    async fn top_up(
+        &self,
+        chain: ChainId,
+        payer: Address,
+        token: Address,
+    ) -> StoreResult<Option<MadeTopUp>>;
+
     /// What settling on a network has cost since then: the costs of slots that were closed from that moment on, by the
-    /// database's clock, and the shares of the payments that those slots' transactions settled. Exact.
+    /// database's clock, the shares of the payments that those slots' transactions settled, and the top-ups that were begun
+    /// from that moment on. Exact.
     async fn spending(&self, chain: ChainId, since: UnixMillis) -> StoreResult<Spending>;
 
     /// A page of slots of one signer, by nonce, those behind `after`; at most 100. For the audit.

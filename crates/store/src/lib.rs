@@ -41,8 +41,8 @@ pub use memory::MemoryReservations;
 pub use postgres::PostgresLedger;
 pub use records::{
     AcceptOutcome, AuditSlot, ClaimOutcome, Duty, IdempotencyOutcome, Lane, LaneRecovery, LaneView,
-    Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, Success, UnfinalSlot, Wanted,
+    MadeTopUp, Milestone, NewSettlement, NewSlot, OpenSlotOutcome, SettlementEvent, SettlementPage,
+    SettlementQuery, Settlers, SlotClosure, Spending, Success, TopUp, UnfinalSlot, Wanted,
 };
 pub use redis::RedisReservations;
 pub use reservations::{HoldPurpose, HoldVersion, Reservations, ReserveOutcome, ReserveRequest};

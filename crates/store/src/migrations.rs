@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 7] = [
+const SQLITE: [(i64, &str, &str); 8] = [
     (
         1,
         "ledger",
@@ -44,9 +44,14 @@ const SQLITE: [(i64, &str, &str); 7] = [
         "delegations",
         include_str!("../../../migrations/sqlite/0007_delegations.sql"),
     ),
+    (
+        8,
+        "approvals",
+        include_str!("../../../migrations/sqlite/0008_approvals.sql"),
+    ),
 ];
 
-const POSTGRES: [(i64, &str, &str); 7] = [
+const POSTGRES: [(i64, &str, &str); 8] = [
     (
         1,
         "ledger",
@@ -81,6 +86,11 @@ const POSTGRES: [(i64, &str, &str); 7] = [
         7,
         "delegations",
         include_str!("../../../migrations/postgres/0007_delegations.sql"),
+    ),
+    (
+        8,
+        "approvals",
+        include_str!("../../../migrations/postgres/0008_approvals.sql"),
     ),
 ];
 

@@ -168,6 +168,8 @@ pub struct AuditSlot {
     pub attempts: Vec<B256>,
     /// Every payment that was ever in it, in the order of the batch.
     pub payments: Vec<Settlement>,
+    /// What it gave a payer, if that is what it is for.
+    pub top_up: Option<TopUp>,
 }
 
 /// What settling has cost since some moment.
@@ -177,6 +179,30 @@ pub struct Spending {
     pub total: Wei,
     /// The shares of each tenant's settled payments.
     pub tenants: Vec<(TenantId, Wei)>,
+    /// What payers were given for the gas of their approvals; not part of `total`.
+    pub top_ups: Wei,
+}
+
+/// Native currency for a payer who lacks the gas of his approval of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopUp {
+    /// Who gets it.
+    pub payer: Address,
+    /// Whose approval it is for. Nobody gets a second one for the same token.
+    pub token: Address,
+    /// How much.
+    pub value: Wei,
+}
+
+/// A top-up in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MadeTopUp {
+    /// What was given to whom.
+    pub top_up: TopUp,
+    /// The slot whose transaction gives it.
+    pub slot: SlotId,
+    /// Whether that slot is still open.
+    pub open: bool,
 }
 
 /// A slot to be opened: one database transaction writes all of it.
@@ -188,6 +214,8 @@ pub struct NewSlot {
     pub attempt: Attempt,
     /// The payments in it, each in state accepted.
     pub payments: Vec<SettlementId>,
+    /// What the attempt gives the payer of its one payment, instead of settling that.
+    pub top_up: Option<TopUp>,
 }
 
 /// What [`Ledger::open_slot`] did.
@@ -197,6 +225,8 @@ pub enum OpenSlotOutcome {
     Opened,
     /// Nothing written: these payments are no longer accepted (withdrawn meanwhile). Form the batch without them.
     PaymentsMoved(Vec<SettlementId>),
+    /// Nothing written: the payer was topped up for this token before.
+    ToppedUpBefore,
 }
 
 /// The end of a slot: one database transaction writes all of it.

@@ -15,6 +15,8 @@ use crate::{StoreError, StoreResult};
 
 /// [`AttemptKind::NoOp`] in the ledger.
 const NO_OP: &str = "noop";
+/// [`AttemptKind::TopUp`] in the ledger.
+const TOP_UP: &str = "top_up";
 /// [`SlotState::Open`] in the ledger.
 const OPEN: &str = "open";
 /// [`Told::Failure`] in the ledger.
@@ -203,7 +205,7 @@ macro_rules! settlement_columns {
             "s.id, s.tenant, s.version, s.chain_id, s.authority, s.payer, s.nonce, s.asset, s.payee, s.value", $text,
             ", s.valid_after", $text, ", s.valid_before", $text,
             ", s.authorization_kind, s.signature_kind, s.signature, s.factory, s.factory_calldata, s.permitted", $text,
-            ", s.facilitator, s.token_permit, s.digest, s.tries, s.accepted_at, s.updated_at, s.state, ",
+            ", s.facilitator, s.token_permit, s.token_approval, s.digest, s.tries, s.accepted_at, s.updated_at, s.state, ",
             "s.slot_signer, s.slot_nonce, s.transaction_hash, s.reason, s.detail, s.block_number, s.block_hash, ",
             "s.log_index, s.level, s.gas_used, s.cost", $text,
             ", s.told, s.told_transaction, s.told_level, s.told_reason, s.told_at, s.attribution"
@@ -272,6 +274,7 @@ readable! {
             permitted: columns.take()?,
             facilitator: columns.take()?,
             token_permit: columns.take()?,
+            token_approval: columns.take()?,
         }
         .read(key.payer, asset, value)?;
         let validity = present(authorization.validity(valid_after, void_from), "moment")?;
@@ -369,6 +372,7 @@ readable! {
         let raw = Bytes::from(columns.take::<Vec<u8>>()?);
         let kind = match columns.take::<String>()?.as_str() {
             NO_OP => AttemptKind::NoOp,
+            TOP_UP => AttemptKind::TopUp,
             _ => AttemptKind::Batch,
         };
         let fees = Fees {

@@ -213,8 +213,19 @@ fn permit2(terms: PermitTerms, signature: PayerSignature, with_allowance: bool) 
     payment.authorization = Authorization::Permit2(Box::new(Permit2 {
         terms,
         signature,
-        allowance: with_allowance.then(|| Box::new(allowance)),
+        allowance: with_allowance.then(|| Box::new(Allowance::Permit(allowance))),
     }));
+    payment
+}
+
+fn approved(length: usize) -> Payment {
+    let ecdsa = payment().authorization.signature().clone();
+    let mut payment = permit2(PermitTerms::Exact, ecdsa, false);
+    if let Authorization::Permit2(permit) = &mut payment.authorization {
+        let transaction = vec![2; length].into();
+        let approval = TokenApproval::of_checked(payment.key.payer, payment.asset, transaction);
+        permit.allowance = Some(Box::new(Allowance::Approval(approval)));
+    }
     payment
 }
 
@@ -257,6 +268,8 @@ async fn every_way_of_paying_comes_back_as_it_was_signed(store: TestLedger) {
         permit2(PermitTerms::Exact, contract(100), true),
         permit2(upto(most), ecdsa(), false),
         permit2(upto(most), contract(65), true),
+        approved(1),
+        approved(1_024),
         delegated(1),
         delegated(Delegation::MAX_CONTEXT_BYTES),
     ];
@@ -344,6 +357,7 @@ async fn a_withdrawal_and_a_slot_never_both_get_a_payment(store: TestLedger) {
                 assert_eq!(moved, [settlement.id]);
                 assert!(withdrawn.unwrap());
             }
+            OpenSlotOutcome::ToppedUpBefore => panic!("nobody asked for a top-up"),
         }
     }
 }

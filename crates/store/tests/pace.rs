@@ -78,6 +78,7 @@ async fn settles(store: &TestLedger, what: &str, count: usize, concurrency: usiz
                 id,
                 attempt: first,
                 payments: batch.to_vec(),
+                top_up: None,
             };
             store.ledger.open_slot(fence, slot).await.unwrap();
             let settled =

@@ -163,7 +163,7 @@ fn check_allowance(
     now: UnixSeconds,
     margin_seconds: u64,
 ) -> Checked {
-    let Some(allowance) = signed.allowance.as_deref() else {
+    let Some(allowance) = signed.token_permit() else {
         return Ok(());
     };
     let sponsored = eip2612::Sponsored {

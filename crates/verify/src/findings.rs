@@ -137,7 +137,7 @@ fn check_permit(
         balance,
         allowance: match &payment.authorization {
             // A permit of the token's own raises the allowance before anything moves.
-            Authorization::Permit2(signed) if signed.allowance.is_some() => permit.amount,
+            Authorization::Permit2(signed) if signed.token_permit().is_some() => permit.amount,
             Authorization::Permit2(_)
             | Authorization::Eip3009 { .. }
             | Authorization::Erc7710(_) => read.map(|read| read.allowance).unwrap_or_default(),

@@ -244,7 +244,7 @@ fn a_gas_sponsoring_travels_with_its_permit() {
     let Authorization::Permit2(signed) = read(&info).unwrap().request.payment.authorization else {
         panic!("no permit")
     };
-    let allowance = signed.allowance.unwrap();
+    let allowance = signed.token_permit().unwrap();
     assert_eq!(allowance.value, AssetAmount::from(20_000));
     assert_eq!(
         (allowance.nonce, allowance.deadline),

@@ -69,7 +69,7 @@ impl Queued {
     fn gas(&self) -> u64 {
         let call = match &self.payment.authorization {
             Authorization::Eip3009 { .. } => GAS_PER_PAYMENT,
-            Authorization::Permit2(permit) if permit.allowance.is_some() => {
+            Authorization::Permit2(permit) if permit.token_permit().is_some() => {
                 GAS_PER_PERMIT + GAS_PER_ALLOWANCE
             }
             Authorization::Permit2(_) => GAS_PER_PERMIT,

@@ -180,7 +180,7 @@ impl Core {
             false => AttemptKind::NoOp,
         };
         let policy = match kind {
-            AttemptKind::Batch => fees,
+            AttemptKind::Batch | AttemptKind::TopUp => fees,
             // A gap in the nonces stops the whole lane: closing it is worth 21,000 gas at any price.
             AttemptKind::NoOp => fees.without_ceiling(),
         };
@@ -197,7 +197,7 @@ impl Core {
                 .saturating_mul(alloy_primitives::U256::from(original.gas_limit));
             cost > budget.0
         });
-        if kind == AttemptKind::Batch && dear {
+        if kind != AttemptKind::NoOp && dear {
             return;
         }
         if !eighth {
@@ -208,8 +208,10 @@ impl Core {
         let gas_limit = original.gas_limit;
         let what = match kind {
             AttemptKind::NoOp => ToSign::NoOp,
-            AttemptKind::Batch if same => ToSign::Outbid(original),
-            AttemptKind::Batch => ToSign::Batch(slot.payments.iter().skip(1).cloned().collect()),
+            AttemptKind::Batch | AttemptKind::TopUp if same => ToSign::Outbid(original),
+            AttemptKind::Batch | AttemptKind::TopUp => {
+                ToSign::Batch(slot.payments.iter().skip(1).cloned().collect())
+            }
         };
         self.emit(Effect::Sign {
             fence,

@@ -152,6 +152,7 @@ impl Bench {
                 gas_limit: 120_000,
             },
             payments: vec![id],
+            top_up: None,
         };
         self.ledger.open_slot(self.fence, slot).await.unwrap();
         hash

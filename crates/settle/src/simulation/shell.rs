@@ -320,6 +320,7 @@ impl World<'_> {
             id,
             attempt: attempt.clone(),
             payments: payments.clone(),
+            top_up: None,
         };
         let ledger = Arc::clone(&self.stage.ledger);
         let written = self.write(ledger.open_slot(self.fence(fence), slot));

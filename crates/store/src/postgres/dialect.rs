@@ -318,9 +318,18 @@ pub(super) async fn spending(
     )
     .bind(chain)
     .bind(since)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
+    let given = sqlx::query(
+        "SELECT coalesce(sum(value), 0)::text FROM top_ups WHERE chain_id = $1 AND opened_at >= $2",
+    )
+    .bind(chain)
+    .bind(since)
+    .fetch_one(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    let top_ups: Wei = read(&Columns::of(&given).take::<String>()?, "value")?;
     let tenants = rows
         .iter()
         .map(|row| {
@@ -329,5 +338,9 @@ pub(super) async fn spending(
             Ok((tenant, read(&columns.take::<String>()?, "cost")?))
         })
         .collect::<StoreResult<Vec<_>>>()?;
-    Ok(Spending { total, tenants })
+    Ok(Spending {
+        total,
+        tenants,
+        top_ups,
+    })
 }

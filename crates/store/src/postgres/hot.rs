@@ -146,19 +146,20 @@ async fn insert(
         "INSERT INTO settlements AS s (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, ",
         "valid_after, valid_before, authorization_kind, signature_kind, signature, factory, factory_calldata, ",
         "permitted, facilitator, token_permit, digest, queued_by, state, transaction_hash, block_number, block_hash, ",
-        "log_index, level, gas_used, cost, attribution, tries, accepted_at, updated_at) ",
+        "log_index, level, gas_used, cost, attribution, token_approval, tries, accepted_at, updated_at) ",
         "SELECT r.id, r.tenant, r.version, r.chain_id, r.authority, r.payer, r.nonce, r.asset, r.payee, ",
         "r.value::numeric, r.valid_after::numeric, r.valid_before::numeric, r.kind, r.signature_kind, r.signature, ",
         "r.factory, r.factory_calldata, r.permitted::numeric, r.facilitator, r.token_permit, r.digest, r.queued_by, ",
-        "r.state, r.hash, r.block_number, r.block_hash, r.log_index, r.level, r.gas_used, r.cost::numeric, r.attribution, 0, ms, ms ",
+        "r.state, r.hash, r.block_number, r.block_hash, r.log_index, r.level, r.gas_used, r.cost::numeric, r.attribution, ",
+        "r.token_approval, 0, ms, ms ",
         "FROM ", clock!(), ", UNNEST($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[], ",
         "$7::bytea[], $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], ",
         "$15::bytea[], $16::bytea[], $17::bytea[], $18::text[], $19::bytea[], $20::bytea[], $21::bytea[], ",
         "$22::uuid[], $23::text[], $24::bytea[], $25::bigint[], $26::bytea[], $27::bigint[], $28::text[], ",
-        "$29::bigint[], $30::text[], $31::bytea[]) AS r (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, ",
+        "$29::bigint[], $30::text[], $31::bytea[], $32::bytea[]) AS r (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, ",
         "value, valid_after, valid_before, kind, signature_kind, signature, factory, factory_calldata, permitted, ",
         "facilitator, token_permit, digest, queued_by, state, hash, block_number, block_hash, log_index, level, ",
-        "gas_used, cost, attribution) ",
+        "gas_used, cost, attribution, token_approval) ",
         "ON CONFLICT (payer, nonce, chain_id, authority) DO UPDATE SET id = excluded.id, tenant = excluded.tenant, ",
         "version = excluded.version, asset = excluded.asset, payee = excluded.payee, value = excluded.value, ",
         "valid_after = excluded.valid_after, valid_before = excluded.valid_before, ",
@@ -169,6 +170,7 @@ async fn insert(
         "transaction_hash = excluded.transaction_hash, block_number = excluded.block_number, ",
         "block_hash = excluded.block_hash, log_index = excluded.log_index, level = excluded.level, ",
         "gas_used = excluded.gas_used, cost = excluded.cost, attribution = excluded.attribution, ",
+        "token_approval = excluded.token_approval, ",
         "accepted_at = excluded.accepted_at, updated_at = excluded.updated_at, told = NULL, ",
         "told_transaction = NULL, told_level = NULL, told_reason = NULL, told_at = NULL, last_slot_signer = NULL, ",
         "last_slot_nonce = NULL WHERE s.state = 'withdrawn' ",
@@ -205,6 +207,7 @@ async fn insert(
     .bind(states.iter().map(|state| state.gas_used).collect::<Vec<_>>())
     .bind(states.iter().map(|state| state.cost.as_deref()).collect::<Vec<_>>())
     .bind(requests.iter().map(|request| attribution_column(request)).collect::<Vec<Option<Vec<u8>>>>())
+    .bind(authorizations.iter().map(|a| a.token_approval.as_deref()).collect::<Vec<_>>())
     .fetch_all(pool)
     .await
     .map_err(StoreError::of_ledger)?;

@@ -20,6 +20,8 @@ mod reorgs;
 mod siblings;
 #[path = "../sql/slots.rs"]
 mod slots;
+#[path = "../sql/top_ups.rs"]
+mod top_ups;
 
 use std::future::Future;
 use std::time::Duration;
@@ -44,10 +46,10 @@ use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery,
-    ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView, Ledger, Milestone, NewListing,
-    NewSettlement, NewSlot, OpenSlotOutcome, SearchWords, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
-    migrations,
+    ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView, Ledger, MadeTopUp, Milestone,
+    NewListing, NewSettlement, NewSlot, OpenSlotOutcome, SearchWords, SettlementEvent,
+    SettlementPage, SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult,
+    Success, Wanted, migrations,
 };
 
 /// How many connections a process has at most.
@@ -508,6 +510,15 @@ impl Ledger for PostgresLedger {
 
     async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>> {
         bounded(reading::signers(&self.pool, chain)).await
+    }
+
+    async fn top_up(
+        &self,
+        chain: ChainId,
+        payer: Address,
+        token: Address,
+    ) -> StoreResult<Option<MadeTopUp>> {
+        bounded(reading::top_up(&self.pool, chain, payer, token)).await
     }
 
     async fn spending(&self, chain: ChainId, since: UnixMillis) -> StoreResult<Spending> {

@@ -12,11 +12,11 @@ use super::dialect::{
     self, Db, DbRow, Pool, clock, ids, in_ids, in_numbers, numbers, settlement_columns, snapshot,
     text,
 };
-use super::{lanes, open_slots};
+use super::{lanes, open_slots, top_ups};
 use crate::rows::{Columns, read, settlement, signed, slot_state, unsigned, word};
 use crate::{
-    AuditSlot, LaneView, SettlementEvent, SettlementPage, SettlementQuery, Spending, StoreError,
-    StoreResult, listing,
+    AuditSlot, LaneView, MadeTopUp, SettlementEvent, SettlementPage, SettlementQuery, Spending,
+    StoreError, StoreResult, listing,
 };
 
 /// How many events or compensations one call answers at most.
@@ -135,6 +135,17 @@ pub(super) async fn lanes(pool: &Pool) -> StoreResult<Vec<LaneView>> {
     lanes::views(&mut snapshot).await
 }
 
+/// See [`crate::Ledger::top_up`].
+pub(super) async fn top_up(
+    pool: &Pool,
+    chain: ChainId,
+    payer: Address,
+    token: Address,
+) -> StoreResult<Option<MadeTopUp>> {
+    let mut connection = pool.acquire().await.map_err(StoreError::of_ledger)?;
+    top_ups::find(&mut connection, chain, payer, token).await
+}
+
 /// See [`crate::Ledger::spending`].
 pub(super) async fn spending(
     pool: &Pool,
@@ -181,7 +192,12 @@ pub(super) async fn audit_slots(
             state: slot_state(&mut columns)?,
             attempts: Vec::new(),
             payments: Vec::new(),
+            top_up: None,
         });
+    }
+    let mut given = top_ups::of_slots(&mut snapshot, chain_id, signer, &nonces).await?;
+    for (nonce, audited) in nonces.iter().zip(&mut audited) {
+        audited.top_up = given.remove(nonce);
     }
     let places: HashMap<i64, usize> = nonces.iter().copied().zip(0..).collect();
     let attempts = sqlx::query(concat!(

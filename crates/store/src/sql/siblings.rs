@@ -73,7 +73,7 @@ async fn assign(
             "UPDATE settlements SET state = 'assigned', slot_signer = $2, slot_nonce = $3, last_slot_signer = $2, ",
             "last_slot_nonce = $3, queued_by = NULL, transaction_hash = ",
             "(SELECT a.hash FROM attempts AS a WHERE a.chain_id = $4 AND a.signer = $2 AND a.nonce = $3 ",
-            "ORDER BY a.kind = 'batch' DESC, a.position DESC LIMIT 1), updated_at = ms FROM ",
+            "ORDER BY a.kind <> 'noop' DESC, a.position DESC LIMIT 1), updated_at = ms FROM ",
             clock!(),
             " WHERE id = $1 AND state = 'accepted'",
         ))

@@ -8,15 +8,16 @@ use teller_domain::{Attempt, AttemptKind, FencedLane, SettlementId, SlotEnd, Slo
 
 use super::dialect::{self, Connection, DbRow, clock, for_update, ids, in_ids, numeric, places};
 use super::siblings::Spared;
+use super::top_ups;
 use crate::resolving::slot_outcomes;
 use crate::rows::{Columns, signed};
 use crate::{NewSlot, OpenSlotOutcome, SlotClosure, StoreError, StoreResult};
 
-/// The newest transaction of a slot that carries its batch; `s` is one of its payments.
+/// The newest transaction of a slot that is no no-op; `s` is one of its payments.
 macro_rules! newest_batch {
     () => {
         "(SELECT a.hash FROM attempts AS a WHERE a.chain_id = s.chain_id AND a.signer = s.last_slot_signer \
-         AND a.nonce = s.last_slot_nonce ORDER BY a.kind = 'batch' DESC, a.position DESC LIMIT 1)"
+         AND a.nonce = s.last_slot_nonce ORDER BY a.kind <> 'noop' DESC, a.position DESC LIMIT 1)"
     };
 }
 pub(super) use newest_batch;
@@ -49,7 +50,13 @@ pub(super) async fn open(
         return Err(StoreError::StaleLane);
     }
     let moved = not_accepted(connection, &slot.payments).await?;
-    if !moved.is_empty() {
+    let first = match &slot.top_up {
+        Some(top_up) if moved.is_empty() => {
+            top_ups::insert(connection, id, top_up, &slot.payments).await?
+        }
+        Some(_) | None => true,
+    };
+    if !first || !moved.is_empty() {
         // Put back what the fence moved: nothing is written.
         sqlx::query("UPDATE lanes SET next_nonce = $3 WHERE chain_id = $1 AND signer = $2")
             .bind(chain)
@@ -58,7 +65,10 @@ pub(super) async fn open(
             .execute(connection)
             .await
             .map_err(StoreError::of_ledger)?;
-        return Ok(OpenSlotOutcome::PaymentsMoved(moved));
+        return Ok(match moved.is_empty() {
+            true => OpenSlotOutcome::ToppedUpBefore,
+            false => OpenSlotOutcome::PaymentsMoved(moved),
+        });
     }
     sqlx::query(concat!(
         "INSERT INTO slots (chain_id, signer, nonce, state, opened_at) SELECT $1, $2, $3, 'open', ms FROM ",

@@ -292,13 +292,24 @@ pub(super) async fn spending(
     )
     .bind(chain)
     .bind(since)
-    .fetch(connection);
+    .fetch(&mut *connection);
     while let Some(row) = shares.try_next().await.map_err(StoreError::of_ledger)? {
         let mut columns = Columns::of(&row);
         let sum = tenants.entry(columns.take()?).or_default();
         add(sum, &columns.take::<String>()?)?;
     }
+    drop(shares);
+    let mut top_ups = U256::ZERO;
+    let mut given =
+        sqlx::query("SELECT value FROM top_ups WHERE chain_id = $1 AND opened_at >= $2")
+            .bind(chain)
+            .bind(since)
+            .fetch(connection);
+    while let Some(row) = given.try_next().await.map_err(StoreError::of_ledger)? {
+        add(&mut top_ups, &Columns::of(&row).take::<String>()?)?;
+    }
     Ok(Spending {
+        top_ups: Wei(top_ups),
         total: Wei(total),
         tenants: tenants
             .into_iter()

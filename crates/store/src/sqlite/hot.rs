@@ -45,12 +45,13 @@ impl Grouped for Accepts {
             "INSERT INTO settlements (id, tenant, version, chain_id, authority, payer, nonce, asset, payee, value, ",
             "valid_after, valid_before, authorization_kind, signature_kind, signature, factory, factory_calldata, ",
             "permitted, facilitator, token_permit, digest, queued_by, state, transaction_hash, block_number, ",
-            "block_hash, log_index, level, gas_used, cost, attribution, tries, accepted_at, updated_at) ",
+            "block_hash, log_index, level, gas_used, cost, attribution, token_approval, tries, accepted_at, updated_at) ",
             "SELECT unhex(value->>0), value->>1, value->>2, value->>3, unhex(value->>4), unhex(value->>5), ",
             "unhex(value->>6), unhex(value->>7), unhex(value->>8), value->>9, value->>10, value->>11, value->>12, ",
             "value->>13, unhex(value->>14), unhex(value->>15), unhex(value->>16), value->>17, unhex(value->>18), ",
             "unhex(value->>19), unhex(value->>20), unhex(value->>21), value->>22, unhex(value->>23), value->>24, ",
-            "unhex(value->>25), value->>26, value->>27, value->>28, value->>29, unhex(value->>30), 0, ms, ms FROM ", clock!(),
+            "unhex(value->>25), value->>26, value->>27, value->>28, value->>29, unhex(value->>30), ",
+            "unhex(value->>31), 0, ms, ms FROM ", clock!(),
             ", json_each(?1) WHERE true ",
             "ON CONFLICT (id) DO NOTHING ",
             "ON CONFLICT (payer, nonce, chain_id, authority) DO UPDATE SET id = excluded.id, tenant = excluded.tenant, ",
@@ -64,6 +65,7 @@ impl Grouped for Accepts {
             "transaction_hash = excluded.transaction_hash, block_number = excluded.block_number, ",
             "block_hash = excluded.block_hash, log_index = excluded.log_index, level = excluded.level, ",
             "gas_used = excluded.gas_used, cost = excluded.cost, attribution = excluded.attribution, ",
+            "token_approval = excluded.token_approval, ",
             "accepted_at = excluded.accepted_at, updated_at = excluded.updated_at, told = NULL, ",
             "told_transaction = NULL, told_level = NULL, told_reason = NULL, told_at = NULL, last_slot_signer = NULL, ",
             "last_slot_nonce = NULL WHERE state = 'withdrawn' ",
@@ -140,6 +142,7 @@ fn columns(new: &NewSettlement) -> StoreResult<Value> {
         state.gas_used,
         state.cost,
         bytes(attribution_column(new)),
+        bytes(authorization.token_approval),
     ]))
 }
 

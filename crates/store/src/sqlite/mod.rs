@@ -21,6 +21,8 @@ mod reorgs;
 mod siblings;
 #[path = "../sql/slots.rs"]
 mod slots;
+#[path = "../sql/top_ups.rs"]
+mod top_ups;
 mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -46,10 +48,10 @@ use crate::resolving::accepted_outcomes;
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery,
-    ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView, Ledger, Milestone, NewListing,
-    NewSettlement, NewSlot, OpenSlotOutcome, SearchWords, SettlementEvent, SettlementPage,
-    SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult, Success, Wanted,
-    migrations,
+    ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView, Ledger, MadeTopUp, Milestone,
+    NewListing, NewSettlement, NewSlot, OpenSlotOutcome, SearchWords, SettlementEvent,
+    SettlementPage, SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult,
+    Success, Wanted, migrations,
 };
 
 /// How many connections read at once.
@@ -519,6 +521,15 @@ impl Ledger for SqliteLedger {
 
     async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>> {
         reading::signers(&self.readers, chain).await
+    }
+
+    async fn top_up(
+        &self,
+        chain: ChainId,
+        payer: Address,
+        token: Address,
+    ) -> StoreResult<Option<MadeTopUp>> {
+        reading::top_up(&self.readers, chain, payer, token).await
     }
 
     async fn spending(&self, chain: ChainId, since: UnixMillis) -> StoreResult<Spending> {

@@ -376,6 +376,7 @@ pub fn new_slot(nonce: u64, payments: &[SettlementId]) -> NewSlot {
         id: slot_id(nonce),
         attempt: attempt(unique() + 1_000, AttemptKind::Batch),
         payments: payments.to_vec(),
+        top_up: None,
     }
 }
 

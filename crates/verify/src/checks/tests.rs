@@ -4,8 +4,9 @@ use std::time::Duration;
 use alloy_primitives::{B256, Bytes, U256};
 use teller_chain::{InspectLimits, Inspector, NodeConfig, Nodes, watch_heads};
 use teller_domain::{
-    AssetAmount, AuthorizationKey, AuthorizationNonce, ChainId, Counterfactual, EcdsaSignature,
-    Eip712Name, PERMIT2, PayerSignature, PermitTerms, Scheme, TenantId, Validity, known_assets,
+    Allowance, AssetAmount, AuthorizationKey, AuthorizationNonce, ChainId, Counterfactual,
+    EcdsaSignature, Eip712Name, PERMIT2, PayerSignature, PermitTerms, Scheme, TenantId, Validity,
+    known_assets,
 };
 use teller_schemes::eip3009::Domain;
 use teller_schemes::{recover, sign};
@@ -345,7 +346,7 @@ async fn each_single_fault_of_a_permit_has_exactly_its_reason() {
             let bytes = [1; TokenPermit::BYTES];
             let allowance = TokenPermit::of_checked(OWN, r.asset, r.payment.permitted(), &bytes);
             if let Authorization::Permit2(permit) = &mut r.payment.authorization {
-                permit.allowance = allowance.map(Box::new);
+                permit.allowance = allowance.map(Allowance::Permit).map(Box::new);
             }
         }),
     ];

@@ -170,6 +170,7 @@ fn lines(lane: &LaneView, now: UnixMillis, account: Account) -> Vec<String> {
             .iter()
             .map(|attempt| match attempt.kind {
                 AttemptKind::Batch => attempt.hash.to_string(),
+                AttemptKind::TopUp => format!("{} (top-up)", attempt.hash),
                 AttemptKind::NoOp => format!("{} (no-op)", attempt.hash),
             })
             .collect();
