@@ -3,6 +3,7 @@
 //!
 //! What a payment is, and what it takes for one to be settled, is decided elsewhere; nothing here touches a store.
 
+mod accounts;
 mod endpoint;
 mod error;
 mod fees;
@@ -19,6 +20,7 @@ mod sightings;
 mod signer;
 mod wire;
 
+pub use accounts::Account;
 pub use error::{CallError, NodeError};
 pub use fees::FeePolicy;
 pub use heads::{Head, HeadEvent, HeadHandle, watch_heads};

@@ -15,8 +15,8 @@ use teller_chain::{
 use teller_devnet::contracts::{NAME, TEST_DOLLAR, VERSION};
 use teller_devnet::{Devnet, DevnetConfig, Mining};
 use teller_domain::{
-    AccountNonce, Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId,
-    Payment, UnixSeconds, Validity,
+    AccountNonce, Asset, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce,
+    BlockRef, ChainId, Payment, UnixSeconds, Validity, Wei,
 };
 use teller_schemes::eip3009;
 use tokio::time::{Instant, sleep, timeout};
@@ -523,4 +523,47 @@ async fn a_node_that_takes_less_gas_gets_smaller_calls() {
             Simulation::Succeeded { .. }
         ));
     }
+}
+
+#[tokio::test]
+async fn an_account_is_read_after_a_canonical_block_by_as_many_as_it_takes() {
+    let devnet = devnet(Mining::Manual).await;
+    let lone = nodes(&[devnet.rpc_url()]);
+    let two = nodes(&[devnet.rpc_url(), devnet.rpc_url()]);
+    let signer = signer(&devnet);
+    let head = lone.head().await.unwrap().reference();
+    let before = lone.account(signer.address(), head).await.unwrap();
+    let stranger = Address::repeat_byte(9);
+    let fees = FeePolicy::default().initial(1_000_000_000, 0);
+    let pay = signer.sign_top_up(CHAIN, before.nonce, stranger, Wei::from(5), 21_000, fees);
+    lone.send(&pay.unwrap().raw).await;
+    devnet.rpc("evm_mine", json!([])).await.unwrap();
+    let next = lone.head().await.unwrap().reference();
+    let after = two.witnessed_account(signer.address(), next).await.unwrap();
+    assert_eq!(after.len(), 2);
+    assert_eq!(after[0], after[1]);
+    assert_eq!(after[0].nonce, before.nonce.next());
+    assert!(after[0].balance < before.balance);
+    let given = lone.account(stranger, next).await.unwrap();
+    assert_eq!(
+        (given.nonce, given.balance),
+        (AccountNonce(0), Wei::from(5))
+    );
+    // What was is what was; and what is not canonical is not told of.
+    assert_eq!(lone.account(signer.address(), head).await.unwrap(), before);
+    let orphan = BlockRef {
+        hash: B256::repeat_byte(1),
+        ..next
+    };
+    let refused = two.witnessed_account(stranger, orphan).await;
+    assert!(
+        matches!(refused, Err(NodeError::BadAnswer(_))),
+        "{refused:?}"
+    );
+    let dead = nodes(&[devnet.rpc_url(), "http://127.0.0.1:1"]);
+    assert!(dead.account(stranger, next).await.is_ok());
+    assert!(
+        dead.witnessed_account(stranger, next).await.is_err(),
+        "one is not two"
+    );
 }

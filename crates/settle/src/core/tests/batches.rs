@@ -174,6 +174,7 @@ fn a_payment_whose_budget_is_spent_waits_and_fails_with_the_reason() {
     bench.tell(Event::Spent(teller_store::Spending {
         total: Wei::from(10),
         tenants: vec![(TenantId::new("shop"), Wei::from(10))],
+        ..Default::default()
     }));
     let appetite = bench.core.appetite();
     assert!(bench.tell(Event::Accepted(vec![payment(1, 60)])).is_empty());
@@ -202,6 +203,7 @@ fn a_spent_day_claims_nothing_more() {
     bench.tell(Event::Spent(teller_store::Spending {
         total: Wei::from(10),
         tenants: Vec::new(),
+        ..Default::default()
     }));
     assert_eq!(bench.core.appetite(), 0);
 }

@@ -163,6 +163,7 @@ fn slot(nonce: u64, state: SlotState, payments: Vec<Settlement>) -> AuditSlot {
         state,
         attempts: vec![TRANSACTION],
         payments,
+        top_up: None,
     }
 }
 
