@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, U64, U256};
+use alloy_primitives::{Address, U64, U256, address};
+use alloy_sol_types::{SolCall, sol};
 use teller_domain::{AccountNonce, BlockRef, Wei};
 
 use crate::endpoint::Endpoint;
 use crate::nodes::not_a_call;
-use crate::{NodeError, Nodes};
+use crate::{CallError, NodeError, Nodes};
 
 /// A plain account after a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,4 +84,40 @@ async fn account_at(
         nonce: AccountNonce(nonce.to()),
         balance: Wei(balance),
     })
+}
+
+/// `GasPriceOracle` of OP-stack chains.
+const GAS_PRICE_ORACLE: Address = address!("420000000000000000000000000000000000000F");
+/// Far more than any chain asks for a short transaction's data, in wei: an answer above it is none.
+const DEAREST_DATA: u128 = 1_000_000_000_000_000_000;
+
+sol! {
+    function getL1FeeUpperBound(uint256 unsignedTxSize) external view returns (uint256);
+}
+
+impl Nodes {
+    /// The most that a transaction of so many bytes pays for its data beside its gas: nodes of OP-stack chains demand that
+    /// its sender has this, too (`GasPriceOracle`, Fjord). Nothing where there is no such contract.
+    ///
+    /// # Errors
+    /// When no endpoint gave a usable answer.
+    pub async fn data_fee_bound(&self, bytes: usize, block: BlockRef) -> Result<Wei, NodeError> {
+        let call = getL1FeeUpperBoundCall {
+            unsignedTxSize: U256::from(bytes),
+        };
+        let answer = self
+            .call(GAS_PRICE_ORACLE, call.abi_encode().into(), block.number)
+            .await;
+        match answer {
+            Ok(answer) if answer.is_empty() => Ok(Wei::ZERO),
+            Ok(answer) => getL1FeeUpperBoundCall::abi_decode_returns_validate(&answer)
+                .ok()
+                .filter(|fee| *fee <= U256::from(DEAREST_DATA))
+                .map(Wei)
+                .ok_or(NodeError::BadAnswer("getL1FeeUpperBound")),
+            // An older oracle does not know the function.
+            Err(CallError::Reverted(_)) => Ok(Wei::ZERO),
+            Err(CallError::Node(error)) => Err(error),
+        }
+    }
 }

@@ -183,6 +183,12 @@ impl Approval {
         Wei(gas.saturating_add(self.value.0))
     }
 
+    /// What the signer lacks to send it: nodes demand all that it can cost, and what its data costs beside its gas.
+    pub fn lacking(&self, balance: Wei, data_fee: Wei) -> Wei {
+        let needed = self.max_cost().0.saturating_add(data_fee.0);
+        Wei(needed.saturating_sub(balance.0))
+    }
+
     /// What the signer lacks to pay for it, `None` if that is more than `cap`. Never more than [`max_cost`](Self::max_cost).
     pub fn top_up(&self, balance: Wei, cap: Wei) -> Option<Wei> {
         let lacking = Wei(self.max_cost().0.saturating_sub(balance.0));

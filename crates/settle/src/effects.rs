@@ -53,7 +53,18 @@ impl Shell {
                 id,
                 attempt,
                 payments,
-            } => self.open_slot(fence, id, attempt, payments).await,
+                top_up,
+            } => {
+                let slot = NewSlot {
+                    id,
+                    attempt,
+                    payments,
+                    top_up,
+                };
+                self.open_slot(fence, slot).await;
+            }
+            Effect::LookAtApprovals { payments } => self.look_at_approvals(payments).await,
+            Effect::SendApproval { payment } => self.send_approval(payment).await,
             Effect::AddAttempt { fence, id, attempt } => self.add_attempt(fence, id, attempt).await,
             Effect::Broadcast { id, attempt, again } => {
                 report::broadcast(self.chain(), &attempt, again);
@@ -131,30 +142,21 @@ impl Shell {
         None
     }
 
-    async fn open_slot(
-        &self,
-        fence: FencedLane,
-        id: SlotId,
-        attempt: Attempt,
-        payments: Vec<SettlementId>,
-    ) {
-        let slot = NewSlot {
-            id,
-            attempt,
-            payments,
-            top_up: None,
-        };
+    async fn open_slot(&self, fence: FencedLane, slot: NewSlot) {
+        let (id, top_up) = (slot.id, slot.top_up);
         match Boundary::OpenSlot
             .around(self.ledger.open_slot(fence, slot))
             .await
         {
             Ok(OpenSlotOutcome::Opened) => {
                 self.note_opened(id);
+                if let Some(top_up) = top_up {
+                    report::topped_up(id, &top_up);
+                }
                 self.tell(Event::SlotOpened { fence, id }).await;
             }
-            // Nothing asks for one yet.
             Ok(OpenSlotOutcome::ToppedUpBefore) => {
-                self.tell(Event::LaneLost { fence }).await;
+                self.tell(Event::ToppedUpBefore { fence, id }).await;
             }
             Ok(OpenSlotOutcome::PaymentsMoved(moved)) => {
                 self.tell(Event::PaymentsMoved { fence, id, moved }).await;
@@ -461,6 +463,10 @@ fn sign(
         ToSign::Batch(payments) => {
             let (target, data) = settling_call(multicall3, payments);
             signer.sign_batch(id.chain, id.nonce, target, data, gas_limit, fees)
+        }
+        ToSign::TopUp(top_up) => {
+            let (to, value) = (top_up.payer, top_up.value);
+            signer.sign_top_up(id.chain, id.nonce, to, value, gas_limit, fees)
         }
         ToSign::Outbid(original) => signer.outbid(original, fees),
         ToSign::NoOp => signer.sign_noop(id.chain, id.nonce, fees),

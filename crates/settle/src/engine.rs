@@ -431,6 +431,7 @@ impl UnderWay {
 fn writes(effect: &Effect) -> bool {
     match effect {
         Effect::ReadCode { .. }
+        | Effect::LookAtApprovals { .. }
         | Effect::FindReceipts { .. }
         | Effect::LookUp { .. }
         | Effect::Investigate { .. }
@@ -441,6 +442,7 @@ fn writes(effect: &Effect) -> bool {
         | Effect::OpenSlot { .. }
         | Effect::AddAttempt { .. }
         | Effect::Broadcast { .. }
+        | Effect::SendApproval { .. }
         | Effect::Preconfirm { .. }
         | Effect::CloseSlot { .. }
         | Effect::TakeBackExternal { .. }

@@ -141,6 +141,9 @@ impl Shell {
             }
             let now = match inspection.simulation {
                 Simulation::Succeeded { .. } => Finding::WouldSettle,
+                Simulation::Reverted(_) if lacks_allowance(payment, &inspection) => {
+                    Finding::WouldRevert(Reason::Permit2AllowanceRequired)
+                }
                 Simulation::Reverted(data) => Finding::WouldRevert(
                     classify_revert(payment, &data).unwrap_or(transaction_failed(payment)),
                 ),
@@ -233,6 +236,15 @@ impl Shell {
         };
         Ok(!self.ledger.list(&carried).await?.settlements.is_empty())
     }
+}
+
+/// Whether the payer's approval is not in place, or not any more.
+fn lacks_allowance(payment: &Payment, seen: &Inspection) -> bool {
+    let permitted = payment.permitted();
+    payment.token_approval().is_some()
+        && seen
+            .permit2
+            .is_some_and(|permit2| permit2.allowance < permitted)
 }
 
 /// What is kept of a settlement that was not this slot's: its gas is not this payment's.

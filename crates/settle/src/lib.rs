@@ -3,6 +3,7 @@
 //! [`core`] decides, as a deterministic state machine; the shell ([`Engine`]) carries out what it decides; the handle
 //! ([`Settler`]) is what the API talks to.
 
+mod approvals;
 mod chores;
 pub mod core;
 mod delivery;

@@ -9,9 +9,9 @@ use teller_domain::{
     AccountNonce, Attempt, AttemptKind, ChainId, LaneMode, Level, Resolution, SettlementId,
     SettlementState, SettlementStateKind, SlotEnd, SlotId, Wei,
 };
-use teller_store::SlotClosure;
+use teller_store::{SlotClosure, TopUp};
 
-use crate::core::{Again, Core, Event, Queued};
+use crate::core::{Again, Core, Event, Need, Queued};
 use crate::engine::Shell;
 
 /// The state of the queue and the lanes. Signers are numbered as they are configured; a lane that is another process's,
@@ -96,6 +96,21 @@ pub(crate) fn broadcast(chain: ChainId, attempt: &Attempt, again: Again) {
     counter!("teller_attempts_total", "network" => chain.to_string(), "kind" => kind).increment(1);
 }
 
+/// A payer is given the gas of his approval.
+pub(crate) fn topped_up(id: SlotId, top_up: &TopUp) {
+    let network = id.chain.to_string();
+    counter!("teller_top_ups_total", "network" => network.clone()).increment(1);
+    let value = u64::try_from(top_up.value.0).unwrap_or(u64::MAX);
+    counter!("teller_top_up_wei_total", "network" => network).increment(value);
+    tracing::info!(slot = %id, payer = %top_up.payer, value_wei = %top_up.value, "topping a payer up for the gas of his approval");
+}
+
+/// A payer's approval goes out, not for the first time perhaps.
+pub(crate) fn approval_sent(chain: ChainId, outcome: &'static str) {
+    counter!("teller_approvals_sent_total", "network" => chain.to_string(), "outcome" => outcome)
+        .increment(1);
+}
+
 /// Payments reached an outcome outside a slot.
 pub(crate) fn resolved(chain: ChainId, kinds: impl Iterator<Item = SettlementStateKind>) {
     for kind in kinds {
@@ -123,6 +138,12 @@ fn took(network: &str, id: SettlementId, stage: &'static str) {
     }
 }
 
+/// Whether a payment that goes on as accepted waits for its payer's approval, as it does behind a top-up.
+fn awaits_approval(id: SettlementId, queued: &[Queued]) -> bool {
+    let found = queued.iter().find(|queued| queued.id == id);
+    found.is_some_and(|queued| Need::of(&queued.payment) != Need::Nothing)
+}
+
 /// A slot was closed.
 pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
     let network = shell.chain().to_string();
@@ -131,6 +152,7 @@ pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
     for (id, resolution) in &closure.resolutions {
         let outcome = match resolution {
             Resolution::Resolved(state) => state.kind().as_str(),
+            Resolution::Requeued if awaits_approval(*id, queued) => "awaits_approval",
             Resolution::Requeued => "requeued",
         };
         *outcomes.entry(outcome).or_default() += 1;
@@ -171,7 +193,8 @@ pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
         }
     };
     levels_raised(shell.chain(), Level::Included, 1);
-    if !closure.resolutions.is_empty() {
+    let of_payments = outcomes.keys().any(|outcome| *outcome != "awaits_approval");
+    if of_payments {
         histogram!("teller_batch_size", "network" => network.clone())
             .record(closure.resolutions.len() as f64);
     }

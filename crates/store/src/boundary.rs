@@ -21,6 +21,8 @@ pub enum Boundary {
     AddAttempt,
     /// Signed bytes leave for a node.
     Send,
+    /// A payer's approval leaves for a node.
+    SendApproval,
     /// A slot is closed and its payments are resolved.
     CloseSlot,
     /// A reorg reopens slots.
@@ -43,7 +45,7 @@ pub enum Boundary {
 
 impl Boundary {
     /// All of them, with their names.
-    pub const ALL: [(Self, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str); 18] = [
         (Self::Reserve, "reserve"),
         (Self::Accept, "accept"),
         (Self::Withdraw, "withdraw"),
@@ -52,6 +54,7 @@ impl Boundary {
         (Self::OpenSlot, "open_slot"),
         (Self::AddAttempt, "add_attempt"),
         (Self::Send, "send"),
+        (Self::SendApproval, "send_approval"),
         (Self::CloseSlot, "close_slot"),
         (Self::ReopenSlots, "reopen_slots"),
         (Self::TakeBackExternal, "take_back_external"),

@@ -176,6 +176,7 @@ impl Chain {
                     max_fee_ceiling: network.fees.max_fee,
                 },
                 budgets,
+                approvals: None,
                 flashblocks: self.nodes.shows_flashblocks(),
             },
             nodes: self.nodes.clone(),

@@ -1,11 +1,12 @@
-//! The queue of accepted payments and the forming of batches.
+//! Accepted payments on their way into a slot, and how many of them share one.
 
 use alloy_primitives::{Bytes, U256};
 use teller_chain::REDEMPTION_GAS;
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
 use teller_domain::{
-    Authorization, PayerSignature, Payment, Settlement, SettlementId, TenantId, UnixSeconds, Wei,
+    Authorization, PayerSignature, Payment, Settlement, SettlementId, TenantId, Wei,
 };
+use teller_store::TopUp;
 
 /// Gas that one payment may need at most in a batch: 80k when the payee's balance is zero (DESIGN section 4).
 const GAS_PER_PAYMENT: u64 = 80_000;
@@ -31,6 +32,27 @@ const GAS_PER_BATCH: u64 = 60_000;
 /// A payment that has been in this many slots travels alone from then on.
 const TRIES_BEFORE_ALONE: u32 = 2;
 
+/// What a payment needs before it can be settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing.
+    Nothing,
+    /// Its payer's approval, mined: the chain must be looked at.
+    Approval,
+    /// So much gas for its payer, who cannot pay for that approval: a slot of its own gives it.
+    Gas(Wei),
+}
+
+impl Need {
+    /// What is to be thought of a payment before anything was looked at.
+    pub fn of(payment: &Payment) -> Self {
+        match payment.token_approval() {
+            Some(_) => Self::Approval,
+            None => Self::Nothing,
+        }
+    }
+}
+
 /// An accepted payment on its way into a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
@@ -47,6 +69,8 @@ pub struct Queued {
     pub company: usize,
     /// Whose budget its gas counts against.
     pub tenant: TenantId,
+    /// What it needs first.
+    pub need: Need,
 }
 
 impl Queued {
@@ -62,11 +86,27 @@ impl Queued {
                 false => usize::MAX,
             },
             tenant: settlement.tenant.clone(),
+            need: Need::of(&settlement.payment),
         }
     }
 
+    /// What its slot gives its payer, if that is not yet to settle it.
+    pub fn top_up(&self) -> Option<TopUp> {
+        let Need::Gas(value) = self.need else {
+            return None;
+        };
+        Some(TopUp {
+            payer: self.payment.key.payer,
+            token: self.payment.asset,
+            value,
+        })
+    }
+
     /// Gas that it may need at most in a batch.
-    fn gas(&self) -> u64 {
+    pub(super) fn gas(&self) -> u64 {
+        if self.top_up().is_some() {
+            return 0;
+        }
         let call = match &self.payment.authorization {
             Authorization::Eip3009 { .. } => GAS_PER_PAYMENT,
             Authorization::Permit2(permit) if permit.token_permit().is_some() => {
@@ -87,7 +127,7 @@ impl Queued {
 
     /// Whether nothing but a nonce tells this permit from that one: a proxy's event names none, so what one of the two
     /// did in a transaction could be taken for what the other did.
-    fn is_twin_of(&self, other: &Self) -> bool {
+    pub(super) fn is_twin_of(&self, other: &Self) -> bool {
         let terms = |queued: &Self| match &queued.payment.authorization {
             Authorization::Permit2(permit) => Some((
                 permit.terms.proxy(),
@@ -101,8 +141,8 @@ impl Queued {
         terms(self).is_some() && terms(self) == terms(other)
     }
 
-    fn largest_batch(&self) -> usize {
-        if self.tries >= TRIES_BEFORE_ALONE {
+    pub(super) fn largest_batch(&self) -> usize {
+        if self.tries >= TRIES_BEFORE_ALONE || self.top_up().is_some() {
             1
         } else {
             self.company.max(1)
@@ -160,137 +200,4 @@ pub fn gas_limit(payments: &[Queued]) -> u64 {
 /// What these payments need of a batch's gas.
 pub(super) fn gas_of(payments: &[Queued]) -> u64 {
     payments.iter().map(Queued::gas).sum()
-}
-
-/// Whether a lane that has room is otherwise idle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// Nothing of the lane is open: send at once.
-    Idle,
-    /// Something is on its way: wait for company, but not for long.
-    Busy,
-}
-
-/// Accepted payments in the order in which they came, with the time at which each did.
-#[derive(Debug, Default)]
-pub struct Queue {
-    waiting: Vec<(Queued, u64)>,
-}
-
-impl Queue {
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    /// Adds a payment behind the others.
-    pub fn push(&mut self, payment: Queued, now_ms: u64) {
-        self.waiting.push((payment, now_ms));
-    }
-
-    /// Takes these payments out: they are in a slot.
-    pub fn remove(&mut self, payments: &[Queued]) {
-        self.waiting
-            .retain(|(queued, _)| !payments.iter().any(|payment| payment.id == queued.id));
-    }
-
-    /// Takes a payment out; whether it was there.
-    pub fn withdraw(&mut self, id: SettlementId) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|(queued, _)| queued.id != id);
-        self.waiting.len() < before
-    }
-
-    /// Takes out what expires at or before `cutoff`.
-    pub fn take_expiring(&mut self, cutoff: UnixSeconds) -> Vec<Queued> {
-        if !self
-            .waiting
-            .iter()
-            .any(|(queued, _)| queued.payment.valid_before() <= cutoff)
-        {
-            return Vec::new();
-        }
-        let (late, waiting) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|(queued, _)| queued.payment.valid_before() <= cutoff);
-        self.waiting = waiting;
-        late.into_iter()
-            .map(|(queued, _): (Queued, u64)| queued)
-            .collect()
-    }
-
-    /// Takes out whatever cannot be settled here, and names it.
-    pub fn take_stranded(&mut self, stranded: impl Fn(&Queued) -> bool) -> Vec<SettlementId> {
-        let taken = self.waiting.extract_if(.., |(queued, _)| stranded(queued));
-        taken.map(|(queued, _)| queued.id).collect()
-    }
-
-    /// Everything that waits.
-    pub fn drain(&mut self) -> Vec<Queued> {
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().map(|(queued, _)| queued).collect()
-    }
-
-    /// What waits, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &Queued> {
-        self.waiting.iter().map(|(queued, _)| queued)
-    }
-
-    /// Takes the next batch of payments that are `allowed`, if one is worth sending now; earliest deadline first when
-    /// more wait than fit, and sorted by (asset, payee, payer), because warm storage makes each payment cheaper.
-    pub fn take_batch(
-        &mut self,
-        limits: &BatchLimits,
-        room: Room,
-        now_ms: u64,
-        allowed: impl Fn(&Queued) -> bool,
-    ) -> Option<Vec<Queued>> {
-        let items = limits.items();
-        let allowed = |queued: &Queued| limits.admit(1, queued.gas()) && allowed(queued);
-        let mut candidates = self.waiting.iter().filter(|(queued, _)| allowed(queued));
-        let oldest = candidates.next().map(|(_, since)| *since)?;
-        let full = 1 + candidates.count() >= items;
-        let waited = now_ms.saturating_sub(oldest) >= limits.linger_ms;
-        if room == Room::Busy && !full && !waited {
-            return None;
-        }
-        if self.waiting.len() > items {
-            self.waiting
-                .sort_by_key(|(queued, since)| (queued.payment.valid_before(), *since));
-        }
-        let mut batch: Vec<Queued> = Vec::new();
-        let mut largest = items;
-        let mut gas: u64 = 0;
-        let mut left = Vec::with_capacity(self.waiting.len());
-        for (queued, since) in self.waiting.drain(..) {
-            let company = largest.min(queued.largest_batch());
-            let with_it = gas.saturating_add(queued.gas());
-            if batch.len() < company
-                && limits.admit(batch.len() + 1, with_it)
-                && !batch.iter().any(|other| queued.is_twin_of(other))
-                && allowed(&queued)
-            {
-                largest = company;
-                gas = with_it;
-                batch.push(queued);
-            } else {
-                left.push((queued, since));
-            }
-        }
-        self.waiting = left;
-        self.waiting.sort_by_key(|(_, since)| *since);
-        batch.sort_by_key(|queued| {
-            (
-                queued.payment.asset,
-                queued.payment.payee,
-                queued.payment.key.payer,
-            )
-        });
-        Some(batch)
-    }
 }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use alloy_primitives::U256;
 use teller_domain::{TenantId, Wei};
-use teller_store::Spending;
+use teller_store::{Spending, TopUp};
+
+use super::gas_limit;
 
 /// Bounds on gas, in wei. What is under way when a daily bound is reached still counts against it when it is mined, so a
 /// day may end above its bound by the open slots' worth.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Budgets {
-    /// What one transaction may cost at most, at its `maxFeePerGas`. No-ops are exempt: they free what is stuck.
+    /// What one transaction may cost at most, at its `maxFeePerGas`, with what it gives. No-ops are exempt: they free what is stuck.
     pub per_transaction: Option<Wei>,
     /// What all transactions of a day (UTC) may cost.
     pub per_day: Option<Wei>,
@@ -40,6 +43,13 @@ impl Budgets {
     /// Whether a payment of this tenant may enter a slot.
     pub(super) fn allow(&self, spending: &Spending, tenant: &TenantId) -> bool {
         !self.is_spent(spending) && !self.has_spent(spending, tenant)
+    }
+
+    /// Whether a transaction that gives this may cost what it gives and its own gas, at this fee.
+    pub(super) fn admit_top_up(&self, top_up: &TopUp, max_fee_per_gas: u128) -> bool {
+        let gas = U256::from(gas_limit(&[])).saturating_mul(U256::from(max_fee_per_gas));
+        let most = top_up.value.0.saturating_add(gas);
+        self.per_transaction.is_none_or(|bound| most <= bound.0)
     }
 
     fn has_spent(&self, spending: &Spending, tenant: &TenantId) -> bool {

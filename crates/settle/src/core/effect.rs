@@ -5,7 +5,7 @@ use teller_domain::{
     AccountNonce, Attempt, BlockRef, Fees, FencedLane, LaneMode, Level, SettlementId,
     SettlementState, SlotId,
 };
-use teller_store::SlotClosure;
+use teller_store::{SlotClosure, TopUp};
 
 use super::Queued;
 
@@ -14,7 +14,9 @@ use super::Queued;
 pub enum ToSign {
     /// A slot's first attempt: the transfers of these payments, in order.
     Batch(Vec<Queued>),
-    /// The calldata of an earlier attempt, at other fees.
+    /// A slot's first attempt: a transfer of native currency.
+    TopUp(TopUp),
+    /// What an earlier attempt carries, at other fees.
     Outbid(Attempt),
     /// A transfer of zero to itself.
     NoOp,
@@ -48,8 +50,8 @@ pub enum Effect {
         /// Its fees.
         fees: Fees,
     },
-    /// Commit the slot with its first attempt. Answer: [`Event::SlotOpened`], [`Event::PaymentsMoved`] or
-    /// [`Event::LaneLost`].
+    /// Commit the slot with its first attempt. Answer: [`Event::SlotOpened`], [`Event::PaymentsMoved`],
+    /// [`Event::ToppedUpBefore`] or [`Event::LaneLost`].
     OpenSlot {
         /// The lane.
         fence: FencedLane,
@@ -59,6 +61,19 @@ pub enum Effect {
         attempt: Attempt,
         /// The batch, in order.
         payments: Vec<SettlementId>,
+        /// What it gives the payer of its one payment, if it gives anything.
+        top_up: Option<TopUp>,
+    },
+    /// Look what became of the approvals that came with these payments. Answer: [`Event::ApprovalsSeen`].
+    LookAtApprovals {
+        /// The payments.
+        payments: Vec<Queued>,
+    },
+    /// Send the approval that came with a payment. Its bytes are the payer's and in the ledger. No answer: the next look
+    /// tells.
+    SendApproval {
+        /// The payment.
+        payment: Queued,
     },
     /// Commit a further attempt. Answer: [`Event::AttemptAdded`] or [`Event::LaneLost`].
     AddAttempt {
@@ -230,6 +245,8 @@ impl Effect {
             | Self::FindReceipts { .. }
             | Self::LookUp { .. }
             | Self::CheckBlocks { .. }
+            | Self::LookAtApprovals { .. }
+            | Self::SendApproval { .. }
             | Self::ReleaseQueued(_) => None,
         }
     }

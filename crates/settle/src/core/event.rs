@@ -93,6 +93,22 @@ pub enum Finding {
     Unguarded,
 }
 
+/// What the chain says of a payer's approval of Permit2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApprovalStanding {
+    /// Permit2 may move enough; or the permit is spent, and how is for the payment's own slot to find out.
+    InPlace,
+    /// It can still be mined.
+    Outstanding {
+        /// What its payer lacks for it.
+        lacking: Wei,
+        /// Whether a top-up for him and this token is in the ledger.
+        given: bool,
+    },
+    /// Its nonce has passed, and Permit2 may still not move enough: all witnesses say so.
+    Void,
+}
+
 /// What one endpoint says of an open slot.
 #[derive(Debug, Clone)]
 pub struct Sighting {
@@ -211,6 +227,22 @@ pub enum Event {
         id: SlotId,
         /// The payments.
         moved: Vec<SettlementId>,
+    },
+    /// The slot was not written: its payment's payer was topped up for that token before.
+    ToppedUpBefore {
+        /// The lane as it was held.
+        fence: FencedLane,
+        /// The slot.
+        id: SlotId,
+    },
+    /// Payers' approvals were looked at, as far as that was possible.
+    ApprovalsSeen {
+        /// The payments whose approvals were to be looked at.
+        asked: Vec<SettlementId>,
+        /// The sealed block at which they were; none if none was.
+        block: Option<BlockRef>,
+        /// What was seen.
+        seen: Vec<(SettlementId, ApprovalStanding)>,
     },
     /// A further attempt is durable.
     AttemptAdded {

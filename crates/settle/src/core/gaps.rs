@@ -91,6 +91,7 @@ impl Core {
             id,
             attempt: attempt.clone(),
             payments: Vec::new(),
+            top_up: None,
         });
         true
     }

@@ -8,7 +8,7 @@ use teller_domain::{
     SlotId,
 };
 
-use super::batch::Room;
+use super::queue::Room;
 use super::unfinal::Unfinal;
 use super::{Mined, Queued, takes_batches};
 

@@ -15,7 +15,7 @@ use super::ancestry::Standing;
 use super::lane::{Closed, Ending, OpenSlot, Phase};
 use super::rules::Rule;
 use super::unfinal::Unfinal;
-use super::{Core, Effect, Finding, Mined, Queued, budget};
+use super::{Core, Effect, Finding, Mined, Need, Queued, budget};
 
 /// A payment that has been alone in a slot, after this many slots in all, without an outcome fails.
 const MAX_TRIES: u32 = 3;
@@ -120,6 +120,12 @@ pub(super) fn explain(
             "the authorization was cancelled or spent on another transfer",
             transaction,
         ),
+        // A reorg took the approval's block: it is waited for again.
+        Finding::WouldRevert(Reason::Permit2AllowanceRequired)
+            if queued.payment.token_approval().is_some() && queued.tries < MAX_TRIES =>
+        {
+            Resolution::Requeued
+        }
         Finding::WouldRevert(reason) if end.carried => {
             fail(reason, "the transfer was mined and reverted", transaction)
         }
@@ -163,6 +169,12 @@ impl Core {
             return;
         };
         let mut end = slot.ending(mined);
+        if slot.tops_up() {
+            // Given or not, the payment goes on waiting for its payer's approval.
+            end.carried = false;
+            let resolutions = requeued(&slot.payments);
+            return self.close_slot(id, &end, resolutions, Vec::new());
+        }
         if !mined.succeeded && slot.payments.len() > 1 && end.carried {
             // One of them did this to all: send them again in halves.
             let half = slot.payments.len().div_ceil(2);
@@ -170,11 +182,7 @@ impl Core {
                 queued.company = queued.company.min(half);
             }
             end.carried = false;
-            let resolutions = slot
-                .payments
-                .iter()
-                .map(|queued| (queued.id, Resolution::Requeued))
-                .collect();
+            let resolutions = requeued(&slot.payments);
             return self.close_slot(id, &end, resolutions, Vec::new());
         }
         let mut outcomes = Outcomes::read(mined, &slot.payments);
@@ -377,6 +385,14 @@ impl Core {
     }
 }
 
+/// All of them go on as accepted.
+pub(super) fn requeued(payments: &[Queued]) -> Vec<(SettlementId, Resolution)> {
+    let payments = payments.iter();
+    payments
+        .map(|queued| (queued.id, Resolution::Requeued))
+        .collect()
+}
+
 impl OpenSlot {
     /// What this receipt makes of the slot.
     fn ending(&self, mined: &Mined) -> Ending {
@@ -413,6 +429,7 @@ impl OpenSlot {
             match resolution.map(|(_, resolution)| resolution) {
                 Some(Resolution::Requeued) => {
                     let mut queued = queued.clone();
+                    queued.need = Need::of(&queued.payment);
                     if !end.carried {
                         // A no-op, or a batch that fell as a whole, says nothing about this payment.
                         queued.tries = queued.tries.saturating_sub(1);

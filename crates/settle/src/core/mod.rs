@@ -5,6 +5,7 @@
 //! shell in [`crate::engine`] carries effects out and reports back.
 
 mod ancestry;
+mod approvals;
 mod batch;
 mod budget;
 mod chain;
@@ -16,6 +17,7 @@ mod lane;
 mod mined;
 mod open;
 mod orders;
+mod queue;
 mod rules;
 mod slots;
 mod unfinal;
@@ -25,18 +27,21 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use alloy_primitives::Address;
 use teller_domain::{
     ChainId, Fees, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState, TenantId,
-    UnixSeconds,
+    TopUpPolicy, UnixSeconds,
 };
 
 use ancestry::Ancestry;
-pub use batch::{BatchLimits, Queue, Queued, gas_limit};
+use approvals::may_give;
+pub use batch::{BatchLimits, Need, Queued, gas_limit};
 pub use budget::Budgets;
 pub use effect::{Again, Effect, Place, ToSign};
 pub use event::{
-    BlockSummary, Event, Finding, Log, Mined, RecoveredLane, RecoveredSlot, Sent, Sighting,
+    ApprovalStanding, BlockSummary, Event, Finding, Log, Mined, RecoveredLane, RecoveredSlot, Sent,
+    Sighting,
 };
 pub use lane::{Lane, Schedule};
 pub use mined::Outcomes;
+pub use queue::Queue;
 pub use rules::Rule;
 
 /// How long accepted payments wait for a lane of this process to become usable before others may have them.
@@ -63,6 +68,8 @@ pub struct CoreConfig {
     pub fees: teller_chain::FeePolicy,
     /// What gas may cost in all.
     pub budgets: Budgets,
+    /// What payers are given who lack the gas of their approvals; without it they wait until they have it themselves.
+    pub approvals: Option<TopUpPolicy>,
     /// Whether there are endpoints that show Flashblocks.
     pub flashblocks: bool,
 }
@@ -143,6 +150,7 @@ impl Core {
         self.hand_over(now_ms);
         self.release_queue(now_ms);
         self.release_stranded(now_ms);
+        self.look_at_approvals(now_ms);
         self.form_batches(now_ms);
         self.attend_slots(now_ms);
         std::mem::take(&mut self.effects)
@@ -172,6 +180,10 @@ impl Core {
             Event::SlotOpened { fence, id } => self.on_slot_opened(fence, id, now_ms),
             Event::PaymentsMoved { fence, id, moved } => {
                 self.on_payments_moved(fence, id, &moved, now_ms)
+            }
+            Event::ToppedUpBefore { fence, id } => self.on_topped_up_before(fence, id, now_ms),
+            Event::ApprovalsSeen { asked, block, seen } => {
+                self.on_approvals_seen(&asked, block, seen, now_ms);
             }
             Event::AttemptAdded { fence, id } => self.on_attempt_added(fence, id, now_ms),
             Event::Sent { id, hash, outcome } => self.on_sent(id, hash, outcome, now_ms),
@@ -356,6 +368,10 @@ impl Core {
             let detail = "the budget for gas was spent until the deadline";
             return failed(Reason::GasBudgetExceeded, detail);
         }
+        if queued.need != Need::Nothing {
+            let detail = "the payer's approval was not mined before the deadline";
+            return failed(Reason::ApprovalBroadcastFailed, detail);
+        }
         SettlementState::Expired
     }
 
@@ -416,12 +432,13 @@ impl Core {
         if self.draining || self.is_too_dear() {
             return;
         }
-        let budgets = &self.config.budgets;
+        let (budgets, policy) = (&self.config.budgets, self.config.approvals);
         let within = self
             .config
             .limits
             .within(budgets.per_transaction, fees.max_fee_per_gas);
         let Some(limits) = within else { return };
+        let mut topping_up = Vec::new();
         for lane in self.lanes.values_mut() {
             let Some(room) = lane.room(self.config.depth, now_ms) else {
                 continue;
@@ -432,17 +449,29 @@ impl Core {
             let allowed = |queued: &Queued| {
                 queued.payment.facilitator().is_none_or(|who| who == signer)
                     && budgets.allow(spending, &queued.tenant)
+                    && queued.top_up().is_none_or(|top_up| {
+                        may_give(policy, spending, top_up.value)
+                            && budgets.admit_top_up(&top_up, fees.max_fee_per_gas)
+                    })
             };
             let Some(payments) = self.queue.take_batch(&limits, room, now_ms, allowed) else {
                 continue;
             };
             self.batches += 1;
             lane.start_forming(self.batches, payments.clone());
+            if payments.iter().any(|queued| queued.top_up().is_some()) {
+                topping_up.push(lane.fence);
+                continue;
+            }
             self.effects.push(Effect::ReadCode {
                 signer: lane.signer(),
                 batch: self.batches,
                 payments,
             });
+        }
+        // Nobody's code is called to give him something.
+        for fence in topping_up {
+            self.sign_batch(fence, now_ms);
         }
     }
 }

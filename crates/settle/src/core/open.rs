@@ -188,7 +188,7 @@ impl Core {
     }
 
     /// Asks for the signature of the lane's forming batch, if anything is left of it that can still be settled in time.
-    fn sign_batch(&mut self, fence: FencedLane, now_ms: u64) {
+    pub(super) fn sign_batch(&mut self, fence: FencedLane, now_ms: u64) {
         let cutoff = self.cutoff(now_ms).unwrap_or_default();
         let in_time = self.rules.hold(Rule::DeadlineCutoff);
         let mut late = Vec::new();
@@ -232,7 +232,10 @@ impl Core {
             id: lane.slot_id(lane.next_nonce),
             ticket,
             gas_limit: gas_limit(&payments).min(max_gas),
-            what: ToSign::Batch(payments),
+            what: match payments.iter().find_map(Queued::top_up) {
+                Some(top_up) => ToSign::TopUp(top_up),
+                None => ToSign::Batch(payments),
+            },
             fees,
         };
         self.emit(effect);
@@ -276,6 +279,7 @@ impl Core {
         };
         forming.stage = Stage::Committing(attempt.clone());
         let payments = forming.payments.iter().map(|queued| queued.id).collect();
+        let top_up = forming.payments.iter().find_map(Queued::top_up);
         if early {
             self.emit(Effect::Broadcast {
                 id,
@@ -288,6 +292,7 @@ impl Core {
             id,
             attempt,
             payments,
+            top_up,
         });
     }
 
@@ -314,6 +319,7 @@ impl Core {
             .iter_mut()
             .for_each(|queued| queued.tries = queued.tries.saturating_add(1));
         lane.next_nonce = id.nonce.next();
+        let given = payments.clone();
         let dead = |queued: &Queued| queued.payment.valid_before() <= cutoff;
         let expired = parks && payments.iter().all(dead);
         let sent = Phase::Sent {
@@ -321,6 +327,7 @@ impl Core {
         };
         let slot = OpenSlot::new(payments, vec![attempt.clone()], sent, now_ms);
         lane.slots.insert(id.nonce, slot);
+        self.note_given(&given);
         self.judge_attempts(id);
         if expired {
             // Signing and committing took so long that nothing in it can be settled any more.

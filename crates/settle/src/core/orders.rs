@@ -3,6 +3,7 @@
 use teller_domain::{BlockRef, FencedLane, LaneMode, SlotEnd, SlotId};
 
 use super::lane::{Ending, Ordered, Phase};
+use super::mined::requeued;
 use super::{Core, Effect};
 
 /// So many reads may be older than an own change: it is in the ledger by then, or the lane is lost. After that the old
@@ -127,8 +128,8 @@ impl Core {
             succeeded: false,
         };
         let payments = slot.payments.clone();
-        if payments.is_empty() {
-            return self.close_slot(id, &end, Vec::new(), Vec::new());
+        if payments.is_empty() || slot.tops_up() {
+            return self.close_slot(id, &end, requeued(&payments), Vec::new());
         }
         slot.phase = Phase::Investigating {
             end,

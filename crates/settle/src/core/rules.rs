@@ -43,12 +43,14 @@ pub enum Rule {
     FillGaps,
     /// What the chain does not guard is signed into one slot and never into another.
     SignedOnce,
+    /// A payment that needs its payer's approval waits for it.
+    ApprovalFirst,
 }
 
 impl Rule {
     /// Every rule.
     #[cfg(test)]
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::CommitBeforeSend,
         Self::AllHashes,
         Self::SealedBlocksOnly,
@@ -69,6 +71,7 @@ impl Rule {
         Self::ParkStalled,
         Self::FillGaps,
         Self::SignedOnce,
+        Self::ApprovalFirst,
     ];
 }
 

@@ -215,6 +215,7 @@ impl<'a> World<'a> {
                 ..FeePolicy::default()
             },
             budgets: self.draw_budgets(),
+            approvals: Some(GIVES),
             flashblocks: self.seed.is_multiple_of(2),
         }
     }

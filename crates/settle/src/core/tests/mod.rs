@@ -139,6 +139,10 @@ impl Bench {
             cutoff_seconds: 3,
             fees: FeePolicy::default(),
             budgets: Budgets::default(),
+            approvals: Some(TopUpPolicy {
+                most: Wei::from(1_000),
+                day: Wei::from(2_500),
+            }),
             flashblocks: false,
         });
         Self {

@@ -1,0 +1,158 @@
+//! Payments that came with their payer's approval of Permit2 (`erc20ApprovalGasSponsoring`).
+//!
+//! The approval must be mined first. It is the payer's own transaction: whoever has its bytes may send them as often as he
+//! likes. A payer who lacks its gas is given that by a slot of its own, once for each token, as the ledger sees to; then
+//! the payment waits on. Nothing that is looked at here moves the payment's money.
+
+use teller_domain::{
+    AttemptKind, BlockRef, FencedLane, Reason, Refusal, SettlementId, SettlementState, SlotId,
+    TopUpPolicy, Wei,
+};
+use teller_store::Spending;
+
+use super::ancestry::Standing;
+use super::batch::Need;
+use super::lane::OpenSlot;
+use super::rules::Rule;
+use super::{ApprovalStanding, Core, Effect, Queued};
+
+/// A look that has not been answered for so many block intervals is lost.
+const LOST_AFTER_BLOCKS: u64 = 10;
+
+impl Core {
+    /// Asks for a look at the approvals that are due for one.
+    pub(super) fn look_at_approvals(&mut self, now_ms: u64) {
+        if self.draining || self.lanes.is_empty() {
+            return;
+        }
+        let patience = LOST_AFTER_BLOCKS.saturating_mul(self.config.block_interval_ms);
+        let again_ms = now_ms.saturating_add(patience);
+        let payments = self.queue.take_looks(now_ms, again_ms);
+        if !payments.is_empty() {
+            self.emit(Effect::LookAtApprovals { payments });
+        }
+    }
+
+    /// Every payment that was asked about is looked at again a block later, unless what was seen ends its wait.
+    pub(super) fn on_approvals_seen(
+        &mut self,
+        asked: &[SettlementId],
+        block: Option<BlockRef>,
+        seen: Vec<(SettlementId, ApprovalStanding)>,
+        now_ms: u64,
+    ) {
+        let again_ms = now_ms.saturating_add(self.config.block_interval_ms);
+        for id in asked {
+            self.queue.look_again(*id, again_ms);
+        }
+        for (id, standing) in seen {
+            self.on_approval_seen(id, block, standing, now_ms);
+        }
+    }
+
+    fn on_approval_seen(
+        &mut self,
+        id: SettlementId,
+        block: Option<BlockRef>,
+        standing: ApprovalStanding,
+        now_ms: u64,
+    ) {
+        let sealed = |block: BlockRef| self.ancestry.standing(block) == Standing::Sealed;
+        let waits = self.rules.hold(Rule::ApprovalFirst);
+        let Some(queued) = self.queue.unapproved(id) else {
+            return;
+        };
+        let policy = self.config.approvals.unwrap_or(NOTHING);
+        match standing {
+            ApprovalStanding::InPlace => self.go_on(id, Need::Nothing, now_ms),
+            ApprovalStanding::Outstanding { .. } if !waits => {
+                self.go_on(id, Need::Nothing, now_ms);
+            }
+            ApprovalStanding::Outstanding { lacking, .. } if lacking == Wei::ZERO => {
+                let payment = queued.clone();
+                self.emit(Effect::SendApproval { payment });
+            }
+            // Until it arrives, or for good: nobody is given anything twice.
+            ApprovalStanding::Outstanding { given: true, .. } => {}
+            ApprovalStanding::Outstanding { lacking, .. } if lacking > policy.most => {
+                let detail = "the payer lacks the gas of his approval, and more than may be given";
+                self.fail_unapproved(id, Reason::ApprovalInsufficientGas, detail);
+            }
+            ApprovalStanding::Outstanding { lacking, .. } => {
+                if may_give(self.config.approvals, &self.spending, lacking) {
+                    self.go_on(id, Need::Gas(lacking), now_ms);
+                }
+            }
+            // Of a block that the chain may have left, or that is not sealed here yet, nothing follows.
+            ApprovalStanding::Void if block.is_some_and(sealed) => {
+                let detail = "the nonce of the payer's approval has passed, and Permit2 may still not move enough";
+                self.fail_unapproved(id, Reason::ApprovalTxFailed, detail);
+            }
+            ApprovalStanding::Void => {}
+        }
+    }
+
+    fn go_on(&mut self, id: SettlementId, need: Need, now_ms: u64) {
+        if let Some(mut queued) = self.queue.take_unapproved(id) {
+            queued.need = need;
+            self.queue.push(queued, now_ms);
+        }
+    }
+
+    fn fail_unapproved(&mut self, id: SettlementId, reason: Reason, detail: &str) {
+        // Without a lane this process ends nothing: whoever has one does.
+        let Some(fence) = self.lanes.values().map(|lane| lane.fence).next() else {
+            return;
+        };
+        if self.queue.take_unapproved(id).is_none() {
+            return;
+        }
+        let state = SettlementState::Failed {
+            refusal: Refusal::new(reason, detail),
+            transaction: None,
+        };
+        self.resolve_accepted(fence, vec![(id, state)]);
+    }
+
+    /// The slot was not written: another payment of this payer had him topped up, or is about to.
+    pub(super) fn on_topped_up_before(&mut self, fence: FencedLane, id: SlotId, now_ms: u64) {
+        let Some(lane) = self.lane_mut(fence).filter(|lane| lane.awaits(id)) else {
+            return;
+        };
+        let forming = lane.forming.take();
+        for mut queued in forming.into_iter().flat_map(|forming| forming.payments) {
+            queued.need = Need::of(&queued.payment);
+            self.queue.push(queued, now_ms);
+        }
+    }
+
+    /// What a slot is about to give counts from its commit on.
+    pub(super) fn note_given(&mut self, payments: &[Queued]) {
+        for top_up in payments.iter().filter_map(Queued::top_up) {
+            let given = self.spending.top_ups.0.saturating_add(top_up.value.0);
+            self.spending.top_ups = Wei(given);
+        }
+    }
+}
+
+/// Whether so much may be given, and today's bound leaves it.
+pub(super) fn may_give(policy: Option<TopUpPolicy>, spending: &Spending, value: Wei) -> bool {
+    let policy = policy.unwrap_or(NOTHING);
+    let given = spending.top_ups.0.saturating_add(value.0);
+    value <= policy.most && given <= policy.day.0
+}
+
+/// Where no policy is configured any more, payments that were accepted under one may still wait.
+const NOTHING: TopUpPolicy = TopUpPolicy {
+    most: Wei::ZERO,
+    day: Wei::ZERO,
+};
+
+impl OpenSlot {
+    /// Whether it gives its payment's payer something, instead of settling the payment.
+    pub(super) fn tops_up(&self) -> bool {
+        self.attempts
+            .first()
+            .is_some_and(|attempt| attempt.kind == AttemptKind::TopUp)
+    }
+}
