@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, U64, U256, address};
+use alloy_primitives::{Address, B256, U64, U256, address};
 use alloy_sol_types::{SolCall, sol};
+use serde::Deserialize;
 use teller_domain::{AccountNonce, BlockRef, Wei};
 
 use crate::endpoint::Endpoint;
@@ -84,6 +85,25 @@ async fn account_at(
         nonce: AccountNonce(nonce.to()),
         balance: Wei(balance),
     })
+}
+
+#[derive(Debug, Deserialize)]
+struct WireTransfer {
+    to: Option<Address>,
+    value: U256,
+}
+
+impl Nodes {
+    /// Whom a transaction gave how much native currency; nothing for one that is not known, or that made a contract.
+    ///
+    /// # Errors
+    /// When no endpoint gave a usable answer.
+    pub async fn given(&self, transaction: B256) -> Result<Option<(Address, Wei)>, NodeError> {
+        let found: Option<WireTransfer> = self
+            .read("eth_getTransactionByHash", (transaction,))
+            .await?;
+        Ok(found.and_then(|found| Some((found.to?, Wei(found.value)))))
+    }
 }
 
 /// `GasPriceOracle` of OP-stack chains.

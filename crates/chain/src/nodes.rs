@@ -317,7 +317,7 @@ impl Nodes {
         Ok(logs.into_iter().map(Log::from).collect())
     }
 
-    async fn read<P: RpcSend, R: RpcRecv>(
+    pub(crate) async fn read<P: RpcSend, R: RpcRecv>(
         &self,
         method: &'static str,
         params: P,

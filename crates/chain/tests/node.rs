@@ -536,7 +536,9 @@ async fn an_account_is_read_after_a_canonical_block_by_as_many_as_it_takes() {
     let stranger = Address::repeat_byte(9);
     let fees = FeePolicy::default().initial(1_000_000_000, 0);
     let pay = signer.sign_top_up(CHAIN, before.nonce, stranger, Wei::from(5), 21_000, fees);
-    lone.send(&pay.unwrap().raw).await;
+    let pay = pay.unwrap();
+    let pay_hash = pay.hash;
+    lone.send(&pay.raw).await;
     devnet.rpc("evm_mine", json!([])).await.unwrap();
     let next = lone.head().await.unwrap().reference();
     let after = two.witnessed_account(signer.address(), next).await.unwrap();
@@ -549,6 +551,9 @@ async fn an_account_is_read_after_a_canonical_block_by_as_many_as_it_takes() {
         (given.nonce, given.balance),
         (AccountNonce(0), Wei::from(5))
     );
+    let paid = lone.given(pay_hash).await.unwrap();
+    assert_eq!(paid, Some((stranger, Wei::from(5))));
+    assert_eq!(lone.given(B256::repeat_byte(3)).await.unwrap(), None);
     // What was is what was; and what is not canonical is not told of.
     assert_eq!(lone.account(signer.address(), head).await.unwrap(), before);
     let orphan = BlockRef {
@@ -566,4 +571,30 @@ async fn an_account_is_read_after_a_canonical_block_by_as_many_as_it_takes() {
         dead.witnessed_account(stranger, next).await.is_err(),
         "one is not two"
     );
+}
+
+#[tokio::test]
+async fn what_data_costs_beside_gas_is_asked_of_the_op_stacks_oracle_where_there_is_one() {
+    let devnet = devnet(Mining::Manual).await;
+    let nodes = nodes(&[devnet.rpc_url()]);
+    let head = nodes.head().await.unwrap().reference();
+    let asked = async || nodes.data_fee_bound(180, head).await;
+    assert_eq!(asked().await.unwrap(), Wei::ZERO, "there is none");
+    // Contracts of one instruction or two: what they answer is what they push.
+    let oracle = "0x420000000000000000000000000000000000000F";
+    let put = async |code: &str| {
+        devnet
+            .rpc("anvil_setCode", json!([oracle, code]))
+            .await
+            .unwrap();
+    };
+    put("0x6107d060005260206000f3").await;
+    assert_eq!(asked().await.unwrap(), Wei::from(2_000));
+    // An older one, which reverts; one that says what cannot be; one that says half a word.
+    put("0x60006000fd").await;
+    assert_eq!(asked().await.unwrap(), Wei::ZERO);
+    put("0x60001960005260206000f3").await;
+    assert!(matches!(asked().await, Err(NodeError::BadAnswer(_))));
+    put("0x6107d060005260106000f3").await;
+    assert!(matches!(asked().await, Err(NodeError::BadAnswer(_))));
 }

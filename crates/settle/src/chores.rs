@@ -125,9 +125,9 @@ impl Shell {
         }
     }
 
-    /// Reads what was spent, where a budget bounds it.
+    /// Reads what was spent, where something bounds it.
     pub(crate) async fn watch_spending(self: Arc<Self>) {
-        if !self.parts.core.budgets.by_day() {
+        if !self.parts.core.by_day() {
             return;
         }
         loop {
@@ -146,7 +146,7 @@ impl Shell {
         let now = self.ledger.now().await?;
         let midnight = UnixMillis(now.0 - now.0 % DAY_MS);
         let spending = self.ledger.spending(self.chain(), midnight).await?;
-        report::spent(self.chain(), spending.total);
+        report::spent(self.chain(), &spending);
         self.tell(Event::Spent(spending)).await;
         Ok(())
     }

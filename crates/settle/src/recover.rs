@@ -94,7 +94,7 @@ impl Shell {
                 return Err(Setback::Final(EngineError::SignerMissing(signer)));
             }
         }
-        if self.parts.core.budgets.by_day() {
+        if self.parts.core.by_day() {
             // A budget that is spent already must be known before the first batch is formed.
             self.tell_spending().await?;
         }

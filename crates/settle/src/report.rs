@@ -7,9 +7,9 @@ use alloy_primitives::Address;
 use metrics::{counter, gauge, histogram};
 use teller_domain::{
     AccountNonce, Attempt, AttemptKind, ChainId, LaneMode, Level, Resolution, SettlementId,
-    SettlementState, SettlementStateKind, SlotEnd, SlotId, Wei,
+    SettlementState, SettlementStateKind, SlotEnd, SlotId,
 };
-use teller_store::{SlotClosure, TopUp};
+use teller_store::{SlotClosure, Spending, TopUp};
 
 use crate::core::{Again, Core, Event, Need, Queued};
 use crate::engine::Shell;
@@ -80,8 +80,11 @@ pub(crate) fn preconfirmed(chain: ChainId, slot: SlotId, payments: &[(Settlement
 }
 
 /// What settling has cost today.
-pub(crate) fn spent(chain: ChainId, total: Wei) {
-    gauge!("teller_gas_spent_today_wei", "network" => chain.to_string()).set(f64::from(total.0));
+pub(crate) fn spent(chain: ChainId, spending: &Spending) {
+    let network = chain.to_string();
+    gauge!("teller_gas_spent_today_wei", "network" => network.clone())
+        .set(f64::from(spending.total.0));
+    gauge!("teller_top_ups_today_wei", "network" => network).set(f64::from(spending.top_ups.0));
 }
 
 /// Bytes go out.

@@ -42,9 +42,7 @@ impl Core {
         now_ms: u64,
     ) {
         let again_ms = now_ms.saturating_add(self.config.block_interval_ms);
-        for id in asked {
-            self.queue.look_again(*id, again_ms);
-        }
+        self.queue.look_again(asked, again_ms);
         for (id, standing) in seen {
             self.on_approval_seen(id, block, standing, now_ms);
         }

@@ -74,6 +74,13 @@ pub struct CoreConfig {
     pub flashblocks: bool,
 }
 
+impl CoreConfig {
+    /// Whether anything is bounded by the day, so that spending must be known.
+    pub fn by_day(&self) -> bool {
+        self.budgets.by_day() || self.approvals.is_some()
+    }
+}
+
 /// The newest sealed block, as far as the core cares.
 #[derive(Debug, Clone, Copy)]
 struct Head {
@@ -368,11 +375,25 @@ impl Core {
             let detail = "the budget for gas was spent until the deadline";
             return failed(Reason::GasBudgetExceeded, detail);
         }
+        if !self.fits_a_transaction(queued) {
+            let detail = "its gas alone costs more than one transaction may";
+            return failed(Reason::GasBudgetExceeded, detail);
+        }
         if queued.need != Need::Nothing {
             let detail = "the payer's approval was not mined before the deadline";
             return failed(Reason::ApprovalBroadcastFailed, detail);
         }
         SettlementState::Expired
+    }
+
+    /// Whether a transaction with nothing else in it stays within its own budget, at what gas costs now.
+    fn fits_a_transaction(&self, queued: &Queued) -> bool {
+        let Some(fees) = self.initial_fees() else {
+            return true;
+        };
+        let budget = self.config.budgets.per_transaction;
+        let within = self.config.limits.within(budget, fees.max_fee_per_gas);
+        within.is_some_and(|limits| limits.admit(1, queued.gas()))
     }
 
     fn is_too_dear(&self) -> bool {

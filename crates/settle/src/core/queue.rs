@@ -31,6 +31,8 @@ struct Unapproved {
 pub struct Queue {
     waiting: Vec<(Queued, u64)>,
     unapproved: BTreeMap<SettlementId, Unapproved>,
+    /// Nodes are asked about some approvals at a time: not before this, or an answer.
+    looks_from_ms: u64,
 }
 
 impl Queue {
@@ -75,24 +77,37 @@ impl Queue {
         self.len() < before
     }
 
-    /// Payments whose approvals are to be looked at now; a look that nothing comes of is made again then.
+    /// Payments whose approvals are to be looked at now, those first that have waited longest; a look that nothing comes of
+    /// is made again then.
     pub fn take_looks(&mut self, now_ms: u64, again_ms: u64) -> Vec<Queued> {
-        let due = self
+        if now_ms < self.looks_from_ms {
+            return Vec::new();
+        }
+        let mut due: Vec<&mut Unapproved> = self
             .unapproved
             .values_mut()
-            .filter(|unapproved| unapproved.look_at_ms <= now_ms);
-        due.take(LOOKS_AT_ONCE)
-            .map(|unapproved| {
-                unapproved.look_at_ms = again_ms;
-                unapproved.queued.clone()
-            })
-            .collect()
+            .filter(|unapproved| unapproved.look_at_ms <= now_ms)
+            .collect();
+        if due.is_empty() {
+            return Vec::new();
+        }
+        self.looks_from_ms = again_ms;
+        due.sort_by_key(|unapproved| unapproved.look_at_ms);
+        let due = due.into_iter().take(LOOKS_AT_ONCE);
+        due.map(|unapproved| {
+            unapproved.look_at_ms = again_ms;
+            unapproved.queued.clone()
+        })
+        .collect()
     }
 
-    /// A payment's approval was looked at, and is to be looked at again then.
-    pub fn look_again(&mut self, id: SettlementId, at_ms: u64) {
-        if let Some(unapproved) = self.unapproved.get_mut(&id) {
-            unapproved.look_at_ms = at_ms;
+    /// These payments' approvals were looked at, and are to be looked at again then.
+    pub fn look_again(&mut self, ids: &[SettlementId], at_ms: u64) {
+        self.looks_from_ms = 0;
+        for id in ids {
+            if let Some(unapproved) = self.unapproved.get_mut(id) {
+                unapproved.look_at_ms = at_ms;
+            }
         }
     }
 

@@ -9,8 +9,9 @@ use teller_domain::{
     Level, Payment, ProcessId, Resolution, Settlement, SettlementId, SettlementState, SlotEnd,
     SlotId,
 };
-use teller_store::{Ledger, SlotClosure};
+use teller_store::{Ledger, NewSlot, SlotClosure, TopUp};
 
+use super::approvals::{GIVES, approval_of};
 use super::model::state::State;
 use super::model::transaction::Transaction;
 use super::sight::settling_log;
@@ -62,6 +63,10 @@ pub struct Checker {
     /// From when on whoever runs knows what happened while nothing ran.
     pub informed_from_ms: u64,
     pub holds: BTreeMap<AuthorizationKey, (Address, U256, u64)>,
+    /// Who was given gas, for which token, in which slot.
+    given: BTreeMap<(Address, Address), SlotId>,
+    /// Payments whose approvals a process has seen in place.
+    pub approved: BTreeSet<(usize, SettlementId)>,
     /// In how large a batch a process may put a payment whose batch has reverted.
     company: BTreeMap<(usize, SettlementId), usize>,
 }
@@ -151,7 +156,14 @@ impl World<'_> {
                 if self.check.slots.contains_key(id) {
                     return;
                 }
-                self.check_allowed(p, *id, *gas_limit, *fees);
+                self.check_allowed(p, *id, *gas_limit, *fees, U256::ZERO);
+                let hasty = payments.iter().any(|q| {
+                    let seen = self.check.approved.contains(&(p, q.id));
+                    q.payment.token_approval().is_some() && !seen
+                });
+                self.demand(!hasty, || {
+                    format!("a payment enters {id} before its payer's approval was seen")
+                });
                 let cutoff = self.processes[p].core.cutoff(now).unwrap_or_default();
                 let late = payments.iter().any(|q| q.payment.valid_before() <= cutoff);
                 self.demand(!late, || {
@@ -166,6 +178,24 @@ impl World<'_> {
                 });
                 self.demand(!crowded, || {
                     format!("a batch that reverted as a whole is sent again as large in {id}")
+                });
+            }
+            Effect::Sign {
+                id,
+                what: ToSign::TopUp(top_up),
+                gas_limit,
+                fees,
+                ..
+            } => {
+                self.check_allowed(p, *id, *gas_limit, *fees, top_up.value.0);
+            }
+            Effect::SendApproval { payment } => {
+                let known = self.check.accepted.contains_key(&payment.id);
+                self.demand(known, || {
+                    format!(
+                        "invariant 3: the approval of {} is sent before it is durable",
+                        payment.id
+                    )
                 });
             }
             Effect::CloseSlot { closure, .. } => {
@@ -190,9 +220,9 @@ impl World<'_> {
                     .iter()
                     .map(|id| self.check.accepted[id].clone())
                     .collect();
-                let dead = payments
-                    .iter()
-                    .all(|payment| payment.valid_before().0 + CUTOFF_SECONDS <= cutoff.0);
+                let dead = payments.iter().all(|payment| {
+                    payment.valid_before().0.saturating_add(CUTOFF_SECONDS) <= cutoff.0
+                });
                 let batch = attempt.kind == AttemptKind::Batch;
                 self.demand(!(dead && batch), || {
                     format!("invariant 11: {id} is sent for the first time after all its payments have expired")
@@ -209,11 +239,11 @@ impl World<'_> {
     }
 
     /// What operators forbid: a new slot in a lane that is not active, by a process that ends, or above a budget.
-    fn check_allowed(&mut self, p: usize, id: SlotId, gas_limit: u64, fees: Fees) {
+    fn check_allowed(&mut self, p: usize, id: SlotId, gas_limit: u64, fees: Fees, gives: U256) {
         let process = &self.processes[p];
         let lane = process.core.lanes().find(|lane| lane.signer() == id.signer);
         let active = lane.is_some_and(|lane| lane.mode() == LaneMode::Active) && !process.draining;
-        let most = U256::from(fees.max_fee_per_gas) * U256::from(gas_limit);
+        let most = U256::from(fees.max_fee_per_gas) * U256::from(gas_limit) + gives;
         let bound = process.budgets.per_transaction;
         let ceiling = process.ceiling;
         self.demand(active, || {
@@ -247,6 +277,30 @@ impl World<'_> {
         }
     }
 
+    /// Nobody is given more than his approval can cost, nor than may be given, nor anything twice.
+    fn check_given(&mut self, id: SlotId, top_up: &TopUp) {
+        self.check.fault("payer topped up");
+        let place = (top_up.payer, top_up.token);
+        let before = self.check.given.insert(place, id);
+        self.demand(before.is_none(), || {
+            format!(
+                "{} is given gas in {id}, and was in {before:?}",
+                top_up.payer
+            )
+        });
+        let costs = self.check.accepted.values().filter_map(|payment| {
+            let approval = approval_of(payment)?;
+            (approval.from == top_up.payer).then(|| self.needed_for(&approval))
+        });
+        let most = costs.max().unwrap_or_default();
+        self.demand(top_up.value.0 <= most && top_up.value <= GIVES.most, || {
+            format!(
+                "{} is given {} where {most} would do",
+                top_up.payer, top_up.value
+            )
+        });
+    }
+
     /// Invariant 3: nothing is broadcast that was not committed first.
     pub fn check_sent(&mut self, id: SlotId, attempt: &Attempt) {
         let committed = self.check.attempts.get(&attempt.hash) == Some(&id);
@@ -259,7 +313,17 @@ impl World<'_> {
         self.check.sent.insert(id);
     }
 
-    pub fn slot_opened(&mut self, id: SlotId, attempt: &Attempt, payments: &[SettlementId]) {
+    pub fn slot_opened(&mut self, opened: &NewSlot) {
+        let NewSlot {
+            id,
+            attempt,
+            payments,
+            top_up,
+        } = opened;
+        let id = *id;
+        if let Some(top_up) = top_up {
+            self.check_given(id, top_up);
+        }
         // Invariant 1.
         let keys: Vec<AuthorizationKey> = payments
             .iter()

@@ -66,14 +66,19 @@ impl World<'_> {
             let stranger = state.accounts.entry(STRANGER).or_default();
             stranger.wei = U256::from(10).pow(U256::from(20));
         });
+        self.plan_gas();
         let head = self.chain.head().block.hash;
         self.endpoints
             .iter_mut()
             .for_each(|endpoint| endpoint.view = head);
         for _ in 0..self.rng.between(4, 14) {
-            let payment = match self.rng.chance(150) {
-                true => self.delegated(),
-                false => self.payment(),
+            let payment = match self.rng.below(1_000) {
+                0..150 => self.delegated(),
+                150..350 => {
+                    let payment = self.payment();
+                    self.approved(payment)
+                }
+                _ => self.payment(),
             };
             let at = self.rng.below(CHAOS_MS * 2 / 3);
             self.add_client(payment.clone(), at);
@@ -115,6 +120,11 @@ impl World<'_> {
             10_000
         };
         let begins = begins + self.rng.below(40);
+        // Some are valid for ever, in a number that no clock knows.
+        let validity = match self.rng.chance(50) {
+            true => Validity::signed(U256::ZERO, U256::MAX),
+            false => Validity::between(UnixSeconds(0), UnixSeconds(EPOCH + begins + lasts)),
+        };
         Payment {
             key: AuthorizationKey {
                 chain: self.chain_id,
@@ -125,7 +135,7 @@ impl World<'_> {
             asset: TOKEN,
             payee: Address::with_last_byte(0x80 + self.rng.below(3) as u8),
             value: AssetAmount::from(self.rng.between(1, 30)),
-            validity: Validity::between(UnixSeconds(0), UnixSeconds(EPOCH + begins + lasts)),
+            validity,
             authorization: Authorization::Eip3009 {
                 signature: EcdsaSignature {
                     r: B256::repeat_byte(1),

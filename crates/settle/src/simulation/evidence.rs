@@ -50,7 +50,12 @@ impl World<'_> {
     ) -> bool {
         match (refusal.reason, p) {
             (Reason::FeeCeilingExceeded, Some(p)) => self.processes[p].ceiling.is_some(),
-            (Reason::GasBudgetExceeded, Some(p)) => self.processes[p].budgets.by_day(),
+            (Reason::GasBudgetExceeded, Some(p)) => {
+                let budgets = &self.processes[p].budgets;
+                budgets.by_day() || budgets.per_transaction.is_some()
+            }
+            // Nobody else was told, and no bytes of it are in any slot.
+            (Reason::ApprovalBroadcastFailed, Some(_)) => payment.token_approval().is_some(),
             (Reason::FeeCeilingExceeded | Reason::GasBudgetExceeded, None) => false,
             _ => {
                 let fruitless = |hash: B256| {

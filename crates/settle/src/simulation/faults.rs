@@ -46,8 +46,10 @@ impl World<'_> {
             }
             3 if self.processes[p].alive => {
                 self.check.fault("pause");
-                let goes_on = self.processes[p].paused_until_ms <= self.now_ms;
-                self.processes[p].paused_until_ms = while_ms + 4_000;
+                let paused_until_ms = self.processes[p].paused_until_ms;
+                let goes_on = paused_until_ms <= self.now_ms;
+                // A pause within a pause never ends before it: a clock that stands would run back.
+                self.processes[p].paused_until_ms = paused_until_ms.max(while_ms + 4_000);
                 if goes_on && self.rng.chance(300) {
                     // The machine sleeps, and its monotonic clock with it.
                     self.check.fault("clock stands");
@@ -156,6 +158,9 @@ impl World<'_> {
         if spent == Some(Spent::Used) || spent == Some(Spent::Cancelled) {
             return;
         }
+        if payment.token_approval().is_some() {
+            return self.upset_approval(&payment);
+        }
         let data = if self.rng.chance(500) {
             self.check.fault("submitted by a stranger");
             eip3009::transfer_call(&payment)
@@ -171,17 +176,11 @@ impl World<'_> {
             call.abi_encode().into()
         };
         let key = super::world::stranger();
-        let nonce = self.chain.head().state.account(STRANGER).nonce;
-        let waiting = self
-            .builder
-            .transactions()
-            .filter(|t| t.from == STRANGER)
-            .count() as u64;
+        let nonce = self.stranger_nonce();
         let fees = Fees {
             max_fee_per_gas: 400_000_000_000,
             max_priority_fee_per_gas: u128::from(self.rng.between(1, 400)) * 1_000_000,
         };
-        let nonce = AccountNonce(nonce + waiting);
         let signed = key
             .sign_batch(self.chain_id, nonce, TOKEN, data, 150_000, fees)
             .unwrap();
@@ -190,6 +189,13 @@ impl World<'_> {
         self.note(|| format!("a stranger sends {:?}", transaction.call));
         let _the_strangers_own_affair =
             self.builder.submit(transaction, &head.state, head.base_fee);
+    }
+
+    pub fn stranger_nonce(&self) -> AccountNonce {
+        let nonce = self.chain.head().state.account(STRANGER).nonce;
+        let waiting = self.builder.transactions();
+        let waiting = waiting.filter(|waiting| waiting.from == STRANGER).count();
+        AccountNonce(nonce + waiting as u64)
     }
 
     /// A payer becomes a contract, or an account again, spends his money elsewhere, or gets some.

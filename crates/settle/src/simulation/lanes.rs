@@ -179,6 +179,12 @@ impl World<'_> {
     fn claim_accepted(&mut self, p: usize, owner: ProcessId) {
         let core = &self.processes[p].core;
         let (appetite, late) = (core.appetite(), core.cutoff(self.clock(p)));
+        if appetite == 0 && self.processes[p].fences.is_empty() {
+            // What a lane of this process left behind is for those who have one.
+            let ledger = Arc::clone(&self.stage.ledger);
+            let _no_answer = self.write(ledger.release_queue(self.chain_id, owner));
+            return;
+        }
         let (limit, wanted) = match late {
             Some(late) if appetite == 0 => (50, Wanted::Late(late)),
             None if appetite == 0 => return,

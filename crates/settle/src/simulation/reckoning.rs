@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use alloy_primitives::U256;
-use teller_domain::{AuthorizationKey, Level, Settlement, SettlementId, SettlementState, Wei};
+use teller_domain::{
+    AuthorizationKey, Level, Settlement, SettlementId, SettlementState, SettlementStateKind, Wei,
+};
 use teller_store::Ledger;
 
+use super::model::state::TRANSFER;
 use super::sight::settling_log;
 use super::world::World;
 
@@ -75,7 +78,10 @@ impl World<'_> {
                         _ => Wei::ZERO,
                     })
                     .collect();
-                let uses = receipt.logs.len() / 2;
+                let moves = receipt.logs.iter();
+                let uses = moves
+                    .filter(|log| log.topics.first() == Some(&TRANSFER))
+                    .count();
                 self.demand(uses == shares.len(), || {
                     format!(
                         "{uses} authorizations used by {}, {} rows settled",
@@ -117,6 +123,14 @@ impl World<'_> {
         let paid = paid.filter(|receipt| settling_log(receipt, &payment).is_some());
         let times = paid.count();
         self.demand(times <= 1, || format!("{} was paid {times} times", row.id));
+        if payment.token_approval().is_some() {
+            self.check.fault(match row.state.kind() {
+                SettlementStateKind::Settled => "settled behind an approval",
+                SettlementStateKind::SettledExternally => "settled by another behind an approval",
+                SettlementStateKind::Failed => "failed for want of an approval",
+                _ => "not settled, with an approval",
+            });
+        }
         match &row.state {
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                 let same = on_chain == Some((receipt.block, receipt.transaction));

@@ -5,14 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 
 use alloy_primitives::Address;
-use teller_domain::{
-    Attempt, AuthorizationKey, FencedLane, Resolution, SettlementId, SettlementState, SlotId,
-};
-use teller_schemes::{eip3009, multicall};
+use teller_domain::{AuthorizationKey, FencedLane, Resolution, SettlementId, SettlementState};
+use teller_schemes::multicall;
 use teller_store::{Ledger, NewSlot, OpenSlotOutcome, Reservations, StoreError, StoreResult};
 
 use super::switches::Switch;
-use super::world::{Job, TOKEN, World, short};
+use super::world::{Job, World, short};
 use crate::core::{Effect, Event, Queued, ToSign};
 
 /// How often a look at a node is repeated before the shell leaves it to the core to ask again.
@@ -96,6 +94,10 @@ impl World<'_> {
                         let (to, data) = settling_call(payments);
                         signer.sign_batch(id.chain, id.nonce, to, data, gas_limit, fees)
                     }
+                    ToSign::TopUp(top_up) => {
+                        let (to, value) = (top_up.payer, top_up.value);
+                        signer.sign_top_up(id.chain, id.nonce, to, value, gas_limit, fees)
+                    }
                     ToSign::Outbid(original) => signer.outbid(original, fees),
                     ToSign::NoOp => signer.sign_noop(id.chain, id.nonce, fees),
                 };
@@ -113,9 +115,18 @@ impl World<'_> {
                 id,
                 attempt,
                 payments,
+                top_up,
             } => {
-                self.open_slot(p, fence, id, attempt, payments);
+                let slot = NewSlot {
+                    id,
+                    attempt,
+                    payments,
+                    top_up,
+                };
+                self.open_slot(p, fence, slot);
             }
+            Effect::LookAtApprovals { payments } => self.look_at_approvals(p, &payments),
+            Effect::SendApproval { payment } => self.send_approval(&payment),
             Effect::AddAttempt { fence, id, attempt } => {
                 let ledger = Arc::clone(&self.stage.ledger);
                 let written =
@@ -308,25 +319,18 @@ impl World<'_> {
         }
     }
 
-    fn open_slot(
-        &mut self,
-        p: usize,
-        fence: FencedLane,
-        id: SlotId,
-        attempt: Attempt,
-        payments: Vec<SettlementId>,
-    ) {
-        let slot = NewSlot {
-            id,
-            attempt: attempt.clone(),
-            payments: payments.clone(),
-            top_up: None,
+    fn open_slot(&mut self, p: usize, fence: FencedLane, slot: NewSlot) {
+        let id = slot.id;
+        let written = NewSlot {
+            // Without the rule nobody writes down what was given.
+            top_up: slot.top_up.filter(|_| self.off != Some(Switch::GivenOnce)),
+            ..slot.clone()
         };
         let ledger = Arc::clone(&self.stage.ledger);
-        let written = self.write(ledger.open_slot(self.fence(fence), slot));
+        let written = self.write(ledger.open_slot(self.fence(fence), written));
         if matches!(written.done, Some(Ok(OpenSlotOutcome::Opened))) {
             self.fenced(fence, "open_slot");
-            self.slot_opened(id, &attempt, &payments);
+            self.slot_opened(&slot);
         }
         match written.done {
             Some(Ok(OpenSlotOutcome::Opened)) if written.answered => {
@@ -334,6 +338,10 @@ impl World<'_> {
             }
             Some(Ok(OpenSlotOutcome::PaymentsMoved(moved))) if written.answered => {
                 self.answer(p, Event::PaymentsMoved { fence, id, moved });
+            }
+            Some(Ok(OpenSlotOutcome::ToppedUpBefore)) if written.answered => {
+                self.check.fault("topped up before");
+                self.answer(p, Event::ToppedUpBefore { fence, id });
             }
             _ => self.lost(p, fence),
         }
@@ -371,7 +379,7 @@ fn settling_call(payments: &[Queued]) -> (Address, alloy_primitives::Bytes) {
         _ => {
             let calls = payments
                 .iter()
-                .map(|q| (TOKEN, eip3009::transfer_call(&q.payment)));
+                .map(|q| teller_schemes::settling_call(&q.payment, multicall::MULTICALL3));
             (multicall::MULTICALL3, multicall::aggregate(calls))
         }
     }

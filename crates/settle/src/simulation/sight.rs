@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
 use teller_chain::SendOutcome;
-use teller_domain::{Attempt, BlockRef, FencedLane, Level, Payment, Reason, Receipt, SlotId, Wei};
+use teller_domain::{
+    Attempt, BlockRef, FencedLane, Level, PERMIT2, Payment, Reason, Receipt, SlotId, Wei,
+};
+use teller_schemes::permit2::Permit;
 
 use super::model::chain::{Receipt as ChainReceipt, Sealed};
-use super::model::state::{BlockEnv, REDEEMED, Spent};
-use super::model::transaction::{Call, MANAGER, TokenCall, Transaction, call_of_manager};
+use super::model::state::{BlockEnv, REDEEMED, Spent, TRANSFER};
+use super::model::transaction::{Call, MANAGER, TokenCall, Transaction, call_of_manager, spend_of};
 use super::shell::{PATIENT_TRIES, RETRY_MS, SEALED_TRIES};
 use super::world::{Job, TOKEN, World};
 use crate::core::{Effect, Event, Finding, Log, Mined, Place, Queued, Sent, Sighting};
@@ -76,7 +79,8 @@ impl World<'_> {
                 continue;
             }
             let reason = state.would_fail(&call_of(payment), &env)?;
-            if reason == Some(Reason::NonceAlreadyUsed) {
+            let used = [Reason::NonceAlreadyUsed, Reason::Permit2InvalidNonce];
+            if reason.is_some_and(|reason| used.contains(&reason)) {
                 return None;
             }
             why = Some(reason.unwrap_or(Reason::TransactionFailed));
@@ -115,7 +119,7 @@ impl World<'_> {
         );
     }
 
-    fn send_to(&mut self, endpoint: usize, transaction: &Arc<Transaction>) -> SendOutcome {
+    pub fn send_to(&mut self, endpoint: usize, transaction: &Arc<Transaction>) -> SendOutcome {
         let unknown = SendOutcome::Unknown(String::new());
         if self.node_fails(endpoint) {
             return match self.rng.below(4) {
@@ -367,6 +371,9 @@ fn rank(outcome: &SendOutcome) -> u8 {
 }
 
 pub fn call_of(payment: &Payment) -> TokenCall {
+    if let Some(spend) = spend_of(payment) {
+        return spend;
+    }
     TokenCall::TransferWithAuthorization {
         from: payment.key.payer,
         to: payment.payee,
@@ -379,6 +386,9 @@ pub fn call_of(payment: &Payment) -> TokenCall {
 
 /// What a receipt's logs say of an authorization.
 pub fn use_in(receipt: &ChainReceipt, payer: Address, nonce: B256) -> Option<Spent> {
+    if noted_at(receipt, payer, nonce).is_some() {
+        return Some(Spent::Used);
+    }
     let logs = receipt.logs.iter().map(|log| teller_schemes::EventLog {
         address: log.address,
         topics: &log.topics,
@@ -393,6 +403,13 @@ pub fn use_in(receipt: &ChainReceipt, payer: Address, nonce: B256) -> Option<Spe
     })
 }
 
+/// Where the model notes that a permit was spent, which Permit2 itself never says.
+fn noted_at(receipt: &ChainReceipt, payer: Address, nonce: B256) -> Option<usize> {
+    let noted = [REDEEMED, payer.into_word(), nonce];
+    let mut logs = receipt.logs.iter();
+    logs.position(|log| log.address == PERMIT2 && log.topics == noted)
+}
+
 /// The index of the transfer that a payment signed.
 pub fn settling_log(receipt: &ChainReceipt, payment: &Payment) -> Option<u64> {
     if !payment.is_guarded_on_chain() {
@@ -402,6 +419,20 @@ pub fn settling_log(receipt: &ChainReceipt, payment: &Payment) -> Option<u64> {
             .iter()
             .any(|log| log.address == MANAGER && log.topics == [REDEEMED, payment.key.nonce.0]);
         return redeemed.then_some(receipt.first_log);
+    }
+    if Permit::of(payment).is_some() {
+        // Transfer, the proxy's event, the model's note.
+        let at = noted_at(receipt, payment.key.payer, payment.key.nonce.0)?.checked_sub(2)?;
+        let transfer = receipt.logs.get(at)?;
+        let signed = [
+            TRANSFER,
+            payment.key.payer.into_word(),
+            payment.payee.into_word(),
+        ];
+        let exact = transfer.address == payment.asset
+            && transfer.topics == signed
+            && transfer.data[..] == payment.value.0.to_be_bytes::<32>();
+        return exact.then_some(receipt.first_log + at as u64);
     }
     let logs = receipt
         .logs

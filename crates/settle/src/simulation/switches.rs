@@ -1,4 +1,4 @@
-//! What can be switched off to show that the simulation notices: the core's rules, and two that hold outside of it.
+//! What can be switched off to show that the simulation notices: the core's rules, and those that hold outside of it.
 
 use crate::core::Rule;
 
@@ -11,11 +11,13 @@ pub enum Switch {
     EpochFence,
     /// A success is told by the one request that has claimed its delivery: without it, by each.
     ClaimBeforeTelling,
+    /// The ledger remembers to whom gas was given: without it, it forgets.
+    GivenOnce,
 }
 
 impl Switch {
     pub fn all() -> impl Iterator<Item = Self> {
-        let outside = [Self::EpochFence, Self::ClaimBeforeTelling];
+        let outside = [Self::EpochFence, Self::ClaimBeforeTelling, Self::GivenOnce];
         Rule::ALL.into_iter().map(Self::Core).chain(outside)
     }
 

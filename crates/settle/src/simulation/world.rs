@@ -15,6 +15,7 @@ use teller_domain::{BlockRef, ChainId, FencedLane, ProcessId, SlotId};
 use teller_store::{Duty, Ledger, Spending};
 use uuid::Uuid;
 
+use super::approvals::GIVES;
 use super::checker::Checker;
 use super::clients::Client;
 use super::model::chain::{Chain, ChainRules, Sealed};
@@ -486,6 +487,7 @@ impl<'a> World<'a> {
                 | Event::Found { .. }
                 | Event::LookedUp { .. }
                 | Event::Investigated { .. }
+                | Event::ApprovalsSeen { .. }
                 | Event::BlocksChecked { .. }
                 | Event::ModeRead { .. }
         );

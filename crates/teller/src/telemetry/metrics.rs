@@ -200,7 +200,16 @@ fn describe_settlement() {
     );
     describe_counter!(
         "teller_attempts_total",
-        "Transactions handed to nodes: first, replacement, noop, rebroadcast"
+        "Transactions handed to nodes: first, replacement, top_up, noop, rebroadcast"
+    );
+    describe_counter!(
+        "teller_top_ups_total",
+        "Payers who were given the gas of their approvals"
+    );
+    describe_counter!("teller_top_up_wei_total", "What they were given, in wei");
+    describe_counter!(
+        "teller_approvals_sent_total",
+        "Payers' approvals handed to nodes, each again at every block until it is mined, by what the node said"
     );
     describe_counter!(
         "teller_reorgs_total",
@@ -263,6 +272,14 @@ fn describe_lanes() {
     describe_gauge!(
         "teller_gas_spent_today_wei",
         "What settling has cost since midnight UTC, in wei; read where a budget for the day is set"
+    );
+    describe_gauge!(
+        "teller_top_ups_today_wei",
+        "What payers were given for the gas of their approvals since midnight UTC, in wei; read where it is bounded"
+    );
+    describe_gauge!(
+        "teller_top_up_budget_wei",
+        "What payers may be given in a day, in wei; +Inf where they are given nothing"
     );
     describe_gauge!(
         "teller_gas_budget_wei",

@@ -51,6 +51,9 @@ fn register_network(network: &Network) {
     gauge!("teller_block_interval_seconds", "network" => name.clone())
         .set(network.block_interval.as_secs_f64());
     gauge!("teller_gas_spent_today_wei", "network" => name.clone()).set(0.0);
+    gauge!("teller_top_ups_today_wei", "network" => name.clone()).set(0.0);
+    counter!("teller_top_ups_total", "network" => name.clone()).increment(0);
+    counter!("teller_top_up_wei_total", "network" => name.clone()).increment(0);
     // Without a budget there is nothing to compare with: +Inf is never reached.
     let budget = network
         .budget

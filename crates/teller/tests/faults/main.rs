@@ -8,6 +8,7 @@
     reason = "a test's helpers may fail as loudly as the test itself"
 )]
 
+mod approvals;
 mod boundaries;
 mod crash;
 mod fees;
@@ -19,3 +20,5 @@ mod stores;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../front_door/ways.rs"]
+mod ways;

@@ -322,6 +322,20 @@ impl Teller {
         teller
     }
 
+    /// Where the next process that is started ends, if anywhere.
+    pub fn dies_at(&self, point: Option<&str>) {
+        let file = self.directory.path().join(FAIL_POINT);
+        match point {
+            Some(point) => std::fs::write(file, point).unwrap(),
+            None => std::fs::remove_file(file).unwrap(),
+        }
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn wait_for_end(&mut self) -> std::process::ExitStatus {
+        wait_for_end(&mut self.child)
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -486,6 +500,9 @@ pub fn run<'a>(
     output.unwrap()
 }
 
+/// The file that names it.
+const FAIL_POINT: &str = "fail_point";
+
 fn spawn(directory: PathBuf) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
@@ -493,7 +510,11 @@ fn spawn(directory: PathBuf) -> Child {
         .open(directory.join("log"))
         .unwrap();
     let signer = std::fs::read_to_string(directory.join("signer")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_teller"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_teller"));
+    if let Ok(point) = std::fs::read_to_string(directory.join(FAIL_POINT)) {
+        command.env("TELLER_FAIL_POINT", point);
+    }
+    command
         .args(["serve", "--config", "teller.toml"])
         .current_dir(&directory)
         .env("TELLER_SIGNER_0", signer)

@@ -393,4 +393,14 @@ fn a_payment_that_is_too_dear_for_any_transaction_waits_and_holds_nobody_up() {
     let (_, batch, _) = bench.open(effects);
     assert_eq!(batch.len(), 2);
     assert_eq!(bench.core.queue_depth(), 1);
+    bench.now += 3_600_000;
+    let effects = bench.tell(Event::Tick);
+    let ended = effects.iter().find_map(|effect| match effect {
+        Effect::ResolveAccepted { resolutions, .. } => Some(resolutions.clone()),
+        _ => None,
+    });
+    let [(_, SettlementState::Failed { refusal, .. })] = &ended.unwrap()[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(refusal.reason, Reason::GasBudgetExceeded);
 }

@@ -1,5 +1,6 @@
 //! Behaviour of the state machine, event by event. The bench that all tests drive is here, the tests are beside it.
 
+mod approvals;
 mod batches;
 mod delegations;
 mod gaps;
@@ -273,7 +274,7 @@ impl Bench {
         let kind = match what {
             ToSign::NoOp => AttemptKind::NoOp,
             ToSign::Outbid(_) => AttemptKind::Batch,
-            ToSign::Batch(_) => panic!("a replacement with another batch"),
+            ToSign::Batch(_) | ToSign::TopUp(_) => panic!("a replacement with another batch"),
         };
         let attempt = self.attempt(kind, *fees);
         let (fence, id) = (*fence, *id);

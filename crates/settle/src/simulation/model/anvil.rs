@@ -596,7 +596,9 @@ impl Duel {
                 super::transaction::TokenCall::CancelAuthorization { authorizer, .. } => {
                     state.account(*authorizer).code.is_some()
                 }
-                super::transaction::TokenCall::Transfer { .. } => false,
+                super::transaction::TokenCall::Transfer { .. }
+                | super::transaction::TokenCall::Approve { .. }
+                | super::transaction::TokenCall::Spend { .. } => false,
             });
         if !hostile && used.abs_diff(real) * 100 > real * GAS_TOLERANCE_PERCENT {
             self.fail(&format!("{hash}: gas {used}, theirs {real}"));

@@ -4,8 +4,9 @@ use alloy_consensus::{Transaction as _, TxEnvelope};
 use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall, sol};
-use teller_domain::{Fees, Payment, UnixSeconds};
+use teller_domain::{ChainId, EXACT_PROXY, Fees, Payment, UnixSeconds};
 use teller_schemes::erc7710;
+use teller_schemes::permit2::{self, Permit};
 
 sol! {
     function transferWithAuthorization(
@@ -14,6 +15,7 @@ sol! {
     ) external;
     function cancelAuthorization(address authorizer, bytes32 nonce, uint8 v, bytes32 r, bytes32 s) external;
     function transfer(address to, uint256 value) external;
+    function approve(address spender, uint256 value) external;
     struct Call3 {
         address target;
         bool allowFailure;
@@ -55,6 +57,16 @@ pub enum TokenCall {
     CancelAuthorization { authorizer: Address, nonce: B256 },
     /// `transfer` from the transaction's sender.
     Transfer { to: Address, value: U256 },
+    /// `approve` of Permit2 by the transaction's sender; nothing or all.
+    Approve { value: U256 },
+    /// `settle` of the exact proxy, which has Permit2 move the token.
+    Spend {
+        from: Address,
+        to: Address,
+        value: U256,
+        deadline: UnixSeconds,
+        nonce: B256,
+    },
 }
 
 /// What a transaction does.
@@ -93,7 +105,7 @@ impl Transaction {
         let input = envelope.input();
         let zeros = input.iter().filter(|byte| **byte == 0).count() as u64;
         let to = envelope.to().expect("nothing here deploys a contract");
-        let call = match decode_token_call(input) {
+        let call = match decode_call(to, input) {
             Some(call) => Call::Token { target: to, call },
             None if input.is_empty() => Call::Pay {
                 to,
@@ -103,7 +115,8 @@ impl Transaction {
             None => {
                 let batch = aggregate3Call::abi_decode(input).expect("a batch of calls");
                 let calls = batch.calls.into_iter().map(|call| {
-                    let inner = decode_token_call(&call.callData).expect("a call of the token");
+                    let inner =
+                        decode_call(call.target, &call.callData).expect("a call of the token");
                     (call.target, call.allowFailure, inner)
                 });
                 Call::Batch(calls.collect())
@@ -182,7 +195,31 @@ fn decode_redemption(data: &[u8]) -> Redemption {
     }
 }
 
+/// The call of the exact proxy that spends a permit.
+pub fn spend_of(payment: &Payment) -> Option<TokenCall> {
+    Permit::of(payment)?;
+    let (target, call) = teller_schemes::settling_call(payment, Address::ZERO);
+    decode_call(target, &call)
+}
+
+fn decode_call(target: Address, data: &[u8]) -> Option<TokenCall> {
+    if target != EXACT_PROXY {
+        return decode_token_call(data);
+    }
+    let call = permit2::decode_call(ChainId(0), target, data)?;
+    Some(TokenCall::Spend {
+        from: call.owner,
+        to: call.permit.to,
+        value: call.amount.0,
+        deadline: seconds(call.permit.deadline),
+        nonce: call.permit.nonce.into(),
+    })
+}
+
 fn decode_token_call(data: &[u8]) -> Option<TokenCall> {
+    if let Ok(call) = approveCall::abi_decode(data) {
+        return Some(TokenCall::Approve { value: call.value });
+    }
     if let Ok(call) = transferWithAuthorizationCall::abi_decode(data) {
         return Some(TokenCall::TransferWithAuthorization {
             from: call.from,

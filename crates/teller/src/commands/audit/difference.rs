@@ -82,6 +82,8 @@ kinds! {
     ClosedAboveSealed = "closed_above_sealed",
     /// The lane counts on from a nonce that has no slot and was not used.
     NonceWithoutSlot = "nonce_without_slot",
+    /// A slot's transaction gave somebody else, or another amount, than the ledger says.
+    TopUpDiffers = "top_up_differs",
     /// Values of settled payments do not sum to the transfers.
     ValueSum = "value_sum",
     /// Costs of settled payments do not sum to those of the slots.

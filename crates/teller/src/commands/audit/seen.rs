@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use alloy_primitives::{Address, B256};
 use teller_chain::{Log, TxReceipt};
-use teller_domain::{AuthorizationKey, BlockRef, ChainId, Payment};
+use teller_domain::{AuthorizationKey, BlockRef, ChainId, Payment, Wei};
 use teller_schemes::erc7710::Redemption;
 use teller_schemes::permit2::{ProxySettlement, settlements};
 use teller_schemes::{Effect, EventLog, effects, transfers};
@@ -24,6 +24,8 @@ pub struct Seen {
     pub assets: HashSet<Address>,
     /// Receipts by transaction; what is not in it is not mined.
     pub receipts: HashMap<B256, TxReceipt>,
+    /// What the transactions of slots that are there to give something gave, and whom.
+    pub given: HashMap<B256, (Address, Wei)>,
     /// Hashes of the canonical blocks by height.
     pub canonical: HashMap<u64, B256>,
 }

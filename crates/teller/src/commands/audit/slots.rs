@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use alloy_primitives::{B256, U256};
+use alloy_primitives::{Address, B256, U256};
 use teller_chain::TxReceipt;
 use teller_domain::{
     AuthorizationKey, BlockRef, Receipt, Settlement, SettlementState, SlotEnd, SlotState, Wei,
@@ -153,6 +153,19 @@ fn check_mined(slot: &AuditSlot, closed: MinedSlot, seen: &Seen, out: &mut Vec<D
             ));
         }
     }
+    if let Some((payer, value)) = given(slot, closed, seen) {
+        let recorded = slot
+            .top_up
+            .filter(|made| (made.payer, made.value) == (payer, value));
+        if recorded.is_none() {
+            let recorded = match slot.top_up {
+                Some(made) => format!("{} wei to {}", made.value, made.payer),
+                None => "nothing".to_owned(),
+            };
+            let found = format!("{value} wei to {payer}");
+            out.push(seen.differs(Kind::TopUpDiffers, subject, recorded, found));
+        }
+    }
     if let Some(shares) = shares(slot, closed.transaction) {
         if shares.cost != closed.cost.0 {
             out.push(seen.differs(
@@ -171,6 +184,14 @@ fn check_mined(slot: &AuditSlot, closed: MinedSlot, seen: &Seen, out: &mut Vec<D
             ));
         }
     }
+}
+
+/// What a slot that is there to give something gave, and whom. A no-op in it gives nothing, nor does what reverts.
+pub fn given(slot: &AuditSlot, closed: MinedSlot, seen: &Seen) -> Option<(Address, Wei)> {
+    slot.top_up?;
+    let receipt = seen.receipts.get(&closed.transaction)?;
+    let given = seen.given.get(&closed.transaction).copied();
+    given.filter(|(_, value)| receipt.succeeded && *value > Wei::ZERO)
 }
 
 /// What the payments carry that a slot's transaction settled.

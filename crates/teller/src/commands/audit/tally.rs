@@ -50,6 +50,10 @@ pub struct Tally {
     pub cost_settlements: U256,
     /// What is carried by no payment, because its transaction settled none.
     pub cost_unshared: U256,
+    /// Slots that gave a payer the gas of his approval.
+    pub top_ups: u64,
+    /// What they gave.
+    pub top_up_wei: U256,
     /// Authorizations that slots' transactions used.
     pub uses_in_slots: u64,
     /// Authorizations that other transactions of the signers used.
@@ -127,6 +131,7 @@ impl Tally {
                 "slots": self.cost_slots.to_string(), "receipts": self.cost_receipts.to_string(),
                 "settlements": self.cost_settlements.to_string(), "inNoPayment": self.cost_unshared.to_string(),
             },
+            "topUps": { "count": self.top_ups, "wei": self.top_up_wei.to_string() },
             "authorizationsUsed": { "inSlots": self.uses_in_slots, "elsewhere": self.uses_elsewhere },
             "logs": { "seen": self.logs, "fromBlock": self.log_blocks.map(|(from, _)| from),
                       "toBlock": self.log_blocks.map(|(_, to)| to) },
@@ -170,6 +175,12 @@ impl Tally {
             "  cost         payments {} wei + in no payment {} wei; slots {} wei, receipts {} wei",
             self.cost_settlements, self.cost_unshared, self.cost_slots, self.cost_receipts
         ));
+        if self.top_ups > 0 {
+            lines.push(format!(
+                "  given        {} wei to {} payers for their approvals",
+                self.top_up_wei, self.top_ups
+            ));
+        }
         let logs = match self.log_blocks {
             Some((from, to)) => format!("{} logs in blocks {from} to {to}", self.logs),
             None => "logs not asked for".to_owned(),

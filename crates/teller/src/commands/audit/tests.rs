@@ -145,6 +145,7 @@ fn seen(numbers: &[u8]) -> Seen {
         signers: HashSet::from([SIGNER]),
         assets: HashSet::from([ASSET]),
         receipts: HashMap::from([(TRANSACTION, mined)]),
+        given: HashMap::new(),
         canonical: HashMap::from([(BLOCK.number, BLOCK.hash)]),
     }
 }
@@ -578,4 +579,30 @@ fn a_difference_is_one_line_and_one_object() {
     let object = found[0].json();
     assert_eq!(object["difference"], "transaction_missing");
     assert_eq!(object["settlement"], row.id.to_string());
+}
+
+#[test]
+fn a_top_up_is_what_its_slots_transaction_gave() {
+    let made = teller_store::TopUp {
+        payer: Address::repeat_byte(0x61),
+        token: ASSET,
+        value: Wei::from(700),
+    };
+    let mut topping_up = slot(5, closed(90, 900), Vec::new());
+    topping_up.top_up = Some(made);
+    let found = |given: Option<(Address, u64)>, succeeded| {
+        let mut seen = seen(&[]);
+        mined(&mut seen).succeeded = succeeded;
+        let given = given.map(|(payer, value)| (TRANSACTION, (payer, Wei::from(value))));
+        seen.given.extend(given);
+        let mut out = Vec::new();
+        super::slots::check_slot(&topping_up, &seen, &mut out);
+        out.iter().map(|found| found.kind).collect::<Vec<_>>()
+    };
+    assert!(found(Some((made.payer, 700)), true).is_empty());
+    // A no-op took the nonce, or what was sent came back.
+    assert!(found(Some((SIGNER, 0)), true).is_empty());
+    assert!(found(Some((SIGNER, 700)), false).is_empty());
+    assert_eq!(found(Some((SIGNER, 700)), true), [Kind::TopUpDiffers]);
+    assert_eq!(found(Some((made.payer, 701)), true), [Kind::TopUpDiffers]);
 }

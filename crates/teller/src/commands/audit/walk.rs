@@ -444,7 +444,17 @@ impl Walk<'_> {
                 SlotState::Closed { .. } | SlotState::Open => hashes.extend(&slot.attempts),
             }
         }
-        self.read(hashes, heights).await
+        let mut seen = self.read(hashes, heights).await?;
+        for slot in page.iter().filter(|slot| slot.top_up.is_some()) {
+            let Some(closed) = slots::mined(slot, &seen) else {
+                continue;
+            };
+            let transaction = closed.transaction;
+            let given = self.ask_nodes(|| self.nodes.given(transaction)).await?;
+            seen.given
+                .extend(given.map(|given| (closed.transaction, given)));
+        }
+        Ok(seen)
     }
 
     async fn read(&self, hashes: HashSet<B256>, heights: HashSet<u64>) -> Result<Seen, Failure> {
@@ -473,6 +483,7 @@ impl Walk<'_> {
             signers: self.scope.signers.clone(),
             assets: self.scope.assets.clone(),
             receipts: HashMap::new(),
+            given: HashMap::new(),
             canonical: HashMap::new(),
         }
     }
@@ -536,6 +547,10 @@ fn count_mined(slot: &AuditSlot, closed: slots::MinedSlot, seen: &Seen, walked: 
     let Some(receipt) = seen.receipts.get(&closed.transaction) else {
         return;
     };
+    if let Some((_, value)) = slots::given(slot, closed, seen) {
+        tally.top_ups += 1;
+        tally.top_up_wei = tally.top_up_wei.saturating_add(value.0);
+    }
     tally.cost_receipts = tally.cost_receipts.saturating_add(receipt.cost.0);
     for (key, effect) in seen.uses(receipt) {
         tally.uses_in_slots += 1;
