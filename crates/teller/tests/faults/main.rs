@@ -8,7 +8,6 @@
     reason = "a test's helpers may fail as loudly as the test itself"
 )]
 
-mod approvals;
 mod boundaries;
 mod crash;
 mod fees;
@@ -20,5 +19,3 @@ mod stores;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
-#[path = "../front_door/ways.rs"]
-mod ways;

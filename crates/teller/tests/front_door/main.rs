@@ -11,6 +11,7 @@ mod bazaar;
 mod commands;
 mod crowd;
 mod delegations;
+mod gifts;
 mod grpc;
 mod grpc_ways;
 mod kill;
