@@ -331,10 +331,12 @@ impl Core {
             acknowledged: false,
         };
         slot.broadcast_ms = now_ms;
-        let expired = slot
-            .payments
-            .iter()
-            .all(|queued| queued.payment.valid_before() <= cutoff);
+        let dead = |queued: &super::Queued| queued.payment.valid_before() <= cutoff;
+        // A payment that has gone on since its payer was topped up needs that as much as before the reorg.
+        let expired = match slot.tops_up() && slot.payments.is_empty() {
+            true => false,
+            false => slot.payments.iter().all(dead),
+        };
         let (parked, newest) = (slot.is_parked(), slot.attempts.last().cloned());
         match newest {
             _ if expired && !parked && parks => self.add_attempt(id, AttemptKind::NoOp),

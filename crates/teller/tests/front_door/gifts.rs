@@ -21,6 +21,8 @@ const BLOCK: Duration = Duration::from_secs(1);
 /// What the official clients sign for.
 const APPROVAL_GAS: u64 = 70_000;
 const MAX_FEE: u128 = 2_000_000_000;
+/// Until teller has seen what the chain was made to hold.
+const HOP: Duration = Duration::from_secs(2);
 /// A seller asks for so long.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -141,6 +143,7 @@ async fn payers_with_and_without_gas_pay_and_nobody_is_given_anything_twice() {
     let rich = buyer(&chain, PLAIN_TOKEN).await;
     let gas = json!([rich.address, "0xde0b6b3a7640000"]);
     chain.devnet.rpc("anvil_setBalance", gas).await.unwrap();
+    tokio::time::sleep(HOP).await;
     // Two at once of the one without: one top-up, one approval, two payments.
     let told = tokio::join!(
         told(&teller, sponsored(&poor)).await,
@@ -227,6 +230,7 @@ async fn a_payer_who_overtakes_his_approval_fails_his_payment_and_no_other() {
         buyer(&chain, PLAIN_TOKEN).await,
         buyer(&chain, PLAIN_TOKEN).await,
     );
+    tokio::time::sleep(2 * HOP).await;
     let cheated = tokio::spawn(told(&teller, sponsored(&cheat)).await);
     let paid = tokio::spawn(told(&teller, sponsored(&honest)).await);
     let until = Instant::now() + PATIENCE;
@@ -267,6 +271,7 @@ async fn a_reorg_of_top_up_approval_and_settlement_is_mended_without_a_second_gi
         .rpc("anvil_mine", json!(["0x8"]))
         .await
         .unwrap();
+    tokio::time::sleep(HOP).await;
     let height = async || {
         let number = chain
             .devnet

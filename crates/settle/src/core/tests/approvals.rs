@@ -319,6 +319,19 @@ fn a_top_up_that_is_given_up_leaves_its_payment_waiting() {
 }
 
 #[test]
+fn a_top_up_that_a_reorg_took_is_made_again_though_its_payment_has_gone_on() {
+    let mut bench = Bench::with_lane();
+    let fees = bench.core.initial_fees().unwrap();
+    for (kind, again) in [(AttemptKind::TopUp, true), (AttemptKind::Batch, false)] {
+        let attempt = bench.attempt(kind, fees);
+        bench.tell(Event::LaneClaimed(recovered_slot(&attempt, Vec::new())));
+        let effects = bench.looked_up(slot(7), 7, false);
+        let sent = matches!(&effects[..], [Effect::Broadcast { .. }]);
+        assert_eq!(sent, again, "{effects:?}");
+    }
+}
+
+#[test]
 fn an_allowance_that_a_reorg_took_is_waited_for_again_a_few_times() {
     let mut bench = Bench::with_lane();
     let queued = approved(1, 3_600);
