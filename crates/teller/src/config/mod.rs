@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
-use teller_domain::{Asset, ChainId, Level, TenantId, Wei};
+use teller_domain::{Asset, ChainId, Level, TenantId, TopUpPolicy, Wei};
 
 pub use load::{ConfigError, from_file, from_text};
 pub use read::parse_tenant;
@@ -158,6 +158,8 @@ pub struct Network {
     pub wallet_factories: Vec<Address>,
     /// Who redeems delegations (ERC-7710); none takes none. They are called with whatever a payer sends.
     pub delegation_managers: Vec<Address>,
+    /// What payers are given who lack the gas of the approvals that they send along; `None` takes no approvals.
+    pub approvals: Option<TopUpPolicy>,
     /// The tokens that may be paid with; never empty.
     pub assets: Vec<Asset>,
 }

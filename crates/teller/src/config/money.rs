@@ -43,9 +43,16 @@ pub(super) fn ceiling(per_payment: Usd, coin: Usd) -> Option<u128> {
 
 /// Reads an amount of wei above zero.
 pub(super) fn wei(text: &str) -> Option<Wei> {
+    wei_or_none(text).filter(|amount| *amount != Wei::ZERO)
+}
+
+/// Reads an amount of wei.
+pub(super) fn wei_or_none(text: &str) -> Option<Wei> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let amount = U256::from_str_radix(text, 10).ok().filter(|_| plain)?;
-    (!amount.is_zero()).then_some(Wei(amount))
+    U256::from_str_radix(text, 10)
+        .ok()
+        .filter(|_| plain)
+        .map(Wei)
 }
 
 #[cfg(test)]

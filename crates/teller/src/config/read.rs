@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use teller_domain::invariants::TRANSACTION_GAS_CAP;
-use teller_domain::{Asset, ChainId, Level, TenantId, Wei, known_assets, known_network};
+use teller_domain::{
+    Asset, ChainId, Level, TenantId, TopUpPolicy, Wei, known_assets, known_network,
+};
 
-use super::money::{Usd, ceiling, wei};
+use super::money::{Usd, ceiling, wei, wei_or_none};
 use super::reader::Section;
 use super::{
     ApiKey, Auth, Budget, Config, Discovery, FeeBounds, Ledger, Log, LogFormat, MULTICALL3,
@@ -21,6 +23,7 @@ const SOCKET: &str = "an IP address and a port, like 127.0.0.1:8402";
 const URLS: &str = "at least one http://, https://, ws:// or wss:// URL";
 const LEVEL: &str = "one of preconfirmed, included, safe, finalized";
 const WEI: &str = "an amount of wei above zero, in quotes, like \"20000000000000000\"";
+const WEI_OR_NONE: &str = "an amount of wei, in quotes, like \"20000000000000\", or \"0\"";
 const USD: &str = "an amount of USD above zero, in quotes, like \"0.01\"";
 const WEI_PER_GWEI: u128 = 1_000_000_000;
 
@@ -199,6 +202,11 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
     let multicall3 = section.text("multicall3", ADDRESS).unwrap_or(MULTICALL3);
     let wallet_factories = addresses(section, "wallet_factories");
     let delegation_managers = addresses(section, "delegation_managers");
+    let approvals = match section.has("approvals") {
+        true => section.section("approvals", approvals),
+        false => None,
+    };
+    section.known("approvals");
     let own = section.sections("assets", |section| asset(section, id));
     let assets = assets(section, id, own);
     Some(Network {
@@ -217,6 +225,7 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
         multicall3,
         wallet_factories,
         delegation_managers,
+        approvals,
         assets,
     })
 }
@@ -229,6 +238,31 @@ fn addresses(section: &mut Section<'_>, key: &'static str) -> Vec<Address> {
     };
     section.known(key);
     addresses
+}
+
+fn approvals(section: &mut Section<'_>) -> Option<TopUpPolicy> {
+    let mut amount = |key| match section.has(key) {
+        true => section.parsed(key, WEI_OR_NONE, wei_or_none),
+        // Says that it is missing.
+        false => section.required::<String>(key, WEI_OR_NONE).and(None),
+    };
+    let (most, day) = (amount("max_top_up_wei"), amount("max_top_up_wei_per_day"));
+    let policy = TopUpPolicy {
+        most: most?,
+        day: day?,
+    };
+    if policy.most > policy.day {
+        section.problem(
+            None,
+            format!(
+                "`{}` is {}, more than `max_top_up_wei_per_day`, which is {}",
+                section.name("max_top_up_wei"),
+                policy.most,
+                policy.day
+            ),
+        );
+    }
+    Some(policy)
 }
 
 fn signers(section: &mut Section<'_>) -> Vec<SignerKey> {

@@ -152,6 +152,45 @@ fn delegation_managers_are_none_by_default_and_nothing_else_that_is_called() {
 }
 
 #[test]
+fn approvals_are_not_taken_by_default_and_top_ups_are_bounded() {
+    let small = read(SMALL, &[]).unwrap();
+    assert_eq!(small.networks[0].approvals, None);
+    let with = |keys: &str| format!("{SMALL}\napprovals = {{ {keys} }}\n");
+    let bounded = r#"max_top_up_wei = "5", max_top_up_wei_per_day = "50""#;
+    let policy = TopUpPolicy {
+        most: Wei::from(5),
+        day: Wei::from(50),
+    };
+    let config = read(&with(bounded), &[]).unwrap();
+    assert_eq!(config.networks[0].approvals, Some(policy));
+    let nothing = r#"max_top_up_wei = "0", max_top_up_wei_per_day = "0""#;
+    let config = read(&with(nothing), &[]).unwrap();
+    let most = config.networks[0].approvals.map(|policy| policy.most);
+    assert_eq!(most, Some(Wei::ZERO));
+    let overridden = ("TELLER__NETWORKS__0__APPROVALS__MAX_TOP_UP_WEI", "6");
+    let config = read(&with(bounded), &[overridden]).unwrap();
+    let most = config.networks[0].approvals.map(|policy| policy.most);
+    assert_eq!(most, Some(Wei::from(6)));
+    for (keys, problem) in [
+        (
+            r#"max_top_up_wei = "51", max_top_up_wei_per_day = "50""#,
+            "`networks[0].approvals.max_top_up_wei` is 51, more than `max_top_up_wei_per_day`",
+        ),
+        (
+            r#"max_top_up_wei = "1""#,
+            "`networks[0].approvals.max_top_up_wei_per_day` is missing",
+        ),
+        (
+            r#"max_top_up_wei = "all", max_top_up_wei_per_day = "50""#,
+            "`networks[0].approvals.max_top_up_wei` must be an amount of wei",
+        ),
+    ] {
+        let message = refusal(&with(keys), &[]);
+        assert!(message.contains(problem), "{message}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_one() {
     let text = SMALL.replace("auth =", "auht =");
     let message = refusal(&text, &[]);
