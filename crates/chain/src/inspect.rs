@@ -17,8 +17,8 @@ use crate::lens::{At, LensCall, Target, View, read_code_sizes, read_inspect};
 use crate::{CallError, HeadHandle, InspectItem, Inspection, NodeError, Nodes};
 
 /// How often a call is repeated that names a block which the node behind a load balancer does not have yet.
-const LATE_BLOCK_TRIES: u32 = 4;
-const LATE_BLOCK_PAUSE: Duration = Duration::from_millis(40);
+pub(crate) const LATE_BLOCK_TRIES: u32 = 4;
+pub(crate) const LATE_BLOCK_PAUSE: Duration = Duration::from_millis(40);
 /// How often a witness is asked that does not have the block yet, or how often the head is looked at that is not there
 /// yet: for two blocks of 2 s.
 const WITNESS_TRIES: u32 = 20;

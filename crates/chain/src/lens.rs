@@ -15,7 +15,7 @@ use teller_domain::{AssetAmount, Authorization, BlockRef, PayerSignature, Paymen
 use teller_schemes::erc7710::Redemption;
 use teller_schemes::settling_call;
 
-use crate::NodeError;
+use crate::{BundledCall, NodeError};
 
 /// Where the override puts the lens. Nobody has its key; the letters spell `teller lens`.
 const LENS: Address = address!("0x74656c6c6572206c656e73000000000000000001");
@@ -99,6 +99,11 @@ pub enum Target {
 const JUDGED_GAS: u64 = 500_000;
 /// The same when the contract is made first.
 const MADE_GAS: u64 = 2_000_000;
+/// Gas that a call may use in a bundle where the item names none.
+const BUNDLED_GAS: u64 = 200_000;
+/// What a transaction costs before it runs, and each byte of its calldata at most (EIP-7623).
+const GAS_OF_A_TRANSACTION: u64 = 21_000;
+const GAS_OF_A_BYTE: u64 = 40;
 /// Gas that a manager may use for one redemption, with all that the delegation makes it look at.
 pub const REDEMPTION_GAS: u64 = 1_000_000;
 
@@ -154,6 +159,25 @@ impl InspectItem {
             Target::Through(target) => target,
             Target::Permit2 { proxy, .. } => proxy,
             Target::Redemption { manager, .. } => manager,
+        }
+    }
+
+    /// Its call as one of a bundle, from whom the lens would make it.
+    pub fn bundled(&self) -> BundledCall {
+        let from = match self.view() {
+            View::Tokens => LENS,
+            View::Permits(lens) | View::Redemptions(lens) => lens,
+        };
+        let bytes = u64::try_from(self.call.len()).unwrap_or(u64::MAX);
+        let gas = self.gas.unwrap_or(BUNDLED_GAS);
+        BundledCall {
+            from,
+            to: self.called(),
+            data: self.call.clone(),
+            gas: bytes
+                .saturating_mul(GAS_OF_A_BYTE)
+                .saturating_add(GAS_OF_A_TRANSACTION)
+                .saturating_add(gas),
         }
     }
 

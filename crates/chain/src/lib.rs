@@ -4,6 +4,7 @@
 //! What a payment is, and what it takes for one to be settled, is decided elsewhere; nothing here touches a store.
 
 mod accounts;
+mod bundle;
 mod endpoint;
 mod error;
 mod fees;
@@ -21,6 +22,7 @@ mod signer;
 mod wire;
 
 pub use accounts::Account;
+pub use bundle::BundledCall;
 pub use error::{CallError, NodeError};
 pub use fees::FeePolicy;
 pub use heads::{Head, HeadEvent, HeadHandle, watch_heads};

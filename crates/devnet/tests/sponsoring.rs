@@ -193,12 +193,10 @@ async fn a_signed_approval_is_read_topped_up_sent_and_then_pays() {
         chain: CHAIN,
         payer,
         permitted: AssetAmount::from(10_000),
-        account_nonce: 0,
-        base_fee: 1_000_000_000,
     };
     assert_eq!(approval.check(&sponsored), Ok(()));
-    let cap = Wei::from(1_000_000_000_000_000);
-    let lacking = approval.top_up(Wei::ZERO, cap).unwrap();
+    assert_eq!(approval.check_now(0, 1_000_000_000), Ok(()));
+    let lacking = approval.lacking(Wei::ZERO, Wei::ZERO);
     devnet
         .rpc("anvil_setBalance", json!([payer, lacking.0]))
         .await

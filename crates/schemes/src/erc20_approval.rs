@@ -20,6 +20,9 @@ sol! {
 pub const MAX_TRANSACTION_BYTES: usize = 1_024;
 /// The most gas that an approval may ask for; clients ask for 70,000.
 pub const MAX_GAS: u64 = 100_000;
+/// The least: with less no node would take it, as a transaction with its calldata may need so much before it runs
+/// (EIP-7623).
+pub const MIN_GAS: u64 = 24_000;
 
 /// A signed approval whose form, target, arguments and signature are good.
 #[derive(Clone, PartialEq, Eq)]
@@ -60,7 +63,7 @@ impl std::fmt::Debug for Approval {
     }
 }
 
-/// What an approval must satisfy to sponsor a payment.
+/// The payment that an approval must fit.
 #[derive(Debug, Clone, Copy)]
 pub struct Sponsored {
     /// The network.
@@ -69,10 +72,6 @@ pub struct Sponsored {
     pub payer: Address,
     /// The permitted amount.
     pub permitted: AssetAmount,
-    /// The payer's next account nonce.
-    pub account_nonce: u64,
-    /// What a unit of gas costs at least right now.
-    pub base_fee: u128,
 }
 
 /// The three members of the extension that must agree with the payment before the transaction is looked at.
@@ -143,38 +142,52 @@ impl Approval {
         })
     }
 
-    /// Checks it against the payment it sponsors and the payer's account: the signer, then what the reference leaves
-    /// out.
+    /// Checks it against the payment that it sponsors: the signer, then what the reference leaves out.
     ///
     /// # Errors
     /// The reason of the first check that fails.
     pub fn check(&self, sponsored: &Sponsored) -> Result<(), Reason> {
-        let failures = [
+        first(&[
             (
                 self.signer != sponsored.payer,
                 Reason::ApprovalTxSignerMismatch,
             ),
             (self.chain != sponsored.chain, Reason::ApprovalTxWrongChain),
-            (
-                self.nonce != sponsored.account_nonce,
-                Reason::ApprovalTxWrongNonce,
-            ),
             (self.value != Wei::ZERO, Reason::ApprovalTxValueNotZero),
             (
                 self.amount < sponsored.permitted,
                 Reason::ApprovalTxAmountTooLow,
             ),
-            (self.gas_limit > MAX_GAS, Reason::ApprovalTxGasLimit),
             (
-                self.max_fee_per_gas < sponsored.base_fee
-                    || self.max_priority_fee_per_gas > self.max_fee_per_gas,
+                !(MIN_GAS..=MAX_GAS).contains(&self.gas_limit),
+                Reason::ApprovalTxGasLimit,
+            ),
+            (
+                self.max_priority_fee_per_gas > self.max_fee_per_gas,
                 Reason::ApprovalTxFeeTooLow,
             ),
-        ];
-        match failures.into_iter().find(|(failed, _)| *failed) {
-            Some((_, reason)) => Err(reason),
-            None => Ok(()),
+        ])
+    }
+
+    /// Checks that the network would take it now: after the payer's account nonce, with what a unit of gas costs at least.
+    ///
+    /// # Errors
+    /// The reason of the first check that fails.
+    pub fn check_now(&self, account_nonce: u64, base_fee: u128) -> Result<(), Reason> {
+        first(&[
+            (self.nonce != account_nonce, Reason::ApprovalTxWrongNonce),
+            (self.max_fee_per_gas < base_fee, Reason::ApprovalTxFeeTooLow),
+        ])
+    }
+
+    /// Its calldata.
+    pub fn call(&self) -> Bytes {
+        approveCall {
+            spender: PERMIT2,
+            amount: self.amount.0,
         }
+        .abi_encode()
+        .into()
     }
 
     /// The most native currency that it can cost the signer.
@@ -189,15 +202,16 @@ impl Approval {
         Wei(needed.saturating_sub(balance.0))
     }
 
-    /// What the signer lacks to pay for it, `None` if that is more than `cap`. Never more than [`max_cost`](Self::max_cost).
-    pub fn top_up(&self, balance: Wei, cap: Wei) -> Option<Wei> {
-        let lacking = Wei(self.max_cost().0.saturating_sub(balance.0));
-        (lacking <= cap).then_some(lacking)
-    }
-
     /// The bytes to send. A secret until they are sent.
     pub fn raw(&self) -> &Bytes {
         &self.raw
+    }
+}
+
+fn first(failures: &[(bool, Reason)]) -> Result<(), Reason> {
+    match failures.iter().find(|(failed, _)| *failed) {
+        Some((_, reason)) => Err(*reason),
+        None => Ok(()),
     }
 }
 
@@ -271,15 +285,15 @@ mod tests {
             chain: ChainId(84532),
             payer: PAYER,
             permitted: AssetAmount::from(10_000),
-            account_nonce: 3,
-            base_fee: 900,
         }
     }
 
     fn told(change: impl FnOnce(&mut TxEip1559)) -> Result<(), Reason> {
         let mut transaction = transaction();
         change(&mut transaction);
-        Approval::decode(&signed_by_key_one(transaction), TOKEN)?.check(&sponsored())
+        let approval = Approval::decode(&signed_by_key_one(transaction), TOKEN)?;
+        approval.check(&sponsored())?;
+        approval.check_now(3, 900)
     }
 
     #[test]
@@ -289,6 +303,7 @@ mod tests {
         let approval = Approval::decode(&bytes, TOKEN).unwrap();
         assert_eq!(approval.signer, PAYER);
         assert_eq!(approval.raw()[..], bytes);
+        assert_eq!(approval.call(), transaction().input);
         assert_eq!(approval.hash, alloy_primitives::keccak256(&bytes));
         assert_eq!(approval.max_cost(), Wei::from(70_000_000));
         assert!(!format!("{approval:?}").contains("02f8"));
@@ -297,7 +312,7 @@ mod tests {
     #[test]
     fn each_single_fault_has_its_reason() {
         type Change = fn(&mut TxEip1559);
-        let wrong: [(Change, Reason); 13] = [
+        let wrong: [(Change, Reason); 15] = [
             (
                 |t| t.to = TxKind::Call(PERMIT2),
                 Reason::ApprovalTxWrongTarget,
@@ -332,6 +347,11 @@ mod tests {
                 Reason::ApprovalTxAmountTooLow,
             ),
             (|t| t.gas_limit = 100_001, Reason::ApprovalTxGasLimit),
+            (|t| t.gas_limit = 23_999, Reason::ApprovalTxGasLimit),
+            (
+                |t| t.max_priority_fee_per_gas = 1_001,
+                Reason::ApprovalTxFeeTooLow,
+            ),
             (|t| t.max_fee_per_gas = 899, Reason::ApprovalTxFeeTooLow),
         ];
         for (change, reason) in wrong {
@@ -404,18 +424,17 @@ mod tests {
     }
 
     #[test]
-    fn a_top_up_is_what_is_lacking_and_never_above_the_cap() {
+    fn what_is_lacking_is_all_that_it_may_cost() {
         let approval = Approval::decode(&signed_by_key_one(transaction()), TOKEN).unwrap();
         let cost = approval.max_cost();
-        let cap = Wei::from(70_000_000);
-        assert_eq!(approval.top_up(Wei::ZERO, cap), Some(cost));
+        assert_eq!(approval.lacking(Wei::ZERO, Wei::ZERO), cost);
         assert_eq!(
-            approval.top_up(Wei::from(69_999_999), cap),
-            Some(Wei::from(1))
+            approval.lacking(Wei::from(69_999_999), Wei::from(5)),
+            Wei::from(6)
         );
-        assert_eq!(approval.top_up(cost, cap), Some(Wei::ZERO));
-        assert_eq!(approval.top_up(Wei(U256::MAX), Wei::ZERO), Some(Wei::ZERO));
-        assert_eq!(approval.top_up(Wei::ZERO, Wei::from(69_999_999)), None);
+        assert_eq!(approval.lacking(cost, Wei::ZERO), Wei::ZERO);
+        assert_eq!(approval.lacking(Wei(U256::MAX), cost), Wei::ZERO);
+        assert_eq!(approval.lacking(Wei::ZERO, Wei(U256::MAX)), Wei(U256::MAX));
     }
 
     proptest! {

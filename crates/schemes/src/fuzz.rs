@@ -192,7 +192,7 @@ fn an_approval_that_is_signed_is_read() {
         assert_eq!(read.max_fee_per_gas, transaction.max_fee_per_gas);
         assert_eq!(read.value.0, transaction.value);
         assert_eq!(approve(read.amount.0), transaction.input);
-        let _ = (read.max_cost(), read.top_up(read.value, read.value));
+        let _ = (read.max_cost(), read.lacking(read.value, read.value));
         true
     });
 }
