@@ -128,6 +128,7 @@ impl Chain {
             multicall3: network.multicall3,
             wallet_factories: network.wallet_factories.clone(),
             delegation_managers: network.delegation_managers.clone(),
+            approvals: network.approvals,
             facilitator: self.facilitator(),
             own_addresses: network
                 .signers
@@ -135,6 +136,7 @@ impl Chain {
                 .map(|signer| signer.address)
                 .collect(),
             inspector: self.inspector.clone(),
+            nodes: self.nodes.clone(),
             heads: self.heads.clone(),
             margin_seconds: margin_seconds(network.block_interval),
         }
@@ -176,7 +178,7 @@ impl Chain {
                     max_fee_ceiling: network.fees.max_fee,
                 },
                 budgets,
-                approvals: None,
+                approvals: network.approvals,
                 flashblocks: self.nodes.shows_flashblocks(),
             },
             nodes: self.nodes.clone(),

@@ -235,6 +235,7 @@ fn verifier(config: &Config, chains: &[Chain], stores: &Stores) -> Verifier {
         chains.iter().map(Chain::verify_parts).collect(),
         policy(config),
         Arc::clone(&stores.reservations),
+        Arc::clone(&stores.ledger),
     )
 }
 

@@ -3,15 +3,15 @@
 
 use alloy_primitives::Address;
 use teller_domain::{
-    Asset, Authorization, Delegation, Payment, PaymentRequest, Permit2, Reason, Refusal, Scheme,
+    Allowance, Asset, Authorization, Delegation, Payment, PaymentRequest, Reason, Refusal, Scheme,
     TokenPermit, UnixSeconds, X402Version,
 };
 use teller_schemes::permit2::{Demand, Permit};
 use teller_schemes::{eip2612, permit2};
 use teller_store::HoldPurpose;
 
-use crate::Policy;
 use crate::network::{KnownDomain, Network};
+use crate::{Policy, approvals};
 
 /// A seller's text is cut to this many characters before it is repeated.
 const QUOTED_LENGTH: usize = 64;
@@ -54,7 +54,14 @@ pub(crate) fn check_request<'a>(
             check_parties(&network.own_addresses, parties)?;
             policy.allows(parties)?;
             check_permit(network, request, purpose, now)?;
-            check_allowance(known, request, signed, now, network.margin_seconds)?;
+            match signed.allowance.as_deref() {
+                None => {}
+                Some(Allowance::Permit(permit)) => {
+                    check_token_permit(known, request, permit, now, network.margin_seconds)?;
+                }
+                Some(Allowance::Approval(_)) if network.approvals.is_none() => {}
+                Some(Allowance::Approval(sent)) => approvals::read(payment, sent).map(drop)?,
+            }
         }
         Authorization::Erc7710(delegation) => {
             check_parties(&network.own_addresses, parties)?;
@@ -155,17 +162,14 @@ fn check_delegation(
     ))
 }
 
-/// The EIP-2612 permit that came along, if one did (PROTOCOL section 7.1).
-fn check_allowance(
+/// The EIP-2612 permit that came along (PROTOCOL section 7.1).
+fn check_token_permit(
     known: &KnownDomain,
     request: &PaymentRequest,
-    signed: &Permit2,
+    allowance: &TokenPermit,
     now: UnixSeconds,
     margin_seconds: u64,
 ) -> Checked {
-    let Some(allowance) = signed.token_permit() else {
-        return Ok(());
-    };
     let sponsored = eip2612::Sponsored {
         payer: request.payment.key.payer,
         asset: request.asset,

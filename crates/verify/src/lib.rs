@@ -1,6 +1,7 @@
 //! The one verification pipeline: policy, static checks, signature, chain state and simulation, reservation
 //! (DESIGN section 3.1). Cheap checks come first; nothing here sends a transaction.
 
+mod approvals;
 mod checks;
 mod findings;
 mod fresh;

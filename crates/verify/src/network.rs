@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use alloy_primitives::Address;
-use teller_chain::{HeadHandle, Inspector};
-use teller_domain::{Asset, ChainId};
+use teller_chain::{HeadHandle, Inspector, Nodes};
+use teller_domain::{Asset, ChainId, TopUpPolicy};
 use teller_schemes::eip3009::Domain;
 
 use crate::meters::Meters;
@@ -32,12 +32,16 @@ pub struct VerifyNetwork {
     pub wallet_factories: Vec<Address>,
     /// The managers that redeem delegations (ERC-7710): they are called with whatever a payer sends.
     pub delegation_managers: Vec<Address>,
+    /// What payers are given for the gas of the approvals that they send along; `None` where these are ignored.
+    pub approvals: Option<TopUpPolicy>,
     /// The one account that settles `upto`; none where that is not served.
     pub facilitator: Option<Address>,
     /// Teller's own signers, and whatever else must never be a party to a payment.
     pub own_addresses: Vec<Address>,
     /// Reads chain state.
     pub inspector: Inspector,
+    /// Reads what only payments with approvals need.
+    pub nodes: Nodes,
     /// Knows the chain's time.
     pub heads: HeadHandle,
     /// Seconds that must be left until `validBefore`: [`margin_seconds`].
@@ -59,9 +63,11 @@ pub(crate) struct Network {
     pub(crate) multicall3: Address,
     pub(crate) wallet_factories: Vec<Address>,
     pub(crate) delegation_managers: Vec<Address>,
+    pub(crate) approvals: Option<TopUpPolicy>,
     pub(crate) facilitator: Option<Address>,
     pub(crate) own_addresses: Vec<Address>,
     pub(crate) inspector: Inspector,
+    pub(crate) nodes: Nodes,
     pub(crate) heads: HeadHandle,
     pub(crate) margin_seconds: u64,
     pub(crate) meters: Meters,
@@ -79,9 +85,11 @@ impl From<VerifyNetwork> for Network {
             multicall3: network.multicall3,
             wallet_factories: network.wallet_factories,
             delegation_managers: network.delegation_managers,
+            approvals: network.approvals,
             facilitator: network.facilitator,
             own_addresses: network.own_addresses,
             inspector: network.inspector,
+            nodes: network.nodes,
             heads: network.heads,
             margin_seconds: network.margin_seconds,
             meters: Meters::new(network.chain),

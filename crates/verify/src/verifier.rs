@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::U256;
-use teller_chain::{InspectItem, Inspection};
+use teller_chain::{BundledCall, InspectItem, Inspection, NodeError, Simulation};
 use teller_domain::{
     AssetAmount, Authorization, AuthorizationKey, PayerSignature, Payment, PaymentDigest,
-    PaymentRequest, Reason, Refusal, TenantId, UnixMillis, UnixSeconds,
+    PaymentRequest, Reason, Refusal, TenantId, TopUpPolicy, UnixMillis, UnixSeconds, Wei,
 };
+use teller_schemes::erc20_approval::Approval;
 use teller_store::{
-    Boundary, HoldPurpose, Reservations, ReserveOutcome, ReserveRequest, StoreError,
+    Boundary, HoldPurpose, Ledger, Reservations, ReserveOutcome, ReserveRequest, StoreError,
 };
 use tokio::time::timeout;
 
@@ -22,7 +23,7 @@ use crate::fresh::{Fresh, Judge, Reading};
 use crate::hold::{GiveBack, Hold, wall_clock};
 use crate::meters::{Stage, count_elsewhere};
 use crate::network::Network;
-use crate::{CheckError, Policy, Verdict, VerifyNetwork};
+use crate::{CheckError, Policy, Verdict, VerifyNetwork, approvals};
 
 /// How long the chain's state may take to read.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
@@ -35,6 +36,7 @@ struct Inner {
     networks: Vec<Network>,
     policy: Policy,
     reservations: Arc<dyn Reservations>,
+    ledger: Arc<dyn Ledger>,
     fresh: Fresh,
 }
 
@@ -68,16 +70,18 @@ impl From<StoreError> for Stop {
 }
 
 impl Verifier {
-    /// A verifier of these networks.
+    /// A verifier of these networks. The ledger tells who was topped up.
     pub fn new(
         networks: Vec<VerifyNetwork>,
         policy: Policy,
         reservations: Arc<dyn Reservations>,
+        ledger: Arc<dyn Ledger>,
     ) -> Self {
         Self(Arc::new(Inner {
             networks: networks.into_iter().map(Network::from).collect(),
             policy,
             reservations,
+            ledger,
             fresh: Fresh::default(),
         }))
     }
@@ -242,21 +246,68 @@ impl Inner {
             let again = InspectItem::of(&judged, network.multicall3);
             inspection = self.inspect(network, again).await?;
         }
-        let balance = check_inspection(&judged, &inspection)?;
+        let block = inspection.block.number;
+        if let Some((policy, approval)) = approvals::needed(network, &judged, &inspection)? {
+            inspection = self
+                .behind_approval(network, &judged, inspection, policy, &approval)
+                .await?;
+        }
         Ok(Reading {
-            balance,
-            block: inspection.block.number,
+            balance: check_inspection(&judged, &inspection)?,
+            block,
             judge,
         })
     }
 
-    async fn inspect(&self, network: &Network, item: InspectItem) -> Result<Inspection, Stop> {
-        match timeout(READ_DEADLINE, network.inspector.inspect(item)).await {
-            Ok(Ok(inspection)) => Ok(inspection),
-            Ok(Err(_)) | Err(_) => Err(Stop::Unknown(CheckError::Node {
-                chain: network.chain,
-            })),
+    /// What there is to say of a payment behind the approval that it needs, at the block where it was inspected without.
+    async fn behind_approval(
+        &self,
+        network: &Network,
+        payment: &Payment,
+        inspection: Inspection,
+        policy: TopUpPolicy,
+        approval: &Approval,
+    ) -> Result<Inspection, Stop> {
+        // What no approval changes.
+        let unsimulated = Inspection {
+            simulation: Simulation::Skipped,
+            ..inspection
+        };
+        check_inspection(payment, &unsimulated)?;
+        let (block, payer) = (unsimulated.block, payment.key.payer);
+        let account = within_deadline(network, network.nodes.account(payer, block)).await?;
+        let head = within_deadline(network, network.heads.first(READ_DEADLINE)).await?;
+        approvals::check_now(approval, account, head.block.base_fee)?;
+        let data_fee = network.nodes.data_fee_bound(approval.raw().len(), block);
+        let data_fee = within_deadline(network, data_fee).await?;
+        let lacking = approval.lacking(account.balance, data_fee);
+        approvals::check_lacking(lacking, unsimulated.code_size > 0, policy)?;
+        if lacking > Wei::ZERO {
+            let asset = payment.asset;
+            let before = self.ledger.top_up(network.chain, payer, asset).await?;
+            approvals::check_once(lacking, before)?;
         }
+        let approve = BundledCall {
+            from: payer,
+            to: approval.token,
+            data: approval.call(),
+            gas: approval.gas_limit,
+        };
+        let settle = InspectItem::of(payment, network.multicall3).bundled();
+        let time = head.chain_time().max(head.block.timestamp.plus(1));
+        let calls = [approve, settle];
+        let simulated = network.nodes.simulate(block.number, time, &calls);
+        let simulated = within_deadline(network, simulated).await?;
+        Ok(approvals::behind(
+            payment,
+            approval,
+            unsimulated,
+            simulated,
+        )?)
+    }
+
+    async fn inspect(&self, network: &Network, item: InspectItem) -> Result<Inspection, Stop> {
+        within_deadline(network, network.inspector.inspect(item)).await
     }
 
     /// The authorization was used although this tenant may hold it: then whoever used it moved the money to the payee,
@@ -351,6 +402,19 @@ impl Inner {
             seconds => seconds.min(self.policy.balance_hold_cap_seconds),
         };
         UnixMillis(now.0.saturating_add(asked.saturating_mul(1000)))
+    }
+}
+
+/// What a node answers, if it does in time. An error of a node says nothing about a payment.
+async fn within_deadline<T>(
+    network: &Network,
+    answer: impl Future<Output = Result<T, NodeError>>,
+) -> Result<T, Stop> {
+    match timeout(READ_DEADLINE, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => Err(Stop::Unknown(CheckError::Node {
+            chain: network.chain,
+        })),
     }
 }
 

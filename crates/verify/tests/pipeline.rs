@@ -32,7 +32,7 @@ struct World {
     nodes: Nodes,
     heads: HeadHandle,
     verifier: Verifier,
-    ledger: SqliteLedger,
+    ledger: Arc<SqliteLedger>,
     _files: tempfile::TempDir,
 }
 
@@ -49,9 +49,8 @@ impl World {
         let nodes = nodes(devnet.rpc_url());
         let heads = watch_heads(nodes.clone(), Duration::from_secs(1));
         let files = tempfile::tempdir().unwrap();
-        let ledger = SqliteLedger::open(files.path().join("teller.db"))
-            .await
-            .unwrap();
+        let ledger = SqliteLedger::open(files.path().join("teller.db")).await;
+        let ledger = Arc::new(ledger.unwrap());
         let reservations = Arc::new(MemoryReservations::open(&ledger).await.unwrap());
         let lenient = TenantPolicy {
             lenient: true,
@@ -67,13 +66,15 @@ impl World {
             multicall3: MULTICALL3,
             delegation_managers: Vec::new(),
             wallet_factories: Vec::new(),
+            approvals: None,
             facilitator: None,
             own_addresses: Vec::new(),
+            nodes: nodes.clone(),
             inspector: Inspector::spawn(nodes.clone(), heads.clone(), InspectLimits::default()),
             heads: heads.clone(),
             margin_seconds: margin_seconds(Duration::from_secs(1)),
         };
-        let verifier = Verifier::new(vec![network], policy, reservations);
+        let verifier = Verifier::new(vec![network], policy, reservations, ledger.clone());
         Self {
             devnet,
             nodes,

@@ -63,7 +63,12 @@ pub fn api_as(
     );
     Api::new(
         config,
-        Verifier::new(vec![without_a_node()], Policy::default(), reservations),
+        Verifier::new(
+            vec![without_a_node()],
+            Policy::default(),
+            reservations,
+            ledger.clone(),
+        ),
         settler,
         ledger,
         Supported {
@@ -101,8 +106,10 @@ fn without_a_node() -> VerifyNetwork {
         multicall3: Address::repeat_byte(0x33),
         wallet_factories: Vec::new(),
         delegation_managers: Vec::new(),
+        approvals: None,
         facilitator: None,
         own_addresses: Vec::new(),
+        nodes: nodes.clone(),
         inspector: Inspector::spawn(nodes, heads.clone(), limits),
         heads,
         margin_seconds: 6,

@@ -5,8 +5,8 @@ use alloy_primitives::{B256, Bytes, U256};
 use teller_chain::{InspectLimits, Inspector, NodeConfig, Nodes, watch_heads};
 use teller_domain::{
     Allowance, AssetAmount, AuthorizationKey, AuthorizationNonce, ChainId, Counterfactual,
-    EcdsaSignature, Eip712Name, PERMIT2, PayerSignature, PermitTerms, Scheme, TenantId, Validity,
-    known_assets,
+    EcdsaSignature, Eip712Name, PERMIT2, PayerSignature, Permit2, PermitTerms, Scheme, TenantId,
+    Validity, known_assets,
 };
 use teller_schemes::eip3009::Domain;
 use teller_schemes::{recover, sign};
@@ -42,8 +42,10 @@ fn network() -> Network {
         multicall3: Address::ZERO,
         wallet_factories: Vec::new(),
         delegation_managers: Vec::new(),
+        approvals: None,
         facilitator: Some(OWN),
         own_addresses: vec![OWN],
+        nodes: nodes.clone(),
         inspector: Inspector::spawn(nodes, heads.clone(), InspectLimits::default()),
         heads,
         margin_seconds: 6,
