@@ -22,7 +22,7 @@ use crate::meters::{Endpoint, Meters, Throttle, Transport};
 use crate::readiness::Readiness;
 use crate::receipts::ReceiptSigner;
 use crate::service::{Cause, Service};
-use crate::wire::Delegates;
+use crate::wire::Offers;
 use crate::{grpc, rest};
 
 /// Bounds of the doors. The defaults are good for production.
@@ -86,6 +86,8 @@ pub struct SupportedNetwork {
     pub facilitator: Option<Address>,
     /// Whether EIP-2612 permits are taken with payments by Permit2.
     pub token_permits: bool,
+    /// Whether payers' signed approvals are sent for payments by Permit2. Not advertised where permits are not.
+    pub token_approvals: bool,
     /// Who redeems delegations (ERC-7710), and of which managers, where that is offered.
     pub delegations: Option<SupportedDelegations>,
 }
@@ -100,13 +102,18 @@ pub struct SupportedDelegations {
 }
 
 impl Supported {
-    /// Who redeems delegations, where that is offered.
-    pub(crate) fn delegates(&self) -> Delegates {
-        let offering = self.networks.iter().filter_map(|network| {
+    /// What only some of the networks offer.
+    pub(crate) fn offers(&self) -> Offers {
+        let delegates = self.networks.iter().filter_map(|network| {
             let delegations = network.delegations.as_ref()?;
             Some((network.chain, delegations.delegate))
         });
-        Delegates(offering.collect())
+        let approvals = self.networks.iter();
+        let approvals = approvals.filter(|network| network.token_approvals);
+        Offers {
+            delegates: delegates.collect(),
+            approvals: approvals.map(|network| network.chain).collect(),
+        }
     }
 
     pub(crate) fn response(&self) -> SupportedResponse {
@@ -149,11 +156,16 @@ impl Supported {
                 signers.insert(network.chain.to_string(), texts(&network.signers));
             }
         }
-        let token_permits = self.networks.iter().any(|network| network.token_permits);
-        let extensions = token_permits.then_some(ids::EIP2612_GAS_SPONSORING.into());
+        let permitting = self.networks.iter().filter(|network| network.token_permits);
+        let token_permits = permitting.clone().next().is_some();
+        let token_approvals = permitting.clone().any(|network| network.token_approvals);
+        let extensions = [
+            token_permits.then_some(ids::EIP2612_GAS_SPONSORING),
+            token_approvals.then_some(ids::ERC20_APPROVAL_GAS_SPONSORING),
+        ];
         SupportedResponse {
             kinds,
-            extensions: extensions.into_iter().collect(),
+            extensions: extensions.into_iter().flatten().map(Into::into).collect(),
             signers,
         }
     }
@@ -168,7 +180,7 @@ pub struct Api {
 pub(crate) struct Inner {
     pub(crate) config: ApiConfig,
     pub(crate) service: Service,
-    pub(crate) delegates: Delegates,
+    pub(crate) offers: Offers,
     pub(crate) gate: Gate,
     pub(crate) readiness: Readiness,
     pub(crate) supported: SupportedResponse,
@@ -191,7 +203,7 @@ impl Api {
         auth: Auth,
         readiness: Readiness,
     ) -> Self {
-        let delegates = supported.delegates();
+        let offers = supported.offers();
         let mut supported = supported.response();
         supported.extensions.push(ids::PAYMENT_IDENTIFIER.into());
         if config.discovery.is_some() {
@@ -215,7 +227,7 @@ impl Api {
                     drain,
                     in_flight: Arc::default(),
                 },
-                delegates,
+                offers,
                 gate: Gate::new(auth, Instant::now()),
                 readiness,
                 supported_json: serde_json::to_vec(&supported).unwrap_or_default().into(),
@@ -305,6 +317,7 @@ mod tests {
             signers: vec![Address::repeat_byte(signer)],
             facilitator: None,
             token_permits: false,
+            token_approvals: false,
             delegations: None,
         };
         let one = Supported {
@@ -326,6 +339,7 @@ mod tests {
             networks: vec![SupportedNetwork {
                 facilitator: Some(Address::repeat_byte(1)),
                 token_permits: true,
+                token_approvals: true,
                 ..network(42161, 1)
             }],
         };
@@ -339,7 +353,7 @@ mod tests {
         );
         assert_eq!(
             json["extensions"],
-            serde_json::json!(["eip2612GasSponsoring"])
+            serde_json::json!(["eip2612GasSponsoring", "erc20ApprovalGasSponsoring"])
         );
         let delegations = Supported {
             networks: vec![SupportedNetwork {

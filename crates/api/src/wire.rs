@@ -1,16 +1,17 @@
 //! From the wire's types to the domain's: networks are looked up, signatures put into one form, and what belongs
 //! together is compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::{Address, Bytes};
 use teller_domain::{
     Allowance, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, ChainId,
     Delegation, Eip712Name, IdempotencyKey, PERMIT2, Payment, PaymentRequest, Permit2, PermitTerms,
-    Reason, Refusal, TenantId, TokenPermit, Validity, X402Version, v1_chain,
+    Reason, Refusal, TenantId, TokenApproval, TokenPermit, Validity, X402Version, v1_chain,
 };
 use teller_protocol::extensions::{
-    BuilderCodeInfo, Eip2612GasSponsoring, Extension, PaymentIdentifier,
+    BuilderCodeInfo, Eip2612GasSponsoring, Erc20ApprovalGasSponsoring, Extension, Extensions,
+    PaymentIdentifier,
 };
 use teller_protocol::{
     Eip3009Payload, Erc7710Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault,
@@ -18,17 +19,22 @@ use teller_protocol::{
 };
 use teller_verify::read_signature;
 
-/// Who redeems delegations (ERC-7710), by network. Where nobody does they are not served.
+/// What only some networks offer.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Delegates(pub(crate) BTreeMap<ChainId, Address>);
+pub(crate) struct Offers {
+    /// Who redeems delegations (ERC-7710). Where nobody does they are not served.
+    pub(crate) delegates: BTreeMap<ChainId, Address>,
+    /// Where payers' signed approvals are sent. Elsewhere that extension counts as absent.
+    pub(crate) approvals: BTreeSet<ChainId>,
+}
 
-impl Delegates {
+impl Offers {
     /// Ways of paying that are read. Which of them a network serves, verification knows.
     pub(crate) fn served(&self) -> Served {
         Served {
             permit2: true,
             upto: true,
-            erc7710: !self.0.is_empty(),
+            erc7710: !self.delegates.is_empty(),
         }
     }
 }
@@ -112,22 +118,22 @@ impl From<ReadError> for Rejection {
 /// Reads a REST body for a tenant.
 pub(crate) fn read(
     body: &[u8],
-    delegates: &Delegates,
+    offers: &Offers,
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<Asked, Rejection> {
-    let wire = EvmRequest::read(body, delegates.served())?;
-    into_domain(wire, delegates, tenant, idempotency_key)
+    let wire = EvmRequest::read(body, offers.served())?;
+    into_domain(wire, offers, tenant, idempotency_key)
 }
 
 /// Turns a wire request into the domain's.
 pub(crate) fn into_domain(
     wire: EvmRequest,
-    delegates: &Delegates,
+    offers: &Offers,
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<Asked, Rejection> {
-    match request(&wire, delegates, tenant, idempotency_key) {
+    match request(&wire, offers, tenant, idempotency_key) {
         Ok(request) => Ok(Asked {
             request,
             network: wire.requirements.network,
@@ -145,7 +151,7 @@ pub(crate) fn into_domain(
 
 fn request(
     wire: &EvmRequest,
-    delegates: &Delegates,
+    offers: &Offers,
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<PaymentRequest, Refusal> {
@@ -171,8 +177,8 @@ fn request(
     }
     let payment = match &wire.payload {
         EvmPayload::Eip3009(signed) => eip3009(chain, demanded, signed)?,
-        EvmPayload::Permit2(signed) => permit2(chain, wire, signed)?,
-        EvmPayload::Erc7710(sent) => erc7710(chain, demanded, sent, delegates)?,
+        EvmPayload::Permit2(signed) => permit2(chain, wire, signed, offers)?,
+        EvmPayload::Erc7710(sent) => erc7710(chain, demanded, sent, offers)?,
     };
     Ok(PaymentRequest {
         tenant: tenant.clone(),
@@ -214,7 +220,12 @@ fn eip3009(
     })
 }
 
-fn permit2(chain: ChainId, wire: &EvmRequest, signed: &Permit2Payload) -> Result<Payment, Refusal> {
+fn permit2(
+    chain: ChainId,
+    wire: &EvmRequest,
+    signed: &Permit2Payload,
+    offers: &Offers,
+) -> Result<Payment, Refusal> {
     let permitted = AssetAmount(signed.amount);
     // Under exact what was signed is what moves; under upto it is the most that may.
     let (terms, value) = match (wire.scheme, signed.facilitator) {
@@ -254,8 +265,7 @@ fn permit2(chain: ChainId, wire: &EvmRequest, signed: &Permit2Payload) -> Result
         authorization: Authorization::Permit2(Box::new(Permit2 {
             terms,
             signature: read_signature(&signed.signature).map_err(invalid)?,
-            allowance: allowance(&wire.extensions.eip2612_gas_sponsoring)?
-                .map(Allowance::Permit)
+            allowance: allowance(&wire.extensions, offers.approvals.contains(&chain))?
                 .map(Box::new),
         })),
     })
@@ -266,9 +276,9 @@ fn erc7710(
     chain: ChainId,
     demanded: &PaymentRequirements,
     sent: &Erc7710Payload,
-    delegates: &Delegates,
+    offers: &Offers,
 ) -> Result<Payment, Refusal> {
-    let delegate = delegates.0.get(&chain).copied().ok_or_else(|| {
+    let delegate = offers.delegates.get(&chain).copied().ok_or_else(|| {
         Refusal::new(
             Reason::UnsupportedPayloadType,
             "delegations are not redeemed on this network",
@@ -291,8 +301,23 @@ fn erc7710(
     })
 }
 
+/// What lets Permit2 move the token, if the buyer sent that along. A permit comes before an approval, which costs a
+/// transaction.
+fn allowance(sent: &Extensions, takes_approvals: bool) -> Result<Option<Allowance>, Refusal> {
+    if let Some(permit) = token_permit(&sent.eip2612_gas_sponsoring)? {
+        return Ok(Some(Allowance::Permit(permit)));
+    }
+    if !takes_approvals {
+        return Ok(None);
+    }
+    let approval = token_approval(&sent.erc20_approval_gas_sponsoring)?;
+    Ok(approval.map(Allowance::Approval))
+}
+
 /// The extension `eip2612GasSponsoring` (PROTOCOL section 7.1).
-fn allowance(extension: &Extension<Eip2612GasSponsoring>) -> Result<Option<TokenPermit>, Refusal> {
+fn token_permit(
+    extension: &Extension<Eip2612GasSponsoring>,
+) -> Result<Option<TokenPermit>, Refusal> {
     let malformed = |detail: &str| Refusal::new(Reason::Eip2612Format, detail);
     let sent = match extension {
         Extension::Absent => return Ok(None),
@@ -311,6 +336,23 @@ fn allowance(extension: &Extension<Eip2612GasSponsoring>) -> Result<Option<Token
         nonce: sent.nonce,
         deadline: sent.deadline,
         signature,
+    }))
+}
+
+/// The extension `erc20ApprovalGasSponsoring` (PROTOCOL section 7.2). How much is approved, the transaction says.
+fn token_approval(
+    extension: &Extension<Erc20ApprovalGasSponsoring>,
+) -> Result<Option<TokenApproval>, Refusal> {
+    let sent = match extension {
+        Extension::Absent => return Ok(None),
+        Extension::Malformed(detail) => return Err(Refusal::new(Reason::ApprovalFormat, detail)),
+        Extension::Present(sent) => sent,
+    };
+    Ok(Some(TokenApproval {
+        owner: sent.from,
+        token: sent.asset,
+        spender: sent.spender,
+        transaction: sent.signed_transaction.clone(),
     }))
 }
 

@@ -248,7 +248,7 @@ async fn a_permit_is_judged_and_refused_with_the_reasons_of_rest() {
                         signature: vec![1; 65],
                         version: "1".into(),
                     }),
-                    builder_code: None,
+                    ..proto::Extensions::default()
                 });
             },
             "invalid_eip2612_extension_format",

@@ -112,6 +112,7 @@ impl Chain {
                 .collect(),
             facilitator: self.facilitator().filter(|_| upto),
             token_permits: exact,
+            token_approvals: self.network.approvals.is_some(),
             delegations: self
                 .facilitator()
                 .filter(|_| !managers.is_empty())

@@ -19,7 +19,7 @@ use crate::meters::{Endpoint, Transport};
 use crate::proto;
 use crate::proto::facilitator_server::Facilitator;
 use crate::service::rejected_settle;
-use crate::wire::{self, Asked, Delegates, Rejection};
+use crate::wire::{self, Asked, Rejection};
 
 pub(super) struct FacilitatorDoor(pub(super) Api);
 
@@ -44,7 +44,7 @@ impl FacilitatorDoor {
         tenant: &Tenant,
         request: proto::VerifyRequest,
     ) -> (Answer<proto::VerifyResponse>, Outcome) {
-        let asked = asked(
+        let asked = self.asked(
             &tenant.id,
             request.payment_payload,
             request.payment_requirements,
@@ -75,7 +75,7 @@ impl FacilitatorDoor {
         let Ok(_settles) = tenant.take_settle() else {
             return (Err(status(&ApiError::TooManySettles)), Outcome::Rejected);
         };
-        let asked = asked(
+        let asked = self.asked(
             &tenant.id,
             request.payment_payload,
             request.payment_requirements,
@@ -101,7 +101,7 @@ impl FacilitatorDoor {
         tenant: &Tenant,
         request: proto::ReleaseRequest,
     ) -> (Answer<proto::ReleaseResponse>, Outcome) {
-        let asked = asked(
+        let asked = self.asked(
             &tenant.id,
             request.payment_payload,
             request.payment_requirements,
@@ -133,37 +133,39 @@ enum Unasked {
     Refused(Rejection),
 }
 
-fn asked(
-    tenant: &TenantId,
-    payload: Option<proto::PaymentPayload>,
-    requirements: Option<proto::PaymentRequirements>,
-    idempotency_key: &str,
-    payment_identifier: &str,
-) -> Result<Asked, Unasked> {
-    let key: Option<IdempotencyKey> = match idempotency_key {
-        "" => None,
-        text => Some(
-            text.parse()
-                .map_err(|_| Unasked::Error(ApiError::IdempotencyKey))?,
-        ),
-    };
-    let refused = |rejection: Rejection| match rejection.is_bad_request {
-        true => Unasked::Error(ApiError::BadRequest(rejection.refusal.detail)),
-        false => Unasked::Refused(rejection),
-    };
-    // Delegations are taken by REST.
-    let delegates = Delegates::default();
-    let wire = request::read(payload, requirements, delegates.served())
-        .map_err(|error| refused(error.into()))?;
-    let asked = wire::into_domain(wire, &delegates, tenant, key).map_err(refused)?;
-    let identifier = match payment_identifier {
-        "" => Extension::Absent,
-        id => PaymentIdentifier::of(id).map_or_else(
-            |problem| Extension::Malformed(format!("payment_identifier {problem}")),
-            Extension::Present,
-        ),
-    };
-    asked.identified(&identifier).map_err(refused)
+impl FacilitatorDoor {
+    fn asked(
+        &self,
+        tenant: &TenantId,
+        payload: Option<proto::PaymentPayload>,
+        requirements: Option<proto::PaymentRequirements>,
+        idempotency_key: &str,
+        payment_identifier: &str,
+    ) -> Result<Asked, Unasked> {
+        let key: Option<IdempotencyKey> = match idempotency_key {
+            "" => None,
+            text => Some(
+                text.parse()
+                    .map_err(|_| Unasked::Error(ApiError::IdempotencyKey))?,
+            ),
+        };
+        let refused = |rejection: Rejection| match rejection.is_bad_request {
+            true => Unasked::Error(ApiError::BadRequest(rejection.refusal.detail)),
+            false => Unasked::Refused(rejection),
+        };
+        let offers = &self.0.inner.offers;
+        let wire = request::read(payload, requirements, offers.served())
+            .map_err(|error| refused(error.into()))?;
+        let asked = wire::into_domain(wire, offers, tenant, key).map_err(refused)?;
+        let identifier = match payment_identifier {
+            "" => Extension::Absent,
+            id => PaymentIdentifier::of(id).map_or_else(
+                |problem| Extension::Malformed(format!("payment_identifier {problem}")),
+                Extension::Present,
+            ),
+        };
+        asked.identified(&identifier).map_err(refused)
+    }
 }
 
 /// Reasons that are errors over gRPC: could not be done, or the key belongs to another payment.

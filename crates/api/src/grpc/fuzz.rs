@@ -10,7 +10,7 @@ use teller_protocol::{Beside, EvmPayload, EvmRequest, Version};
 use super::request;
 use crate::discovery::Candidate;
 use crate::view::Filters;
-use crate::wire::{self, Asked, Delegates, Rejection};
+use crate::wire::{self, Asked, Offers, Rejection};
 use crate::{answer, proto};
 
 /// The most that is told of a refusal, in bytes.
@@ -38,7 +38,7 @@ fn same(one: &PaymentRequest, other: &PaymentRequest) {
 #[test]
 fn both_doors_see_one_payment() {
     Fuzz::new("payment", Shape::Json).run(|data| {
-        let asked = match wire::read(data, &Delegates::default(), &tenant(), None) {
+        let asked = match wire::read(data, &Offers::default(), &tenant(), None) {
             Ok(asked) => asked,
             Err(rejection) => {
                 harmless(&rejection);
@@ -54,7 +54,7 @@ fn both_doors_see_one_payment() {
         }
         let _ = Candidate::of(beside.discoverable, &asked.request);
 
-        let request = EvmRequest::read(data, Delegates::default().served()).unwrap();
+        let request = EvmRequest::read(data, Offers::default().served()).unwrap();
         if let Some(message) = message(&request) {
             let bytes = message.encode_to_vec();
             let asked_again = read_message(&bytes).unwrap();
@@ -120,11 +120,11 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
 
 fn read_message(bytes: &[u8]) -> Option<Asked> {
     let message = proto::VerifyRequest::decode(bytes).ok()?;
-    let delegates = Delegates::default();
+    let offers = Offers::default();
     let (payload, requirements) = (message.payment_payload, message.payment_requirements);
-    let asked = request::read(payload, requirements, delegates.served())
+    let asked = request::read(payload, requirements, offers.served())
         .map_err(Rejection::from)
-        .and_then(|request| wire::into_domain(request, &delegates, &tenant(), None));
+        .and_then(|request| wire::into_domain(request, &offers, &tenant(), None));
     asked.inspect_err(harmless).ok()
 }
 

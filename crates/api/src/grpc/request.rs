@@ -1,7 +1,10 @@
 //! From the messages of `teller.v1` to the request that REST reads from JSON: same fields, same faults.
 
 use alloy_primitives::{Bytes, U256};
-use teller_protocol::extensions::{BuilderCodeInfo, Eip2612GasSponsoring, Extension, Extensions};
+use teller_protocol::extensions::{
+    BuilderCodeInfo, Eip2612GasSponsoring, Erc20ApprovalGasSponsoring, Extension, Extensions,
+    MAX_SIGNED_TRANSACTION_BYTES,
+};
 use teller_protocol::field::{self, FieldError};
 use teller_protocol::{
     AssetTransferMethod, Eip3009Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault,
@@ -258,11 +261,10 @@ fn permit2(scheme: EvmScheme, permit: proto::Permit2Payload) -> Found<Permit2Pay
 
 fn extensions(sent: proto::Extensions) -> Extensions {
     Extensions {
-        eip2612_gas_sponsoring: match sent.eip2612_gas_sponsoring.map(gas_sponsoring) {
-            None | Some(Ok(None)) => Extension::Absent,
-            Some(Ok(Some(permit))) => Extension::Present(permit),
-            Some(Err(Problem(_, detail))) => Extension::Malformed(detail),
-        },
+        eip2612_gas_sponsoring: found(sent.eip2612_gas_sponsoring.map(token_permit)),
+        erc20_approval_gas_sponsoring: found(
+            sent.erc20_approval_gas_sponsoring.map(token_approval),
+        ),
         builder_code: sent
             .builder_code
             .and_then(|sent| {
@@ -274,8 +276,47 @@ fn extensions(sent: proto::Extensions) -> Extensions {
     }
 }
 
+fn found<T>(read: Option<Found<Option<T>>>) -> Extension<T> {
+    match read {
+        None | Some(Ok(None)) => Extension::Absent,
+        Some(Ok(Some(extension))) => Extension::Present(extension),
+        Some(Err(Problem(_, detail))) => Extension::Malformed(detail),
+    }
+}
+
 /// Absent unless every field is set.
-fn gas_sponsoring(sent: proto::Eip2612GasSponsoring) -> Found<Option<Eip2612GasSponsoring>> {
+fn token_approval(
+    sent: proto::Erc20ApprovalGasSponsoring,
+) -> Found<Option<Erc20ApprovalGasSponsoring>> {
+    let place = Place::of(
+        "payment_payload.extensions.erc20_approval_gas_sponsoring",
+        Fault::Payload,
+    );
+    let texts = [
+        &sent.from,
+        &sent.asset,
+        &sent.spender,
+        &sent.amount,
+        &sent.version,
+    ];
+    if texts.into_iter().any(String::is_empty) || sent.signed_transaction.is_empty() {
+        return Ok(None);
+    }
+    place.text("version", &sent.version, field::version)?;
+    if sent.signed_transaction.len() > MAX_SIGNED_TRANSACTION_BYTES {
+        return Err(place.wrong("signed_transaction", "is longer than 1024 bytes"));
+    }
+    Ok(Some(Erc20ApprovalGasSponsoring {
+        from: place.text("from", &sent.from, field::address)?,
+        asset: place.text("asset", &sent.asset, field::address)?,
+        spender: place.text("spender", &sent.spender, field::address)?,
+        amount: place.text("amount", &sent.amount, field::decimal)?,
+        signed_transaction: sent.signed_transaction.into(),
+    }))
+}
+
+/// Absent unless every field is set.
+fn token_permit(sent: proto::Eip2612GasSponsoring) -> Found<Option<Eip2612GasSponsoring>> {
     let place = Place::of(
         "payment_payload.extensions.eip2612_gas_sponsoring",
         Fault::Payload,

@@ -78,7 +78,7 @@ async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
 fn read(api: &Api, admitted: &Admitted) -> Result<(Asked, Extension<Discoverable>), Rejection> {
     let asked = wire::read(
         &admitted.body,
-        &api.inner.delegates,
+        &api.inner.offers,
         &admitted.tenant.id,
         admitted.idempotency_key.clone(),
     )?;
@@ -162,8 +162,8 @@ pub(super) async fn release(State(api): State<Api>, request: Request) -> Respons
 }
 
 async fn release_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
-    let delegates = &api.inner.delegates;
-    let asked = match wire::read(&admitted.body, delegates, &admitted.tenant.id, None) {
+    let offers = &api.inner.offers;
+    let asked = match wire::read(&admitted.body, offers, &admitted.tenant.id, None) {
         Ok(asked) => asked,
         Err(rejection) => {
             let body = Released {

@@ -40,13 +40,13 @@ fn body(version: u8, network: &str) -> Value {
 }
 
 fn read_as(body: &Value) -> Result<Asked, Rejection> {
-    read_with(body, &Delegates::default())
+    read_with(body, &Offers::default())
 }
 
-fn read_with(body: &Value, delegates: &Delegates) -> Result<Asked, Rejection> {
+fn read_with(body: &Value, offers: &Offers) -> Result<Asked, Rejection> {
     read(
         &serde_json::to_vec(body).unwrap(),
-        delegates,
+        offers,
         &TenantId::new("t"),
         None,
     )
@@ -261,6 +261,56 @@ fn a_gas_sponsoring_travels_with_its_permit() {
 }
 
 #[test]
+fn a_signed_approval_travels_with_its_permit_where_it_is_offered() {
+    let info = json!({
+        "from": "0x857b06519E91e3A54538791bDbb0E22373e36b66",
+        "asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+        "spender": PERMIT2, "amount": "1", "signedTransaction": "0x02abcd", "version": "1",
+    });
+    let token_permit = json!({
+        "from": info["from"], "asset": info["asset"], "spender": PERMIT2, "amount": "20000", "nonce": "3",
+        "deadline": "99", "signature": SIGNATURE, "version": "1",
+    });
+    let here = Offers {
+        approvals: [ChainId(84532)].into(),
+        ..Offers::default()
+    };
+    let read = |extensions: Value, offers: &Offers| {
+        let mut body = permit("exact");
+        body["paymentPayload"]["extensions"] = extensions;
+        let asked = read_with(&body, offers).map_err(|rejection| rejection.refusal.reason)?;
+        let Authorization::Permit2(signed) = asked.request.payment.authorization else {
+            panic!("no permit")
+        };
+        Ok(signed.allowance.map(|allowance| *allowance))
+    };
+    let approval = json!({"erc20ApprovalGasSponsoring": {"info": info}});
+    let Ok(Some(Allowance::Approval(read_back))) = read(approval.clone(), &here) else {
+        panic!("no approval")
+    };
+    assert_eq!(read_back.spender, PERMIT2);
+    assert_eq!(read_back.transaction[..], [0x02, 0xab, 0xcd]);
+    assert_eq!(read(approval, &Offers::default()), Ok(None));
+    let both = json!({
+        "erc20ApprovalGasSponsoring": {"info": {"from": "0x"}}, "eip2612GasSponsoring": {"info": token_permit},
+    });
+    assert!(matches!(read(both, &here), Ok(Some(Allowance::Permit(_)))));
+    for (member, value) in [
+        ("amount", "0x1"),
+        ("version", "one"),
+        ("signedTransaction", "0x0"),
+    ] {
+        let mut bad = info.clone();
+        bad[member] = json!(value);
+        let bad = json!({"erc20ApprovalGasSponsoring": {"info": bad}});
+        assert_eq!(read(bad.clone(), &here), Err(Reason::ApprovalFormat));
+        assert_eq!(read(bad, &Offers::default()), Ok(None));
+    }
+    let half = json!({"erc20ApprovalGasSponsoring": {"info": {"from": info["from"]}}});
+    assert_eq!(read(half, &here), Ok(None));
+}
+
+#[test]
 fn each_fault_has_its_reason() {
     let change = |pointer: &str, value: Value| {
         let mut body = body(2, "eip155:84532");
@@ -324,8 +374,11 @@ fn delegation_body() -> Value {
 #[test]
 fn a_delegation_pays_what_the_seller_demands_and_is_named_by_its_context() {
     let delegate = Address::repeat_byte(0x73);
-    let delegates = Delegates([(ChainId(84532), delegate)].into());
-    let asked = read_with(&delegation_body(), &delegates).unwrap();
+    let offers = Offers {
+        delegates: [(ChainId(84532), delegate)].into(),
+        ..Offers::default()
+    };
+    let asked = read_with(&delegation_body(), &offers).unwrap();
     let PaymentRequest {
         payment,
         pay_to,
@@ -341,18 +394,21 @@ fn a_delegation_pays_what_the_seller_demands_and_is_named_by_its_context() {
     // Whom it pays, and how much, tells one payment from another, and frees no context.
     let mut other = delegation_body();
     other["paymentRequirements"]["amount"] = json!("7");
-    let other = read_with(&other, &delegates).unwrap().request.payment;
+    let other = read_with(&other, &offers).unwrap().request.payment;
     assert_eq!(other.key, payment.key);
     assert_ne!(other.digest(), payment.digest());
 }
 
 #[test]
 fn delegations_are_refused_where_nobody_redeems_them() {
-    let unsupported = |delegates: &Delegates| {
-        let rejection = read_with(&delegation_body(), delegates).unwrap_err();
+    let unsupported = |offers: &Offers| {
+        let rejection = read_with(&delegation_body(), offers).unwrap_err();
         rejection.refusal.reason == Reason::UnsupportedPayloadType
     };
-    assert!(unsupported(&Delegates::default()));
-    let elsewhere = Delegates([(ChainId(8453), Address::ZERO)].into());
+    assert!(unsupported(&Offers::default()));
+    let elsewhere = Offers {
+        delegates: [(ChainId(8453), Address::ZERO)].into(),
+        ..Offers::default()
+    };
     assert!(unsupported(&elsewhere));
 }

@@ -77,6 +77,7 @@ pub fn api_as(
                 signers: vec![Address::repeat_byte(0x11)],
                 facilitator: None,
                 token_permits: false,
+                token_approvals: false,
                 delegations: None,
             }],
         },

@@ -101,6 +101,16 @@ fn extensions(sent: &Value) -> proto::Extensions {
                 version: text(&info["version"]),
             }
         }),
+        erc20_approval_gas_sponsoring: info("erc20ApprovalGasSponsoring").map(|info| {
+            proto::Erc20ApprovalGasSponsoring {
+                from: text(&info["from"]),
+                asset: text(&info["asset"]),
+                spender: text(&info["spender"]),
+                amount: text(&info["amount"]),
+                signed_transaction: bytes(&info["signedTransaction"]),
+                version: text(&info["version"]),
+            }
+        }),
         builder_code: info("builder-code").map(|info| proto::BuilderCode {
             app: text(&info["a"]),
             services: info["s"].as_array().unwrap().iter().map(text).collect(),

@@ -168,7 +168,7 @@ fn sponsored(info: proto::Eip2612GasSponsoring) -> Extension<Eip2612GasSponsorin
     let (mut payload, requirements) = permit(proto::Scheme::Exact);
     payload.extensions = Some(proto::Extensions {
         eip2612_gas_sponsoring: Some(info),
-        builder_code: None,
+        ..proto::Extensions::default()
     });
     let request = read_as((payload, requirements)).unwrap();
     request.extensions.eip2612_gas_sponsoring
@@ -211,6 +211,60 @@ fn half_a_gas_sponsoring_is_absent_and_a_wrong_one_malformed() {
     }
 }
 
+fn approving() -> proto::Erc20ApprovalGasSponsoring {
+    proto::Erc20ApprovalGasSponsoring {
+        from: PAYER.into(),
+        asset: TOKEN.into(),
+        spender: PAYEE.into(),
+        amount: "20000".into(),
+        signed_transaction: vec![2; 180],
+        version: "1".into(),
+    }
+}
+
+#[test]
+fn half_an_approval_is_absent_and_a_wrong_one_malformed() {
+    type Change = fn(&mut proto::Erc20ApprovalGasSponsoring);
+    let read = |change: Change| {
+        let (mut payload, requirements) = permit(proto::Scheme::Exact);
+        let mut info = approving();
+        change(&mut info);
+        payload.extensions = Some(proto::Extensions {
+            erc20_approval_gas_sponsoring: Some(info),
+            ..proto::Extensions::default()
+        });
+        let request = read_as((payload, requirements)).unwrap();
+        request.extensions.erc20_approval_gas_sponsoring
+    };
+    let found = read(|_| ());
+    let found = found.present().unwrap();
+    assert_eq!(found.signed_transaction[..], [2; 180]);
+    let halves: [Change; 3] = [
+        |info| info.spender.clear(),
+        |info| info.version.clear(),
+        |info| info.signed_transaction.clear(),
+    ];
+    for clear in halves {
+        assert_eq!(read(clear), Extension::Absent);
+    }
+    let wrong: [(Change, &str); 4] = [
+        (|info| info.amount = "0x10".into(), "amount"),
+        (|info| info.version = "one".into(), "version"),
+        (|info| info.asset = "0x".into(), "asset"),
+        (
+            |info| info.signed_transaction = vec![2; 1_025],
+            "signed_transaction",
+        ),
+    ];
+    for (spoil, field) in wrong {
+        let Extension::Malformed(detail) = read(spoil) else {
+            panic!("{field} is good")
+        };
+        let path = format!("payment_payload.extensions.erc20_approval_gas_sponsoring.{field} ");
+        assert!(detail.starts_with(&path), "{detail}");
+    }
+}
+
 #[test]
 fn builder_codes_are_bounded_and_version_1_has_no_extensions() {
     let read = |code: proto::BuilderCode, version: proto::X402Version| {
@@ -228,6 +282,7 @@ fn builder_codes_are_bounded_and_version_1_has_no_extensions() {
         payload.x402_version = version.into();
         payload.extensions = Some(proto::Extensions {
             eip2612_gas_sponsoring: Some(sponsoring()),
+            erc20_approval_gas_sponsoring: Some(approving()),
             builder_code: Some(code),
         });
         read_as((payload, requirements)).unwrap().extensions
@@ -247,4 +302,5 @@ fn builder_codes_are_bounded_and_version_1_has_no_extensions() {
     let first = read(many, proto::X402Version::V1);
     assert_eq!(first.builder_code, Extension::Absent);
     assert_eq!(first.eip2612_gas_sponsoring, Extension::Absent);
+    assert_eq!(first.erc20_approval_gas_sponsoring, Extension::Absent);
 }
