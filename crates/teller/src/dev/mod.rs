@@ -26,6 +26,9 @@ const LEDGER_FILE: &str = ".teller-dev/teller.db";
 const LEDGER_URL: &str = "sqlite://.teller-dev/teller.db";
 /// A thousand test dollars for each payer.
 const PAYER_FUNDS: u64 = 1_000_000_000;
+/// What payers are given for the gas of their approvals: that of one at 140 gwei, and of a hundred a day.
+const MAX_TOP_UP_WEI: u64 = 10_000_000_000_000_000;
+const MAX_TOP_UP_WEI_PER_DAY: u64 = 100 * MAX_TOP_UP_WEI;
 
 /// Runs all of it until a signal comes.
 pub async fn run(args: &DevArgs) -> Result<ExitCode, Failure> {
@@ -102,6 +105,7 @@ fn defaults(args: &DevArgs, info: &DevnetInfo) -> String {
          [log]\nlevel = \"warn\"\n\
          [[networks]]\nid = \"eip155:{}\"\nrpc = [\"{}\"]\nsigners = [{}]\nblock_interval_ms = {}\nmulticall3 = \"{}\"\n\
          wallet_factories = [\"{WALLET_FACTORY}\"]\n\
+         approvals = {{ max_top_up_wei = \"{MAX_TOP_UP_WEI}\", max_top_up_wei_per_day = \"{MAX_TOP_UP_WEI_PER_DAY}\" }}\n\
          [[networks.assets]]\naddress = \"{}\"\nname = \"{}\"\nversion = \"{}\"\ndecimals = {}\n",
         info.signers.len(),
         info.chain_id,
