@@ -450,7 +450,7 @@ fn set(body: &mut Value, pointer: &str, value: Value) {
 }
 
 /// Why verify says no at both doors; demands that they say the same, there and at settle.
-async fn refused_at_both(teller: &Teller, client: &mut Client, body: &Value) -> String {
+pub async fn refused_at_both(teller: &Teller, client: &mut Client, body: &Value) -> String {
     let (status, rest) = teller.post("/verify", body).await;
     assert_eq!((status, &rest["isValid"]), (200, &json!(false)), "{rest}");
     let grpc = client.verify(verify_request(body)).await.unwrap();
@@ -476,7 +476,7 @@ async fn refused_at_both(teller: &Teller, client: &mut Client, body: &Value) -> 
 }
 
 /// Verifies and settles; demands that both say yes.
-async fn pays(client: &mut Client, body: &Value) -> proto::SettleResponse {
+pub async fn pays(client: &mut Client, body: &Value) -> proto::SettleResponse {
     let held = client.verify(verify_request(body)).await.unwrap();
     assert!(held.get_ref().is_valid, "{held:?}");
     let settled = settle(client, body).await;

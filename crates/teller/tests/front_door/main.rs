@@ -7,6 +7,7 @@
     reason = "a test's helpers may fail as loudly as the test itself"
 )]
 
+mod approvals;
 mod bazaar;
 mod commands;
 mod crowd;
