@@ -8,7 +8,9 @@ import { permit2Request } from "./permit2.mjs";
 import { NETWORKS } from "./world.mjs";
 
 /** What teller serves already: that these are asked about is itself a test. */
-export const MUST_BE_SERVED = ["eip3009", "permit2", "upto", "erc1271", "eip7702", "erc6492"];
+export const MUST_BE_SERVED = [
+  "eip3009", "permit2", "upto", "erc1271", "eip7702", "erc6492", "approval for exact", "approval for upto",
+];
 
 /** The refusals of a good payment that mean "not this way"; any other is a fault and no answer to this question. */
 const NOT_THIS_WAY = {
@@ -46,9 +48,9 @@ export async function whatIsServed(world, teller) {
     }
   }
   for (const id of supported.extensions) served.add(id);
-  if (served.has("eip2612GasSponsoring")) {
+  for (const [id, name] of [["eip2612GasSponsoring", "eip2612"], ["erc20ApprovalGasSponsoring", "approval"]]) {
     for (const [scheme, way] of [["exact", "permit2"], ["upto", "upto"]]) {
-      if (served.has(way)) served.add(`eip2612 for ${scheme}`);
+      if (served.has(id) && served.has(way)) served.add(`${name} for ${scheme}`);
     }
   }
   return served;

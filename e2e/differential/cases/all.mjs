@@ -3,6 +3,7 @@
 import { eip3009Request } from "../eip3009.mjs";
 import { permit2Request } from "../permit2.mjs";
 import { addresses } from "./addresses.mjs";
+import { approving, approvingRequest } from "./approving.mjs";
 import { numbers, timeouts } from "./numbers.mjs";
 import { permit2, upto } from "./permit2.mjs";
 import { kinds, networks, schemes, shapes, versions } from "./routing.mjs";
@@ -45,8 +46,13 @@ const permits = (needs, scheme, cases) => group({
 });
 
 const sponsoring = (needs, scheme) => group({
-  name: `${scheme}, Permit2 with a signed approval`, needs, path: `${scheme}/eip2612`, versions: [2], cases: sponsored,
+  name: `${scheme}, Permit2 with a permit of the token's`, needs, path: `${scheme}/eip2612`, versions: [2], cases: sponsored,
   sharesBody: scheme !== "upto", request: (world, _, one, whose) => sponsoredRequest(scheme, world, one, whose),
+});
+
+const approvals = (needs, scheme) => group({
+  name: `${scheme}, Permit2 with the transaction that approves it`, needs, path: `${scheme}/erc20approval`, versions: [2],
+  cases: approving, sharesBody: scheme !== "upto", request: (world, _, one, whose) => approvingRequest(scheme, world, one, whose),
 });
 
 const wallets = (path, name, cases, request, needs = path) => group({
@@ -72,6 +78,8 @@ export const groups = [
   permits("upto", "upto", [...permit2, ...upto]),
   sponsoring("eip2612 for exact", "exact"),
   sponsoring("eip2612 for upto", "upto"),
+  approvals("approval for exact", "exact"),
+  approvals("approval for upto", "upto"),
   wallets("erc1271", "a deployed wallet", deployed, deployedRequest),
   wallets("eip7702", "a delegated account", deployed, delegatedRequest),
   wallets("erc6492", "a foreseen wallet", foreseen, foreseenRequest),

@@ -1,4 +1,4 @@
-// Permit2 with an approval that the payer signs too (`eip2612GasSponsoring`).
+// Permit2 with a permit of the token's own that the payer signs too (`eip2612GasSponsoring`).
 
 import { PERMIT_2612_TYPES, permit2Request } from "../permit2.mjs";
 import { AMOUNT, CONTRACTS, freshAccount, newPayer, nonceOf, now } from "../world.mjs";
