@@ -17,19 +17,25 @@ const node = (file) => [process.execPath, path.join(E2E, file)];
 const python = (file, ...args) => [PYTHON, path.join(E2E, "python", file), ...args];
 
 const ALL_WAYS = { 1: ["eip3009"], 2: ["eip3009", "permit2", "upto"] };
+const APPROVALS = ["approval for exact", "approval for upto"];
 const AND_EXTENSIONS = {
   1: ALL_WAYS[1],
-  2: [...ALL_WAYS[2], "eip2612 for exact", "eip2612 for upto", "payment-identifier", "bazaar", "builder-code"],
+  2: [...ALL_WAYS[2], "eip2612 for exact", "eip2612 for upto", ...APPROVALS, "payment-identifier", "bazaar", "builder-code"],
 };
 /** What @x402/axios has of them: its older core puts the buyer's part of an extension in place of the shop's, which shops refuse. */
 const AXIOS_WAYS = { 1: ALL_WAYS[1], 2: [...ALL_WAYS[2], "payment-identifier", "bazaar"] };
-const EVERY_SIGNATURE = ["EOA", "EIP-7702", "ERC-1271", "ERC-6492"];
+/** An account, also one without a wei, and what contracts judge. */
+const EVERY_SIGNATURE = ["EOA", "EOA without gas", "EIP-7702", "ERC-1271", "ERC-6492"];
 /** Whoever signs with an account's key alone can do it for an account that has code, too. */
 const BY_KEY = ["EOA", "EIP-7702"];
 /** Whose payments a shop is tried with, by the way of paying. A shop passes on what it is sent, so that one of each language will do. */
 const FROM_SOME = { eip3009: ["EOA", "ERC-1271", "ERC-6492"] };
-/** Permit2 knows no wallets that are not there yet. */
-const FROM_ALL = { eip3009: EVERY_SIGNATURE, permit2: ["EOA", "EIP-7702", "ERC-1271"], upto: ["EOA", "EIP-7702", "ERC-1271"] };
+const BY_PERMIT = ["EOA", "EIP-7702", "ERC-1271"];
+/** Permit2 knows no wallets that are not there yet. Who pays with an approval needs gas for it, or is given some. */
+const FROM_ALL = {
+  eip3009: [...BY_PERMIT, "ERC-6492"], permit2: BY_PERMIT, upto: BY_PERMIT,
+  ...Object.fromEntries(APPROVALS.map((way) => [way, ["EOA", "EOA without gas"]])),
+};
 
 /** Who buys: what it speaks in each version, and whose signatures it can be made to send. */
 export const BUYERS = [

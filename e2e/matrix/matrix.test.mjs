@@ -5,6 +5,7 @@ import { writeFile } from "node:fs/promises";
 import { after, before, describe, it } from "node:test";
 
 import { encodeBuilderCodeSuffix } from "@x402/extensions/builder-code";
+import { parseAbi } from "viem";
 
 import { whatIsServed } from "../differential/served.mjs";
 import { newDelegated, newWallet } from "../differential/wallets.mjs";
@@ -17,6 +18,8 @@ const NETWORKS = { 1: "base-sepolia", 2: "eip155:84532" };
 const PRICE = 10_000n;
 /** How many payments are under way at the same time. */
 const WIDTH = 24;
+/** What a payer is given at most for its approval's gas. */
+const MOST_GIVEN = 10n ** 15n;
 const CODES = { facilitator: "bc_teller", shop: "bc_shop", buyer: "bc_buyer" };
 
 /** Where a shop sells what is paid in which way. */
@@ -26,14 +29,17 @@ const WAYS = {
   upto: { scheme: "upto", method: "Permit2", path: "upto/permit2" },
   "eip2612 for exact": { scheme: "exact", method: "Permit2", path: "exact/eip2612", extension: "eip2612GasSponsoring" },
   "eip2612 for upto": { scheme: "upto", method: "Permit2", path: "upto/eip2612", extension: "eip2612GasSponsoring" },
+  "approval for exact": { scheme: "exact", method: "Permit2", path: "exact/erc20approval", extension: "erc20ApprovalGasSponsoring" },
+  "approval for upto": { scheme: "upto", method: "Permit2", path: "upto/erc20approval", extension: "erc20ApprovalGasSponsoring" },
   "payment-identifier": { scheme: "exact", method: "EIP-3009", path: "exact/identifier", extension: "payment-identifier" },
   // Each buyer has a resource of its own there, so that what is listed says who bought.
   bazaar: { scheme: "exact", method: "EIP-3009", path: "exact/bazaar", extension: "bazaar" },
   "builder-code": { scheme: "exact", method: "EIP-3009", path: "exact/builder", extension: "builder-code" },
 };
 /** What teller must serve for payments with a signature of this kind. */
-const NEEDED_FOR = { EOA: undefined, "EIP-7702": "eip7702", "ERC-1271": "erc1271", "ERC-6492": "erc6492" };
+const NEEDED_FOR = { EOA: undefined, "EOA without gas": undefined, "EIP-7702": "eip7702", "ERC-1271": "erc1271", "ERC-6492": "erc6492" };
 
+const allowanceAbi = parseAbi(["function allowance(address owner, address spender) view returns (uint256)"]);
 const table = new Table();
 
 describe("official buyers in official shops", { concurrency: WIDTH }, () => {
@@ -44,7 +50,10 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
   let idle;
 
   before(async () => {
-    teller = await startTeller({ TELLER__SERVER__BUILDER_CODE: CODES.facilitator });
+    teller = await startTeller({
+      TELLER__SERVER__BUILDER_CODE: CODES.facilitator,
+      TELLER__NETWORKS__0__APPROVALS__MAX_TOP_UP_WEI: String(MOST_GIVEN),
+    });
     world = await makeWorld(teller);
     serves = await whatIsServed(world, teller);
     idle = await everyPayer();
@@ -98,6 +107,13 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
       const { address, owner, creation } = await newWallet(world, false);
       return pay({ address, key: owner.key, wallet: address, creation: { factory: CONTRACTS.walletFactory, calldata: creation } });
     }
+    // Whoever has approved Permit2 once cannot do so again.
+    if (kind === "to approve" || kind === "to approve without gas") {
+      const owner = freshOwner();
+      await newPayer(world, 100n * AMOUNT, owner);
+      if (kind === "to approve without gas") await world.client.setBalance({ address: owner.address, value: 0n });
+      return pay({ address: owner.address, key: owner.key });
+    }
     const payer = idle[kind].pop();
     try {
       return await pay(payer);
@@ -106,11 +122,22 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
     }
   }
 
-  async function buyOnce({ buyer, shop, version, way, signature }) {
+  /** Which payers a cell needs. */
+  function payersFor({ way, signature }) {
+    switch (WAYS[way].extension) {
+      case "eip2612GasSponsoring": return "no allowance";
+      case "erc20ApprovalGasSponsoring": return signature.replace("EOA", "to approve");
+      default: return signature;
+    }
+  }
+
+  async function buyOnce(cell) {
+    const { buyer, shop, version, way } = cell;
     const { url, payTo } = shops.get(shop);
     const { path, scheme, extension } = WAYS[way];
-    await withPayer(extension === "eip2612GasSponsoring" ? "no allowance" : signature, async ({ address, ...payer }) => {
+    await withPayer(payersFor(cell), async ({ address, ...payer }) => {
       const before = await teller.chain.balanceOf(address);
+      const etherBefore = await world.client.getBalance({ address });
       const order = {
         url: `${url}/v${version}/${path}${extension === "bazaar" ? BUYERS.indexOf(buyer) : ""}`, rpc: teller.devnet.rpc, ...payer,
         ...(extension === "payment-identifier" && { identifier: `pay_${freshAccount().address}` }),
@@ -129,7 +156,7 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
       const price = scheme === "upto" ? shop.charges : PRICE;
       assert.deepEqual(await teller.chain.transfersIn(receipt.transaction, address, payTo), [price]);
       assert.equal(before - await teller.chain.balanceOf(address), price);
-      await arrived[extension]?.({ buyer, order, receipt });
+      await arrived[extension]?.({ buyer, order, receipt, address, etherBefore });
     });
   }
 
@@ -139,6 +166,18 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
       const { status, demand, body } = await buyers.get(buyer).buy(order);
       assert.equal(status, 402, body);
       assert.match(demand, /payment_identifier_reused/);
+    },
+    erc20ApprovalGasSponsoring: async ({ address, etherBefore, receipt }) => {
+      const { blockNumber } = await world.client.getTransactionReceipt({ hash: receipt.transaction });
+      const allowance = await world.client.readContract({
+        address: world.asset.address, abi: allowanceAbi, functionName: "allowance", args: [address, CONTRACTS.permit2],
+      });
+      assert.ok(allowance > 0n, "Permit2 may move nothing");
+      assert.equal(await world.client.getTransactionCount({ address }), 1, "the payer's only transaction is its approval");
+      const { gasUsed, effectiveGasPrice } = await newestOf(address, blockNumber);
+      const given = await world.client.getBalance({ address }) + gasUsed * effectiveGasPrice - etherBefore;
+      if (etherBefore > 0n) assert.equal(given, 0n, "the payer has paid for its approval");
+      else assert.ok(given > 0n && given <= MOST_GIVEN, `the payer was given ${given} wei`);
     },
     bazaar: async ({ order }) => {
       const { items } = await (await fetch(`${teller.url}/discovery/resources?limit=100`)).json();
@@ -152,6 +191,16 @@ describe("official buyers in official shops", { concurrency: WIDTH }, () => {
       assert.ok(input.includes(suffix.replace("0x", "")), `there is no ${suffix} in ${input}`);
     },
   };
+
+  /** The receipt of the newest transaction of an account's own, at that height or below. */
+  async function newestOf(address, height) {
+    for (let blockNumber = height; blockNumber > 0n; blockNumber -= 1n) {
+      const { transactions } = await world.client.getBlock({ blockNumber, includeTransactions: true });
+      const found = transactions.find(({ from }) => from.toLowerCase() === address.toLowerCase());
+      if (found) return world.client.getTransactionReceipt({ hash: found.hash });
+    }
+    throw new Error(`${address} has sent nothing`);
+  }
 
   for (const cell of cells()) {
     const { buyer, shop, version, way, signature } = cell;

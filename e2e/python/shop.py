@@ -11,6 +11,7 @@ from x402.extensions.builder_code import (
     declare_builder_code_extension,
 )
 from x402.extensions.eip2612_gas_sponsoring import declare_eip2612_gas_sponsoring_extension
+from x402.extensions.erc20_approval_gas_sponsoring import declare_erc20_approval_gas_sponsoring_extension
 from x402.extensions.payment_identifier import (
     PAYMENT_IDENTIFIER,
     declare_payment_identifier_extension,
@@ -44,6 +45,7 @@ def routes():
     extra = {"name": asset["name"], "version": asset["version"], "assetTransferMethod": "permit2"}
     by_permit = {"asset": asset["address"], "amount": "10000", "extra": extra}
     sponsored = declare_eip2612_gas_sponsoring_extension()
+    approved = declare_erc20_approval_gas_sponsoring_extension()
     identifier = {PAYMENT_IDENTIFIER: declare_payment_identifier_extension(required=True)}
     builder = {BUILDER_CODE: declare_builder_code_extension(order["builderCode"])}
     discovery = declare_discovery_extension(
@@ -58,6 +60,8 @@ def routes():
         "upto": ("GET /v2/upto/permit2", {"scheme": "upto", "price": by_permit}, None),
         "eip2612 for exact": ("GET /v2/exact/eip2612", {"scheme": "exact", "price": by_permit}, sponsored),
         "eip2612 for upto": ("GET /v2/upto/eip2612", {"scheme": "upto", "price": by_permit}, sponsored),
+        "approval for exact": ("GET /v2/exact/erc20approval", {"scheme": "exact", "price": by_permit}, approved),
+        "approval for upto": ("GET /v2/upto/erc20approval", {"scheme": "upto", "price": by_permit}, approved),
         PAYMENT_IDENTIFIER: ("GET /v2/exact/identifier", by_authorization, identifier),
         BUILDER_CODE: ("GET /v2/exact/builder", by_authorization, builder),
     }

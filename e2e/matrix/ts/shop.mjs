@@ -3,7 +3,7 @@
 import { HTTPFacilitatorClient, x402ResourceServer } from "@x402/core/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { UptoEvmScheme } from "@x402/evm/upto/server";
-import { declareEip2612GasSponsoringExtension } from "@x402/extensions";
+import { declareEip2612GasSponsoringExtension, declareErc20ApprovalGasSponsoringExtension } from "@x402/extensions";
 import { bazaarResourceServerExtension, declareDiscoveryExtension } from "@x402/extensions/bazaar";
 import { BUILDER_CODE, builderCodeResourceServerExtension, declareBuilderCodeExtension } from "@x402/extensions/builder-code";
 import {
@@ -31,6 +31,7 @@ export function routes() {
   const { address, name, version } = order.asset;
   const byPermit = { asset: address, amount: "10000", extra: { name, version, assetTransferMethod: "permit2" } };
   const sponsored = declareEip2612GasSponsoringExtension();
+  const approved = declareErc20ApprovalGasSponsoringExtension();
   const discovery = declareDiscoveryExtension({
     input: { city: "Kiel" }, inputSchema: { properties: { city: { type: "string" } } }, output: { example: { weather: "sunny" } },
   });
@@ -41,6 +42,8 @@ export function routes() {
     upto: ["GET /v2/upto/permit2", { scheme: "upto", price: byPermit }],
     "eip2612 for exact": ["GET /v2/exact/eip2612", { scheme: "exact", price: byPermit }, sponsored],
     "eip2612 for upto": ["GET /v2/upto/eip2612", { scheme: "upto", price: byPermit }, sponsored],
+    "approval for exact": ["GET /v2/exact/erc20approval", { scheme: "exact", price: byPermit }, approved],
+    "approval for upto": ["GET /v2/upto/erc20approval", { scheme: "upto", price: byPermit }, approved],
     [PAYMENT_IDENTIFIER]: ["GET /v2/exact/identifier", byAuthorization, { [PAYMENT_IDENTIFIER]: declarePaymentIdentifierExtension(true) }],
     [BUILDER_CODE]: ["GET /v2/exact/builder", byAuthorization, { [BUILDER_CODE]: declareBuilderCodeExtension(order.builderCode) }],
   };
