@@ -6,6 +6,7 @@ use serde_json::Value;
 use teller_domain::BlockRef;
 use teller_fuzz::{Fuzz, Shape};
 
+use crate::bundle::{REVERT_BYTES, SimulatedBlock, read_simulated};
 use crate::error::{from_payload, sanitise};
 use crate::lens::{View, read_code_sizes, read_inspect};
 use crate::wire::{WireBlock, WireCall, WireLog, WireReceipt};
@@ -58,6 +59,26 @@ fn a_nodes_answer_is_read_as_it_stands() {
                 accepted = true;
                 let logs: Vec<Log> = logs.into_iter().map(Log::from).collect();
                 assert_eq!(value.as_array().map(Vec::len), Some(logs.len()));
+            }
+            if let Ok(blocks) = serde_json::from_slice::<Vec<SimulatedBlock>>(data) {
+                let calls = value[0]["calls"].as_array().cloned().unwrap_or_default();
+                if let Ok(simulated) = read_simulated(blocks, calls.len()) {
+                    accepted = true;
+                    assert_eq!(simulated.len(), calls.len());
+                    for (call, simulation) in calls.iter().zip(&simulated) {
+                        match simulation {
+                            Simulation::Succeeded { .. } => {
+                                assert!(call["status"].as_str().is_none_or(|status| {
+                                    status
+                                        .parse::<U256>()
+                                        .is_ok_and(|status| status == U256::ONE)
+                                }));
+                            }
+                            Simulation::Reverted(data) => assert!(data.len() <= REVERT_BYTES),
+                            Simulation::Skipped => panic!("every call was made"),
+                        }
+                    }
+                }
             }
             if let Ok(call) = serde_json::from_slice::<WireCall>(data) {
                 accepted = true;

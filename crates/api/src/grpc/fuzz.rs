@@ -2,7 +2,7 @@
 
 use axum::extract::Query;
 use prost::Message;
-use teller_domain::{PaymentRequest, SignedReceipt, TenantId};
+use teller_domain::{ChainId, PaymentRequest, SignedReceipt, TenantId};
 use teller_fuzz::{Fuzz, Shape};
 use teller_protocol::extensions::Extension;
 use teller_protocol::{Beside, EvmPayload, EvmRequest, Version};
@@ -18,6 +18,14 @@ const LONGEST_DETAIL: usize = 1_024;
 
 fn tenant() -> TenantId {
     TenantId::new("shop")
+}
+
+/// A network of the corpus sends approvals.
+fn offers() -> Offers {
+    Offers {
+        approvals: [ChainId(84532)].into(),
+        ..Offers::default()
+    }
 }
 
 fn harmless(rejection: &Rejection) {
@@ -38,7 +46,7 @@ fn same(one: &PaymentRequest, other: &PaymentRequest) {
 #[test]
 fn both_doors_see_one_payment() {
     Fuzz::new("payment", Shape::Json).run(|data| {
-        let asked = match wire::read(data, &Offers::default(), &tenant(), None) {
+        let asked = match wire::read(data, &offers(), &tenant(), None) {
             Ok(asked) => asked,
             Err(rejection) => {
                 harmless(&rejection);
@@ -120,7 +128,7 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
 
 fn read_message(bytes: &[u8]) -> Option<Asked> {
     let message = proto::VerifyRequest::decode(bytes).ok()?;
-    let offers = Offers::default();
+    let offers = offers();
     let (payload, requirements) = (message.payment_payload, message.payment_requirements);
     let asked = request::read(payload, requirements, offers.served())
         .map_err(Rejection::from)
