@@ -2,7 +2,7 @@
 //! a series that does not exist yet answers nothing, and an alert that answers nothing looks like one that is content.
 
 use metrics::{counter, gauge};
-use teller_domain::{Level, SettlementStateKind};
+use teller_domain::{Level, SettlementStateKind, Wei};
 
 use super::compensations::register_compensations;
 use crate::config::{Config, Network};
@@ -48,16 +48,20 @@ fn register_network(network: &Network) {
         counter!("teller_levels_reached_total", "network" => name.clone(), "level" => level.as_str())
             .increment(0);
     }
+    counter!("teller_top_ups_total", "network" => name.clone()).increment(0);
+    counter!("teller_top_up_wei_total", "network" => name.clone()).increment(0);
     gauge!("teller_block_interval_seconds", "network" => name.clone())
         .set(network.block_interval.as_secs_f64());
     gauge!("teller_gas_spent_today_wei", "network" => name.clone()).set(0.0);
     gauge!("teller_top_ups_today_wei", "network" => name.clone()).set(0.0);
-    counter!("teller_top_ups_total", "network" => name.clone()).increment(0);
-    counter!("teller_top_up_wei_total", "network" => name.clone()).increment(0);
     // Without a budget there is nothing to compare with: +Inf is never reached.
     let budget = network
         .budget
         .per_day
         .map_or(f64::INFINITY, |budget| f64::from(budget.0));
-    gauge!("teller_gas_budget_wei", "network" => name).set(budget);
+    gauge!("teller_gas_budget_wei", "network" => name.clone()).set(budget);
+    let given = network.approvals.map(|policy| policy.day);
+    let given = given.filter(|day| *day > Wei::ZERO);
+    let given = given.map_or(f64::INFINITY, |day| f64::from(day.0));
+    gauge!("teller_top_up_budget_wei", "network" => name).set(given);
 }
