@@ -298,6 +298,11 @@ impl Facilitator for FacilitatorDoor {
                 .as_ref()
                 .map(|extra| extra.facilitator_address.clone())
                 .unwrap_or_default(),
+            delegation_managers: kind
+                .extra
+                .as_ref()
+                .map(|extra| extra.delegation_managers.clone())
+                .unwrap_or_default(),
         });
         let signers = supported.signers.iter().map(|(pattern, addresses)| {
             let addresses = addresses.clone();

@@ -7,8 +7,9 @@ use teller_protocol::extensions::{
 };
 use teller_protocol::field::{self, FieldError};
 use teller_protocol::{
-    AssetTransferMethod, Eip3009Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault,
-    PaymentRequirements, Permit2Payload, ReadError, Served, Version, WrongKind,
+    AssetTransferMethod, Eip3009Payload, Erc7710Payload, EvmPayload, EvmRequest, EvmScheme, Extra,
+    Fault, MAX_PERMISSION_CONTEXT_BYTES, PaymentRequirements, Permit2Payload, ReadError, Served,
+    Version, WrongKind,
 };
 
 use crate::proto;
@@ -88,6 +89,7 @@ fn from_of(payload: &proto::PaymentPayload) -> Option<&str> {
     match payload.payload.as_ref()? {
         Payload::ExactEip3009(exact) => Some(&exact.authorization.as_ref()?.from),
         Payload::Permit2(permit) => Some(&permit.permit2_authorization.as_ref()?.from),
+        Payload::Erc7710(delegation) => Some(&delegation.delegator),
     }
 }
 
@@ -95,6 +97,7 @@ fn kind_of(payload: &Payload) -> AssetTransferMethod {
     match payload {
         Payload::ExactEip3009(_) => AssetTransferMethod::Eip3009,
         Payload::Permit2(_) => AssetTransferMethod::Permit2,
+        Payload::Erc7710(_) => AssetTransferMethod::Erc7710,
     }
 }
 
@@ -151,6 +154,7 @@ fn read_both(
     let signed = match signed {
         Payload::ExactEip3009(exact) => EvmPayload::Eip3009(eip3009(exact)?),
         Payload::Permit2(permit) => EvmPayload::Permit2(permit2(scheme, permit)?),
+        Payload::Erc7710(delegation) => EvmPayload::Erc7710(erc7710(delegation)?),
     };
     Ok(EvmRequest {
         version,
@@ -184,6 +188,7 @@ fn requirements(
         Ok(proto::AssetTransferMethod::Unspecified) => None,
         Ok(proto::AssetTransferMethod::Eip3009) => Some(AssetTransferMethod::Eip3009),
         Ok(proto::AssetTransferMethod::Permit2) => Some(AssetTransferMethod::Permit2),
+        Ok(proto::AssetTransferMethod::Erc7710) => Some(AssetTransferMethod::Erc7710),
         Err(_) => Some(AssetTransferMethod::Other),
     };
     let requirements = PaymentRequirements {
@@ -256,6 +261,22 @@ fn permit2(scheme: EvmScheme, permit: proto::Permit2Payload) -> Found<Permit2Pay
         },
         valid_after: beside.text("valid_after", &witness.valid_after, field::unsigned)?,
         signature: outer.signature(permit.signature)?,
+    })
+}
+
+fn erc7710(sent: proto::Erc7710Payload) -> Found<Erc7710Payload> {
+    let place = Place::of("payment_payload.erc7710", Fault::Payload);
+    if sent.permission_context.len() > MAX_PERMISSION_CONTEXT_BYTES {
+        return Err(place.wrong("permission_context", "is longer than 16384 bytes"));
+    }
+    Ok(Erc7710Payload {
+        manager: place.text(
+            "delegation_manager",
+            &sent.delegation_manager,
+            field::address,
+        )?,
+        delegator: place.text("delegator", &sent.delegator, field::address)?,
+        permission_context: sent.permission_context.into(),
     })
 }
 

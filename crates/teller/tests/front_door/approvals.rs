@@ -14,8 +14,8 @@ use teller_devnet::contracts::{PERMIT_TOKEN, PLAIN_TOKEN};
 use teller_domain::{AccountNonce, Fees, PERMIT2};
 use teller_schemes::permit2::Proxy;
 
+use crate::doors::{pays, refused_at_both};
 use crate::grpc::channel;
-use crate::grpc_ways::{pays, refused_at_both};
 use crate::support::{Buyer, CHAIN, Chain, Setup, Teller};
 use crate::ways::{
     audited, buyer, facilitator, permit, read, setup, signed_permit_body, teller, tokens,

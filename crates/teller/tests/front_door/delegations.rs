@@ -6,10 +6,14 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256, Bytes, U256, hex};
 use alloy_sol_types::{SolCall, SolValue};
 use serde_json::{Value, json};
+use teller_api::proto;
+use teller_api::proto::facilitator_client::FacilitatorClient;
 use teller_devnet::contracts::abi::{DelegationManager, SmartWallet};
 use teller_devnet::contracts::{DELEGATION_MANAGER, PLAIN_TOKEN, TEST_DOLLAR};
 use teller_devnet::fund_token;
 
+use crate::doors::{self, refused_at_both};
+use crate::grpc::channel;
 use crate::support::{Buyer, CHAIN, Chain, Setup, Teller};
 use crate::ways::{
     self, audited, deployed_wallet, facilitator, gas, pays, read, receipt, refused, signed, tokens,
@@ -117,6 +121,11 @@ async fn a_delegation_pays_once_and_each_of_its_faults_is_refused() {
         "delegationManagers": [DELEGATION_MANAGER.to_string()],
     });
     assert_eq!(supported["kinds"][0]["extra"], extra, "{supported}");
+    let mut client = FacilitatorClient::new(channel(&teller).await);
+    let supported = client.supported(proto::SupportedRequest {}).await.unwrap();
+    let exact = &supported.get_ref().kinds[0];
+    assert_eq!(exact.facilitator_address, own.to_string());
+    assert_eq!(exact.delegation_managers, [DELEGATION_MANAGER.to_string()]);
 
     let wallet = delegator.wallet;
     let context = delegator.good(&chain, 1).await;
@@ -165,14 +174,33 @@ async fn a_delegation_pays_once_and_each_of_its_faults_is_refused() {
             "asset_not_allowed",
         ),
     ] {
-        assert_eq!(refused(&teller, &bad).await, reason, "{bad}");
-        let (_, answer) = teller.post("/settle", &bad).await;
-        assert_eq!(answer["errorReason"], reason, "{answer}");
+        let found = refused_at_both(&teller, &mut client, &bad).await;
+        assert_eq!(found, reason, "{bad}");
     }
-    let mut too_long = good.clone();
-    let long = hex::encode_prefixed(vec![1; 16 * 1024 + 1]);
-    too_long["paymentPayload"]["payload"]["permissionContext"] = json!(long);
-    assert_eq!(refused(&teller, &too_long).await, "invalid_payload");
+    let too_long = vec![1; 16 * 1024 + 1];
+    let mut upto = good.clone();
+    let mut unwanted = good.clone();
+    for pointer in [
+        "/paymentPayload/accepted/scheme",
+        "/paymentRequirements/scheme",
+    ] {
+        *upto.pointer_mut(pointer).unwrap() = json!("upto");
+    }
+    unwanted["paymentRequirements"]["extra"]["assetTransferMethod"] = json!("eip3009");
+    let mut nobody = good.clone();
+    nobody["paymentPayload"]["payload"]["delegator"] = json!("0x01");
+    for (bad, reason) in [
+        (
+            of(DELEGATION_MANAGER, wallet, &too_long, 10_000),
+            "invalid_payload",
+        ),
+        (nobody, "invalid_payload"),
+        (upto, "unsupported_payload_type"),
+        (unwanted, "unsupported_payload_type"),
+    ] {
+        let found = refused_at_both(&teller, &mut client, &bad).await;
+        assert_eq!(found, reason, "{bad}");
+    }
     assert!(teller.settlements().await.is_empty());
 
     let answer = pays(&teller, &good).await;
@@ -186,6 +214,8 @@ async fn a_delegation_pays_once_and_each_of_its_faults_is_refused() {
     assert_eq!(mined["to"], json!(DELEGATION_MANAGER));
     let (_, again) = teller.post("/settle", &good).await;
     assert_eq!(again["errorReason"], "duplicate_settlement");
+    let again = doors::settle(&mut client, &good).await;
+    assert_eq!(again.outcome(), proto::SettleOutcome::Duplicate);
     // Nor does the context pay for anything else.
     let cheaper = of(DELEGATION_MANAGER, wallet, &context, 1);
     let (_, other) = teller.post("/settle", &cheaper).await;
@@ -193,11 +223,12 @@ async fn a_delegation_pays_once_and_each_of_its_faults_is_refused() {
 
     // A token without any signature of its own is paid with as well.
     let context = delegator.good(&chain, 4).await;
-    pays(
-        &teller,
-        &body(DELEGATION_MANAGER, wallet, &context, PLAIN_TOKEN, 777),
-    )
-    .await;
+    let plain = body(DELEGATION_MANAGER, wallet, &context, PLAIN_TOKEN, 777);
+    let settled = doors::pays(&mut client, &plain).await;
+    assert_eq!(settled.payer, wallet.to_string());
+    let (_, again) = teller.post("/settle", &plain).await;
+    assert_eq!(again["errorReason"], "duplicate_settlement");
+    assert_eq!(again["transaction"], json!(settled.transaction));
     assert_eq!(tokens(&chain, PLAIN_TOKEN, PAYEE).await, 777);
     a_block().await;
     assert_eq!(chain.balance(PAYEE).await, U256::from(10_000));
@@ -335,7 +366,9 @@ async fn without_a_list_no_delegation_is_taken() {
     let chain = Chain::start(Duration::from_secs(1)).await;
     let teller = Teller::start(&chain, Setup::embedded(&chain)).await;
     let good = body(DELEGATION_MANAGER, PAYEE, &[1], TEST_DOLLAR, 1);
-    assert_eq!(refused(&teller, &good).await, "unsupported_payload_type");
+    let mut client = FacilitatorClient::new(channel(&teller).await);
+    let found = refused_at_both(&teller, &mut client, &good).await;
+    assert_eq!(found, "unsupported_payload_type");
     let (_, supported) = teller.get("/supported").await;
     assert!(supported["kinds"][0].get("extra").is_none(), "{supported}");
 }

@@ -11,8 +11,8 @@ use teller_domain::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
 use teller_schemes::builder_code::{BuilderCodes, Code};
 use teller_schemes::permit2::{Permit, Proxy};
 use tonic::Code as Status;
-use tonic::transport::Channel;
 
+use crate::doors::{pays, refused_at_both, settle};
 use crate::grpc::channel;
 use crate::messages::verify_request;
 use crate::permits::sponsoring;
@@ -24,8 +24,6 @@ use crate::ways::{
 
 const PAYEE: Address = Address::repeat_byte(0x46);
 const HOP: Duration = Duration::from_secs(2);
-
-type Client = FacilitatorClient<Channel>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permit_pays_and_is_attributed() {
@@ -116,6 +114,7 @@ async fn of_what_upto_permits_a_part_or_nothing_is_charged_once() {
             scheme: proto::Scheme::Upto.into(),
             network: CHAIN.to_string(),
             facilitator_address: named.to_string(),
+            delegation_managers: Vec::new(),
         }]
     );
     let payer = approving_buyer(&chain, PLAIN_TOKEN, 50_000).await;
@@ -447,54 +446,4 @@ fn set(body: &mut Value, pointer: &str, value: Value) {
         body["paymentPayload"]["network"] = accepted["network"].clone();
         body["paymentRequirements"]["maxAmountRequired"] = accepted["amount"].clone();
     }
-}
-
-/// Why verify says no at both doors; demands that they say the same, there and at settle.
-pub async fn refused_at_both(teller: &Teller, client: &mut Client, body: &Value) -> String {
-    let (status, rest) = teller.post("/verify", body).await;
-    assert_eq!((status, &rest["isValid"]), (200, &json!(false)), "{rest}");
-    let grpc = client.verify(verify_request(body)).await.unwrap();
-    let grpc = grpc.into_inner();
-    assert!(!grpc.is_valid, "{rest}");
-    assert_eq!(rest["invalidReason"], grpc.invalid_reason, "{body}");
-    assert_eq!(rest["payer"], grpc.payer, "{body}");
-    let (status, rest) = teller.post("/settle", body).await;
-    assert_eq!((status, &rest["success"]), (200, &json!(false)), "{rest}");
-    let settled = settle(client, body).await;
-    assert_eq!(settled.outcome(), proto::SettleOutcome::Failed);
-    assert_eq!(rest["errorReason"], settled.error_reason, "{body}");
-    assert_eq!(
-        (&rest["payer"], &rest["network"], &rest["transaction"]),
-        (
-            &json!(settled.payer),
-            &json!(settled.network),
-            &json!(settled.transaction)
-        ),
-        "{body}"
-    );
-    grpc.invalid_reason
-}
-
-/// Verifies and settles; demands that both say yes.
-pub async fn pays(client: &mut Client, body: &Value) -> proto::SettleResponse {
-    let held = client.verify(verify_request(body)).await.unwrap();
-    assert!(held.get_ref().is_valid, "{held:?}");
-    let settled = settle(client, body).await;
-    assert_eq!(
-        settled.outcome(),
-        proto::SettleOutcome::Settled,
-        "{settled:?}"
-    );
-    settled
-}
-
-async fn settle(client: &mut Client, body: &Value) -> proto::SettleResponse {
-    let same = verify_request(body);
-    let request = proto::SettleRequest {
-        payment_payload: same.payment_payload,
-        payment_requirements: same.payment_requirements,
-        idempotency_key: String::new(),
-        payment_identifier: String::new(),
-    };
-    client.settle(request).await.unwrap().into_inner()
 }

@@ -13,6 +13,7 @@ mod commands;
 mod crowd;
 mod delegations;
 mod gifts;
+mod doors;
 mod grpc;
 mod grpc_ways;
 mod kill;

@@ -34,6 +34,7 @@ pub fn verify_request(body: &Value) -> proto::VerifyRequest {
             None => proto::AssetTransferMethod::Unspecified.into(),
             Some("eip3009") => proto::AssetTransferMethod::Eip3009.into(),
             Some("permit2") => proto::AssetTransferMethod::Permit2.into(),
+            Some("erc7710") => proto::AssetTransferMethod::Erc7710.into(),
             // A number that nobody knows.
             Some(_) => 99,
         },
@@ -48,6 +49,13 @@ pub fn verify_request(body: &Value) -> proto::VerifyRequest {
 }
 
 fn payload(sent: &Value) -> proto::payment_payload::Payload {
+    if !sent["delegationManager"].is_null() {
+        return proto::payment_payload::Payload::Erc7710(proto::Erc7710Payload {
+            delegation_manager: text(&sent["delegationManager"]),
+            delegator: text(&sent["delegator"]),
+            permission_context: bytes(&sent["permissionContext"]),
+        });
+    }
     let signature = bytes(&sent["signature"]);
     let permit = &sent["permit2Authorization"];
     if permit.is_null() {

@@ -7,7 +7,7 @@ const TOKEN: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
 const ALL: Served = Served {
     permit2: true,
     upto: true,
-    erc7710: false,
+    erc7710: true,
 };
 
 type Messages = (proto::PaymentPayload, proto::PaymentRequirements);
@@ -149,6 +149,54 @@ fn faults_of_a_permit_are_those_of_the_scheme() {
     let first = |m: &mut Messages| m.0.x402_version = proto::X402Version::V1.into();
     assert_eq!(fault(Exact, first), Fault::PayloadKind);
     assert_eq!(fault(Upto, first), Fault::Scheme);
+}
+
+fn delegation(change: impl FnOnce(&mut proto::Erc7710Payload)) -> Messages {
+    let mut sent = proto::Erc7710Payload {
+        delegation_manager: TOKEN.into(),
+        delegator: PAYER.into(),
+        permission_context: vec![7; MAX_PERMISSION_CONTEXT_BYTES],
+    };
+    change(&mut sent);
+    let (mut payload, mut requirements) = permit(proto::Scheme::Exact);
+    payload.payload = Some(Payload::Erc7710(sent));
+    requirements.asset_transfer_method = proto::AssetTransferMethod::Erc7710.into();
+    (payload, requirements)
+}
+
+#[test]
+fn a_delegation_is_read_where_they_are_redeemed() {
+    let request = read_as(delegation(|_| ())).unwrap();
+    let EvmPayload::Erc7710(sent) = request.payload else {
+        panic!("no delegation")
+    };
+    assert_eq!(
+        (sent.manager, sent.delegator),
+        (TOKEN.parse().unwrap(), PAYER.parse().unwrap())
+    );
+    assert_eq!(sent.permission_context.len(), MAX_PERMISSION_CONTEXT_BYTES);
+
+    let (payload, requirements) = delegation(|_| ());
+    let nowhere = Served {
+        erc7710: false,
+        ..ALL
+    };
+    let error = read(Some(payload), Some(requirements), nowhere).unwrap_err();
+    assert_eq!(error.fault, Fault::PayloadKind);
+    assert_eq!(error.payer, Some(PAYER.parse().unwrap()));
+    let mut first = delegation(|_| ());
+    first.0.x402_version = proto::X402Version::V1.into();
+    assert_eq!(read_as(first).unwrap_err().fault, Fault::PayloadKind);
+    for spoil in [
+        |sent: &mut proto::Erc7710Payload| sent.permission_context.push(7),
+        |sent: &mut proto::Erc7710Payload| sent.delegation_manager.clear(),
+        |sent: &mut proto::Erc7710Payload| sent.delegator.clear(),
+    ] {
+        assert_eq!(
+            read_as(delegation(spoil)).unwrap_err().fault,
+            Fault::Payload
+        );
+    }
 }
 
 fn sponsoring() -> proto::Eip2612GasSponsoring {
