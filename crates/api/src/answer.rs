@@ -125,6 +125,15 @@ impl Outcome {
             Self::Done => "done",
         }
     }
+
+    /// Of a call that reads: what was asked for is there, could not be looked up, or is not to be had.
+    pub(crate) fn of_reading<T>(found: &Result<T, ApiError>) -> Self {
+        match found {
+            Ok(_) => Self::Done,
+            Err(ApiError::LedgerUnavailable) => Self::Unknown,
+            Err(_) => Self::Rejected,
+        }
+    }
 }
 
 /// The status of an answer that names a reason: refusals are 200, what could not be checked is 503.

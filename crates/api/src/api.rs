@@ -15,9 +15,9 @@ use teller_store::{CatalogueBounds, Ledger};
 use teller_verify::Verifier;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::answer::{ApiError, Outcome, SettleVerdict};
+use crate::answer::{ApiError, Outcome, SettleVerdict, VerifyAnswer};
 use crate::auth::{Auth, Gate};
-use crate::discovery::Discovery;
+use crate::discovery::{Candidate, Discovery, ListingStatus};
 use crate::meters::{Endpoint, Meters, Throttle, Transport};
 use crate::readiness::Readiness;
 use crate::receipts::ReceiptSigner;
@@ -249,7 +249,7 @@ impl Api {
         rest::router(self.clone())
     }
 
-    /// The gRPC door: Facilitator, Settlements, health and reflection. Needs a tokio runtime around it.
+    /// The gRPC door: Facilitator, Settlements, Discovery, health and reflection. Needs a tokio runtime around it.
     pub fn grpc_router(&self) -> Router {
         grpc::router(self.clone())
     }
@@ -285,6 +285,39 @@ impl Api {
     pub(crate) fn told(&self, verdict: &SettleVerdict) {
         if let Some((reason, _)) = verdict.refusal() {
             self.inner.meters.refused(reason);
+        }
+    }
+
+    /// What becomes of the resource of a payment that was verified; `None` where nobody is told.
+    pub(crate) async fn announced(
+        &self,
+        answer: &VerifyAnswer,
+        candidate: Option<&Candidate>,
+    ) -> Option<ListingStatus> {
+        match (answer, &self.inner.discovery, candidate) {
+            (VerifyAnswer::Valid { .. }, Some(discovery), Some(candidate))
+                if candidate.has_header =>
+            {
+                Some(discovery.announced(candidate).await)
+            }
+            _ => None,
+        }
+    }
+
+    /// Lists the resource of a payment that was settled. What became of it; `None` where nobody is told.
+    pub(crate) async fn listed(
+        &self,
+        verdict: &SettleVerdict,
+        candidate: Option<Candidate>,
+    ) -> Option<ListingStatus> {
+        match (verdict, &self.inner.discovery, candidate) {
+            (SettleVerdict::Settled { .. }, Some(discovery), Some(candidate)) => {
+                let has_header = candidate.has_header;
+                let ledger = &self.inner.service.ledger;
+                let listed = discovery.paid(candidate, ledger, Instant::now()).await;
+                has_header.then_some(listed)
+            }
+            _ => None,
         }
     }
 

@@ -54,6 +54,7 @@ fn payload() -> proto::PaymentPayload {
             },
         )),
         extensions: None,
+        resource: None,
     }
 }
 

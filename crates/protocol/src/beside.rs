@@ -1,7 +1,9 @@
 //! What a request carries beside its payment: the buyer's id of it, and what the paid resource says of itself for the
 //! discovery catalogue (PROTOCOL sections 7.3 and 7.4). None of it decides whether a payment is good.
 
-use crate::extensions::{BazaarInput, Extension, Extensions, HttpMethod, PaymentIdentifier, ids};
+use crate::extensions::{
+    Bazaar, BazaarInput, Extension, Extensions, HttpMethod, PaymentIdentifier, ids,
+};
 use crate::fields::{Fields, Found};
 use crate::json::{Json, Object};
 use crate::request::{Fault, Version, read_body, read_version};
@@ -81,19 +83,7 @@ fn read(body: &Object<'_>, payload: &Object<'_>, requirements: &Object<'_>) -> F
             let discoverable = match read.bazaar {
                 Extension::Absent => Extension::Absent,
                 Extension::Malformed(detail) => Extension::Malformed(detail),
-                Extension::Present(bazaar) => {
-                    let tool = match &bazaar.input {
-                        BazaarInput::Http { .. } => None,
-                        BazaarInput::Mcp { tool_name, .. } => Some(tool_name.clone()),
-                    };
-                    let claim = Claim {
-                        listed: bazaar.listed(),
-                        info: bazaar.info,
-                        schema: bazaar.schema,
-                    };
-                    let template = bazaar.route_template.as_deref();
-                    Extension::of(resource(&sent, requirements, template, tool, claim))
-                }
+                Extension::Present(bazaar) => Extension::of(offered(&sent, requirements, bazaar)),
             };
             Ok(Beside {
                 payment_identifier: read.payment_identifier,
@@ -103,17 +93,26 @@ fn read(body: &Object<'_>, payload: &Object<'_>, requirements: &Object<'_>) -> F
     }
 }
 
-fn resource(
+/// What the extension says, with the resource and the requirements that stand beside it.
+pub(crate) fn offered(
     sent: &Fields<'_, '_>,
     requirements: &Object<'_>,
-    template: Option<&str>,
-    tool: Option<String>,
-    claim: Claim,
+    bazaar: Bazaar,
 ) -> Found<Option<Discoverable>> {
+    let tool = match &bazaar.input {
+        BazaarInput::Http { .. } => None,
+        BazaarInput::Mcp { tool_name, .. } => Some(tool_name.clone()),
+    };
+    let claim = Claim {
+        listed: bazaar.listed(),
+        info: bazaar.info,
+        schema: bazaar.schema,
+    };
     let wrong = || sent.wrong("resource", "must have an http or https url");
     let found = sent.object("resource")?;
     let resource = Resource::read(found.object).ok_or_else(wrong)?;
     // A route belongs to HTTP; a tool's URL is its server's.
+    let template = bazaar.route_template.as_deref();
     let template = template.filter(|_| tool.is_none());
     Ok(Some(Discoverable {
         version: Version::V2,

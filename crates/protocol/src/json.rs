@@ -90,6 +90,11 @@ fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 pub(crate) struct Object<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
 
 impl<'a> Object<'a> {
+    /// An object of these members, whose keys differ.
+    pub(crate) fn of<const N: usize>(members: [(&'static str, Json<'a>); N]) -> Self {
+        Self(members.map(|(key, value)| (key.into(), value)).into())
+    }
+
     /// The member of this name. `null` counts as absent (PROTOCOL section 1.1).
     pub(crate) fn get(&self, key: &str) -> Option<&Json<'a>> {
         self.0

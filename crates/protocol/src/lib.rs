@@ -12,6 +12,7 @@ mod fields;
 #[cfg(test)]
 mod fuzz;
 mod json;
+mod offer;
 mod payloads;
 mod request;
 mod resource;
@@ -20,6 +21,7 @@ mod response;
 pub use beside::{Beside, Claim, Discoverable};
 pub use evm_request::EvmRequest;
 pub use json::{JsonError, MAX_DEPTH};
+pub use offer::{Offer, OfferedResource};
 pub use payloads::{
     Erc7710Payload, EvmPayload, EvmScheme, MAX_PERMISSION_CONTEXT_BYTES, Permit2Payload, Served,
     WrongKind,

@@ -1,6 +1,7 @@
 //! The bazaar: what is paid for and wants to be found is judged, listed in the ledger's catalogue and shown to everybody.
 //! None of it may hold a payment up or change its answer.
 
+mod catalogue;
 #[cfg(test)]
 mod fuzz;
 mod schema;
@@ -19,6 +20,7 @@ use teller_protocol::{Claim, Discoverable, Version};
 use teller_store::{CatalogueBounds, Ledger, ListedTerms, ListingKind, NewListing};
 use tokio::sync::Semaphore;
 
+pub(crate) use self::catalogue::{Filters, Listed, Reader};
 use self::schema::Unfit;
 use crate::answer::message;
 

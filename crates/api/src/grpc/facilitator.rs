@@ -10,10 +10,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
-use super::{request, status};
+use super::{offer, request, status};
 use crate::answer::{ApiError, Outcome, SettleVerdict, VerifyAnswer, message, status_of};
 use crate::api::Api;
 use crate::delivery::{Promise, PromiseSlot};
+use crate::discovery::{Candidate, ListingStatus};
 use crate::limits::Tenant;
 use crate::meters::{Endpoint, Transport};
 use crate::proto;
@@ -44,6 +45,11 @@ impl FacilitatorDoor {
         tenant: &Tenant,
         request: proto::VerifyRequest,
     ) -> (Answer<proto::VerifyResponse>, Outcome) {
+        let offered = offer::offered(
+            request.payment_payload.as_ref(),
+            request.payment_requirements.as_ref(),
+        );
+        let mut candidate = None;
         let asked = self.asked(
             &tenant.id,
             request.payment_payload,
@@ -53,6 +59,7 @@ impl FacilitatorDoor {
         );
         let answer = match asked {
             Ok(asked) => {
+                candidate = Candidate::of(offered, &asked.request);
                 let (answer, cause) = self.0.inner.service.verify(asked).await;
                 self.0.log("verify", cause.as_ref());
                 answer
@@ -64,7 +71,8 @@ impl FacilitatorDoor {
             },
         };
         let outcome = answer.outcome();
-        (verify_response(answer), outcome)
+        let status = self.0.announced(&answer, candidate.as_ref()).await;
+        (verify_response(answer, status), outcome)
     }
 
     async fn settle_admitted(
@@ -75,6 +83,11 @@ impl FacilitatorDoor {
         let Ok(_settles) = tenant.take_settle() else {
             return (Err(status(&ApiError::TooManySettles)), Outcome::Rejected);
         };
+        let offered = offer::offered(
+            request.payment_payload.as_ref(),
+            request.payment_requirements.as_ref(),
+        );
+        let mut candidate = None;
         let asked = self.asked(
             &tenant.id,
             request.payment_payload,
@@ -84,6 +97,7 @@ impl FacilitatorDoor {
         );
         let answer = match asked {
             Ok(asked) => {
+                candidate = Candidate::of(offered, &asked.request);
                 let (answer, cause) = self.0.inner.service.settle(asked, tenant).await;
                 self.0.log("settle", cause.as_ref());
                 answer
@@ -93,7 +107,8 @@ impl FacilitatorDoor {
         };
         let outcome = answer.verdict.outcome();
         self.0.told(&answer.verdict);
-        (settle_response(answer), outcome)
+        let status = self.0.listed(&answer.verdict, candidate).await;
+        (settle_response(answer, status), outcome)
     }
 
     async fn release_admitted(
@@ -176,12 +191,28 @@ fn error_of(reason: Reason, detail: &str) -> Option<Status> {
     }
 }
 
-fn verify_response(answer: VerifyAnswer) -> Answer<proto::VerifyResponse> {
+fn listing(status: ListingStatus) -> proto::Listing {
+    let (status, reason) = match status {
+        ListingStatus::Success => (proto::ListingStatus::Success, String::new()),
+        ListingStatus::Processing => (proto::ListingStatus::Processing, String::new()),
+        ListingStatus::Rejected(reason) => (proto::ListingStatus::Rejected, message(&reason)),
+    };
+    proto::Listing {
+        status: status.into(),
+        rejected_reason: reason,
+    }
+}
+
+fn verify_response(
+    answer: VerifyAnswer,
+    status: Option<ListingStatus>,
+) -> Answer<proto::VerifyResponse> {
     match answer {
         VerifyAnswer::Valid { hold } => {
             let mut response = Response::new(proto::VerifyResponse {
                 is_valid: true,
                 payer: hold.payer().to_string(),
+                listing: status.map(listing),
                 ..proto::VerifyResponse::default()
             });
             response
@@ -198,12 +229,16 @@ fn verify_response(answer: VerifyAnswer) -> Answer<proto::VerifyResponse> {
                 invalid_reason: refusal.reason.to_string(),
                 invalid_message: message(&refusal.detail),
                 payer: payer.map(|payer| payer.to_string()).unwrap_or_default(),
+                listing: None,
             }))
         }
     }
 }
 
-fn settle_response(answer: crate::answer::SettleAnswer) -> Answer<proto::SettleResponse> {
+fn settle_response(
+    answer: crate::answer::SettleAnswer,
+    status: Option<ListingStatus>,
+) -> Answer<proto::SettleResponse> {
     let refusal = answer.verdict.refusal();
     if let Some(error) = refusal.and_then(|(reason, detail)| error_of(reason, detail)) {
         return Err(error);
@@ -240,6 +275,7 @@ fn settle_response(answer: crate::answer::SettleAnswer) -> Answer<proto::SettleR
             .charged
             .map(|amount| amount.to_string())
             .unwrap_or_default(),
+        listing: status.map(listing),
     });
     if let SettleVerdict::Settled { delivery, .. } = answer.verdict {
         response

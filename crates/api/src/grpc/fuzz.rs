@@ -4,10 +4,10 @@ use axum::extract::Query;
 use prost::Message;
 use teller_domain::{ChainId, PaymentRequest, SignedReceipt, TenantId};
 use teller_fuzz::{Fuzz, Shape};
-use teller_protocol::extensions::Extension;
-use teller_protocol::{Beside, EvmPayload, EvmRequest, Version};
+use teller_protocol::extensions::{Bazaar, Extension};
+use teller_protocol::{Beside, EvmPayload, EvmRequest, Resource, Version};
 
-use super::request;
+use super::{offer, request};
 use crate::discovery::Candidate;
 use crate::view::Filters;
 use crate::wire::{self, Asked, Offers, Rejection};
@@ -60,10 +60,21 @@ fn both_doors_see_one_payment() {
             Ok(identified) => assert_eq!(identified.payment_identifier.is_some(), has_identifier),
             Err(rejection) => harmless(&rejection),
         }
-        let _ = Candidate::of(beside.discoverable, &asked.request);
+        let _ = Candidate::of(beside.discoverable.clone(), &asked.request);
 
         let request = EvmRequest::read(data, Offers::default().served()).unwrap();
         if let Some(message) = message(&request) {
+            if let (Version::V2, Extension::Present(listed)) =
+                (request.version, beside.discoverable)
+            {
+                let found = offer::offered(
+                    message.payment_payload.as_ref(),
+                    message.payment_requirements.as_ref(),
+                );
+                let mut found = found.present().unwrap().clone();
+                found.requirements.clone_from(&listed.requirements);
+                assert_eq!(found, listed);
+            }
             let bytes = message.encode_to_vec();
             let asked_again = read_message(&bytes).unwrap();
             assert_eq!(asked_again.network, asked.network);
@@ -102,6 +113,9 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
             services: code.services.clone(),
         });
     }
+    if let Extension::Present(bazaar) = &request.extensions.bazaar {
+        extensions.bazaar = Some(offered(bazaar));
+    }
     let demanded = &request.requirements;
     Some(proto::VerifyRequest {
         payment_payload: Some(proto::PaymentPayload {
@@ -110,6 +124,7 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
             network: request.network.clone(),
             payload: Some(proto::payment_payload::Payload::ExactEip3009(exact)),
             extensions: Some(extensions),
+            resource: request.resource.as_ref().map(resource),
         }),
         payment_requirements: Some(proto::PaymentRequirements {
             scheme: proto::Scheme::Exact.into(),
@@ -124,6 +139,26 @@ fn message(request: &EvmRequest) -> Option<proto::VerifyRequest> {
         }),
         ..proto::VerifyRequest::default()
     })
+}
+
+fn offered(bazaar: &Bazaar) -> proto::Bazaar {
+    proto::Bazaar {
+        info_json: bazaar.info.clone(),
+        schema_json: bazaar.schema.clone(),
+        route_template: bazaar.route_template.clone().unwrap_or_default(),
+    }
+}
+
+fn resource(resource: &Resource) -> proto::Resource {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    proto::Resource {
+        url: resource.url.clone(),
+        description: text(&resource.description),
+        mime_type: text(&resource.mime_type),
+        service_name: text(&resource.service_name),
+        tags: resource.tags.clone(),
+        icon_url: text(&resource.icon_url),
+    }
 }
 
 fn read_message(bytes: &[u8]) -> Option<Asked> {

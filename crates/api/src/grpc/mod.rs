@@ -1,9 +1,11 @@
 //! The gRPC door: the same service, in messages instead of JSON.
 
 mod convert;
+mod discovery;
 mod facilitator;
 #[cfg(test)]
 mod fuzz;
+mod offer;
 mod request;
 mod settlements;
 
@@ -23,12 +25,21 @@ use crate::answer::ApiError;
 use crate::api::Api;
 use crate::delivery::{PromiseSlot, PromisedBody};
 use crate::proto;
+use crate::proto::discovery_server::DiscoveryServer;
 use crate::proto::facilitator_server::FacilitatorServer;
 use crate::proto::settlements_server::SettlementsServer;
 use crate::rest::MAX_BODY_BYTES;
 
 /// How often gRPC health is brought up to date.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What gRPC health is asked about; "" is all of it.
+const SERVICES: [&str; 4] = [
+    "",
+    "teller.v1.Facilitator",
+    "teller.v1.Settlements",
+    "teller.v1.Discovery",
+];
 
 pub(crate) fn router(api: Api) -> Router {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -39,7 +50,11 @@ pub(crate) fn router(api: Api) -> Router {
                 .max_decoding_message_size(MAX_BODY_BYTES),
         )
         .add_service(
-            SettlementsServer::new(settlements::SettlementsDoor(api))
+            SettlementsServer::new(settlements::SettlementsDoor(api.clone()))
+                .max_decoding_message_size(MAX_BODY_BYTES),
+        )
+        .add_service(
+            DiscoveryServer::new(discovery::DiscoveryDoor(api))
                 .max_decoding_message_size(MAX_BODY_BYTES),
         );
     // Newer tools speak v1, grpcurl still asks for v1alpha first.
@@ -109,7 +124,7 @@ async fn report_health(api: Api, reporter: HealthReporter) {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,
         };
-        for service in ["", "teller.v1.Facilitator", "teller.v1.Settlements"] {
+        for service in SERVICES {
             reporter.set_service_status(service, serving).await;
         }
         if is_draining {

@@ -171,7 +171,7 @@ fn read_both(
     })
 }
 
-fn scheme(scheme: proto::Scheme) -> Option<EvmScheme> {
+pub(super) fn scheme(scheme: proto::Scheme) -> Option<EvmScheme> {
     match scheme {
         proto::Scheme::Unspecified => None,
         proto::Scheme::Exact => Some(EvmScheme::Exact),

@@ -112,11 +112,7 @@ impl SettlementsDoor {
         found: Result<T, ApiError>,
         started: Instant,
     ) -> Result<Response<T>, Status> {
-        let outcome = match &found {
-            Ok(_) => Outcome::Done,
-            Err(ApiError::LedgerUnavailable) => Outcome::Unknown,
-            Err(_) => Outcome::Rejected,
-        };
+        let outcome = Outcome::of_reading(&found);
         self.0
             .answered(Endpoint::Settlements, Transport::Grpc, outcome, started);
         found.map(Response::new).map_err(|error| status(&error))

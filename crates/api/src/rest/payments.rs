@@ -15,7 +15,7 @@ use teller_protocol::{Beside, Discoverable};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{MAX_BODY_BYTES, respond};
-use crate::answer::{ApiError, Outcome, SettleVerdict, VerifyAnswer};
+use crate::answer::{ApiError, Outcome, VerifyAnswer};
 use crate::api::Api;
 use crate::discovery::Candidate;
 use crate::limits::Tenant;
@@ -63,13 +63,7 @@ async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
         ),
     };
     let outcome = outcome(answer.outcome(), is_malformed);
-    let mut status = None;
-    if let (VerifyAnswer::Valid { .. }, Some(discovery), Some(candidate)) =
-        (&answer, &api.inner.discovery, &candidate)
-        && candidate.has_header
-    {
-        status = Some(discovery.announced(candidate).await);
-    }
+    let status = api.announced(&answer, candidate.as_ref()).await;
     let response = respond::verify(answer, is_malformed);
     (respond::with_listing(response, status), outcome)
 }
@@ -120,15 +114,7 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     };
     let outcome = outcome(answer.verdict.outcome(), is_malformed);
     api.told(&answer.verdict);
-    let mut status = None;
-    if let (SettleVerdict::Settled { .. }, Some(discovery), Some(candidate)) =
-        (&answer.verdict, &api.inner.discovery, candidate)
-    {
-        let has_header = candidate.has_header;
-        let ledger = &api.inner.service.ledger;
-        let listed = discovery.paid(candidate, ledger, Instant::now()).await;
-        status = has_header.then_some(listed);
-    }
+    let status = api.listed(&answer.verdict, candidate).await;
     let response = respond::settle(answer, is_malformed);
     (respond::with_listing(response, status), outcome)
 }

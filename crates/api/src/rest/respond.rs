@@ -166,15 +166,10 @@ pub(super) fn finish<T: Serialize>(
     started: Instant,
     found: Result<T, ApiError>,
 ) -> Response {
-    let (response, outcome) = match found {
-        Ok(found) => (json(StatusCode::OK, &found), Outcome::Done),
-        Err(failure) => {
-            let outcome = match failure {
-                ApiError::LedgerUnavailable => Outcome::Unknown,
-                _ => Outcome::Rejected,
-            };
-            (error(&failure), outcome)
-        }
+    let outcome = Outcome::of_reading(&found);
+    let response = match found {
+        Ok(found) => json(StatusCode::OK, &found),
+        Err(failure) => error(&failure),
     };
     api.answered(endpoint, Transport::Rest, outcome, started);
     response

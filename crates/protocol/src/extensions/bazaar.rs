@@ -111,7 +111,7 @@ names! {
 }
 
 impl Bazaar {
-    pub(super) fn read(extension: &Fields<'_, '_>) -> Found<Option<Self>> {
+    pub(crate) fn read(extension: &Fields<'_, '_>) -> Found<Option<Self>> {
         let info = extension.object("info")?;
         let input = read_input(&info.object("input")?)?;
         let schema = extension.object("schema")?;

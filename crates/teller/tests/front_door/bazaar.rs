@@ -4,7 +4,14 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, U256};
 use serde_json::{Value, json};
+use teller_api::proto::discovery_client::DiscoveryClient;
+use teller_api::proto::facilitator_client::FacilitatorClient;
+use teller_api::proto::{self, ListingStatus};
+use tonic::Code;
 
+use crate::doors;
+use crate::grpc::channel;
+use crate::messages::verify_request;
 use crate::support::{Chain, Setup, Teller, body, free_ports, run, shared_stores};
 
 const PAYEE: Address = Address::repeat_byte(0x42);
@@ -125,6 +132,129 @@ async fn a_cluster_lists_and_finds_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_paid_for_over_grpc_is_found_at_both_doors() {
+    let chain = Chain::start(Duration::from_secs(1)).await;
+    let teller = Teller::embedded(&chain).await;
+    let mut client = FacilitatorClient::new(channel(&teller).await);
+    let mut catalogue = DiscoveryClient::new(channel(&teller).await);
+    let supported = client.supported(proto::SupportedRequest {}).await.unwrap();
+    assert!(
+        supported
+            .get_ref()
+            .extensions
+            .contains(&"bazaar".to_owned())
+    );
+
+    let url = "https://tides.example/api/forecast?harbour=Kiel&key=secret#now";
+    let request = discoverable(&chain, 1, url, bazaar());
+    let verified = client.verify(verify_request(&request)).await.unwrap();
+    let listing = verified.get_ref().listing.as_ref().unwrap();
+    assert_eq!(listing.status(), ListingStatus::Processing);
+    assert_eq!(total(&teller).await, 0, "listed for free");
+    let settled = doors::settle(&mut client, &request).await;
+    assert_eq!(settled.listing.unwrap().status(), ListingStatus::Success);
+    let silent = body(&chain, &chain.payer(2).pay(&chain, PAYEE, 1_000, 2));
+    assert_eq!(doors::settle(&mut client, &silent).await.listing, None);
+
+    let all = proto::ListResourcesRequest::default();
+    let page = catalogue.list(all).await.unwrap().into_inner();
+    assert_eq!((page.total, page.resources.len()), (1, 1));
+    let item = &page.resources[0];
+    let resource = item.resource.as_ref().unwrap();
+    assert_eq!(resource.url, "https://tides.example/api/forecast");
+    assert_eq!(
+        (&*resource.service_name, &*resource.icon_url),
+        ("Tidewatch", "")
+    );
+    assert_eq!(resource.tags, ["weather", "sea"]);
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    assert_eq!(json(&item.accepts_json[0]), request["paymentRequirements"]);
+    assert_eq!(json(&item.extensions_json)["bazaar"], bazaar());
+    // REST shows the very same.
+    let (_, shown) = teller.get("/discovery/resources").await;
+    assert_eq!(shown["items"][0]["resource"], json!(resource.url));
+    assert_eq!(
+        shown["items"][0]["accepts"],
+        json!([request["paymentRequirements"]])
+    );
+    assert_eq!(shown["items"][0]["extensions"], json(&item.extensions_json));
+
+    // A second one, by REST, for pages and filters.
+    let other = discoverable(&chain, 3, "https://tides.example/other", bazaar());
+    assert_eq!(post(&teller, "/settle", &other).await.0["success"], true);
+    let first = proto::SearchResourcesRequest {
+        query: "harbour".into(),
+        limit: 1,
+        ..Default::default()
+    };
+    let found = catalogue.search(first.clone()).await.unwrap().into_inner();
+    assert_eq!((found.resources.len(), &*found.next_cursor), (1, "1"));
+    let second = proto::SearchResourcesRequest {
+        cursor: found.next_cursor,
+        ..first.clone()
+    };
+    let last = catalogue.search(second).await.unwrap().into_inner();
+    assert_eq!((last.resources.len(), &*last.next_cursor), (1, ""));
+    assert_ne!(found.resources, last.resources);
+    for (filter, expected) in [
+        (
+            proto::ResourceFilter {
+                pay_to: PAYEE.to_string(),
+                ..Default::default()
+            },
+            2,
+        ),
+        (
+            proto::ResourceFilter {
+                r#type: "mcp".into(),
+                ..Default::default()
+            },
+            0,
+        ),
+        (
+            proto::ResourceFilter {
+                scheme: proto::Scheme::Upto.into(),
+                ..Default::default()
+            },
+            0,
+        ),
+        (
+            proto::ResourceFilter {
+                network: "base-sepolia".into(),
+                ..Default::default()
+            },
+            2,
+        ),
+        (
+            proto::ResourceFilter {
+                extensions: vec!["other".into()],
+                ..Default::default()
+            },
+            0,
+        ),
+    ] {
+        let asked = proto::ListResourcesRequest {
+            filter: Some(filter.clone()),
+            ..Default::default()
+        };
+        let page = catalogue.list(asked).await.unwrap().into_inner();
+        assert_eq!(page.total, expected, "{filter:?}");
+    }
+    let too_many = proto::ListResourcesRequest {
+        limit: 101,
+        ..Default::default()
+    };
+    let status = catalogue.list(too_many).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let nothing = proto::SearchResourcesRequest {
+        query: "!".into(),
+        ..first
+    };
+    let status = catalogue.search(nothing).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_unfit_for_the_catalogue_is_told_so_and_is_settled_all_the_same() {
     let chain = Chain::start(Duration::from_secs(1)).await;
     let teller = Teller::embedded(&chain).await;
@@ -162,7 +292,15 @@ async fn what_is_unfit_for_the_catalogue_is_told_so_and_is_settled_all_the_same(
         (url, json!({}), "info is missing"),
         ("ftp://tides.example", bazaar(), "http or https url"),
     ];
+    let mut client = FacilitatorClient::new(channel(&teller).await);
     for (number, (url, bazaar, reason)) in (1..).zip(unfit) {
+        // It is told the same over gRPC, by another payment.
+        let other = discoverable(&chain, number + 21, url, bazaar.clone());
+        let settled = doors::settle(&mut client, &other).await;
+        assert_eq!(settled.outcome(), proto::SettleOutcome::Settled);
+        let listing = settled.listing.unwrap();
+        assert_eq!(listing.status(), ListingStatus::Rejected);
+        assert!(listing.rejected_reason.contains(reason), "{listing:?}");
         let request = discoverable(&chain, number, url, bazaar);
         for (path, good) in [("/verify", "isValid"), ("/settle", "success")] {
             let (answer, said) = post(&teller, path, &request).await;
@@ -232,6 +370,9 @@ async fn version_1_lists_by_its_output_schema_and_a_catalogue_can_be_switched_of
     let (answer, said) = post(&without, "/settle", &request).await;
     assert_eq!((&answer["success"], said), (&json!(true), None), "{answer}");
     assert_eq!(without.get("/discovery/resources").await.0, 404);
+    let mut catalogue = DiscoveryClient::new(channel(&without).await);
+    let status = catalogue.list(proto::ListResourcesRequest::default()).await;
+    assert_eq!(status.unwrap_err().code(), Code::Unimplemented);
     assert_eq!(
         without.get("/supported").await.1["extensions"],
         json!(["eip2612GasSponsoring", "payment-identifier"])

@@ -266,7 +266,7 @@ fn verify_request(chain: &Chain, payment: &Payment) -> proto::VerifyRequest {
             scheme: proto::Scheme::Exact.into(),
             network: CHAIN.to_string(),
             payload: Some(proto::payment_payload::Payload::ExactEip3009(exact)),
-            extensions: None,
+            ..Default::default()
         }),
         payment_requirements: Some(proto::PaymentRequirements {
             scheme: proto::Scheme::Exact.into(),

@@ -20,6 +20,7 @@ pub fn verify_request(body: &Value) -> proto::VerifyRequest {
         network: text(&chosen["network"]),
         payload: Some(payload(&sent["payload"])),
         extensions: Some(extensions(&sent["extensions"])),
+        resource: resource(&sent["resource"]),
     };
     let requirements = proto::PaymentRequirements {
         scheme: scheme(&demanded["scheme"]),
@@ -123,7 +124,31 @@ fn extensions(sent: &Value) -> proto::Extensions {
             app: text(&info["a"]),
             services: info["s"].as_array().unwrap().iter().map(text).collect(),
         }),
+        bazaar: sent.get("bazaar").map(|bazaar| {
+            let json = |value: &Value| match value {
+                Value::Null => String::new(),
+                value => value.to_string(),
+            };
+            proto::Bazaar {
+                info_json: json(&bazaar["info"]),
+                schema_json: json(&bazaar["schema"]),
+                route_template: text(&bazaar["routeTemplate"]),
+            }
+        }),
     }
+}
+
+fn resource(sent: &Value) -> Option<proto::Resource> {
+    sent.is_object().then(|| proto::Resource {
+        url: text(&sent["url"]),
+        description: text(&sent["description"]),
+        mime_type: text(&sent["mimeType"]),
+        service_name: text(&sent["serviceName"]),
+        tags: sent["tags"]
+            .as_array()
+            .map_or(Vec::new(), |tags| tags.iter().map(text).collect()),
+        icon_url: text(&sent["iconUrl"]),
+    })
 }
 
 fn scheme(name: &Value) -> i32 {

@@ -37,6 +37,7 @@ fn permit(scheme: proto::Scheme) -> Messages {
             signature: vec![1; 65],
         })),
         extensions: None,
+        resource: None,
     };
     let requirements = proto::PaymentRequirements {
         scheme: scheme.into(),
@@ -332,6 +333,7 @@ fn builder_codes_are_bounded_and_version_1_has_no_extensions() {
             eip2612_gas_sponsoring: Some(sponsoring()),
             erc20_approval_gas_sponsoring: Some(approving()),
             builder_code: Some(code),
+            ..Default::default()
         });
         read_as((payload, requirements)).unwrap().extensions
     };
