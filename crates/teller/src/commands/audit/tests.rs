@@ -8,8 +8,8 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use teller_chain::{Log, TxReceipt};
 use teller_domain::{
     AccountNonce, AssetAmount, Authorization, AuthorizationKey, AuthorizationNonce, BlockRef,
-    ChainId, CompensationKind, EcdsaSignature, Level, Payment, Reason, Receipt, Refusal,
-    Settlement, SettlementId, SettlementState, SlotEnd, SlotId, SlotState, TenantId, Told,
+    ChainId, CompensationKind, Delegation, EcdsaSignature, Level, Payment, Reason, Receipt,
+    Refusal, Settlement, SettlementId, SettlementState, SlotEnd, SlotId, SlotState, TenantId, Told,
     UnixMillis, UnixSeconds, Validity, Wei, X402Version,
 };
 use teller_store::AuditSlot;
@@ -24,6 +24,7 @@ const CHAIN: ChainId = ChainId(84532);
 const ASSET: Address = Address::repeat_byte(0xa5);
 const SIGNER: Address = Address::repeat_byte(0x51);
 const STRANGER: Address = Address::repeat_byte(0x99);
+const MANAGER: Address = Address::repeat_byte(0x3a);
 const PAYEE: Address = Address::repeat_byte(0x42);
 const TRANSACTION: B256 = B256::repeat_byte(0x71);
 const BLOCK: BlockRef = BlockRef {
@@ -253,6 +254,71 @@ fn a_row_whose_events_are_others_is_found() {
     let mut row = settled(1, 45, 450);
     row.payment.value = AssetAmount::from(1);
     assert_eq!(of_row(&row, &seen(&[1])), [Kind::TransferDiffers]);
+}
+
+/// A settled delegation (ERC-7710), whose transaction moves its asset and nothing else.
+fn redeemed() -> Settlement {
+    let delegation = Delegation::new(Bytes::from_static(&[1]), SIGNER).unwrap();
+    let mut row = settled(1, 90, 900);
+    row.payment.key.authority = MANAGER;
+    row.payment.key.nonce = delegation.nonce();
+    row.payment.authorization = Authorization::Erc7710(delegation.into());
+    row
+}
+
+fn redeeming() -> Seen {
+    let mut chain = seen(&[1]);
+    mined(&mut chain).logs.remove(0);
+    chain
+}
+
+#[test]
+fn a_delegation_that_was_tampered_with_is_found() {
+    const OTHER: B256 = B256::repeat_byte(0x72);
+    let good = redeemed();
+    assert_eq!(of_row(&good, &redeeming()), []);
+    let tampered = |change: fn(&mut Settlement)| {
+        let mut row = good.clone();
+        change(&mut row);
+        of_row(&row, &redeeming())
+    };
+    let elsewhere = |row: &mut Settlement, change: fn(&mut Receipt)| match &mut row.state {
+        SettlementState::Settled(receipt) => change(receipt),
+        other => panic!("{other:?}"),
+    };
+    for change in [
+        |row: &mut Settlement| row.payment.payee = STRANGER,
+        |row: &mut Settlement| row.payment.key.payer = STRANGER,
+        |row: &mut Settlement| row.payment.value = AssetAmount::from(1_000),
+        |row: &mut Settlement| row.payment.asset = STRANGER,
+    ] {
+        assert_eq!(tampered(change), [Kind::TransferDiffers]);
+    }
+    // Another transaction: one that nobody knows, and one of ours that redeemed nothing.
+    let mut row = good.clone();
+    elsewhere(&mut row, |receipt| receipt.transaction = OTHER);
+    assert_eq!(of_row(&row, &redeeming()), [Kind::TransactionMissing]);
+    let mut chain = redeeming();
+    let mut idle = mined(&mut chain).clone();
+    idle.transaction = OTHER;
+    idle.logs.clear();
+    chain.receipts.insert(OTHER, idle);
+    assert_eq!(of_row(&row, &chain), [Kind::TransferDiffers]);
+    let mut row = good.clone();
+    elsewhere(&mut row, |receipt| receipt.log_index += 1);
+    assert_eq!(of_row(&row, &redeeming()), [Kind::LogIndexDiffers]);
+
+    // The transaction failed, was somebody else's, or moved more of the asset than that.
+    let mut reverted = redeeming();
+    mined(&mut reverted).succeeded = false;
+    assert_eq!(of_row(&good, &reverted), [Kind::TransferDiffers]);
+    let mut foreign = redeeming();
+    mined(&mut foreign).sender = STRANGER;
+    assert_eq!(of_row(&good, &foreign), [Kind::NotOurTransaction]);
+    let mut twice = redeeming();
+    let again = log(9, mined(&mut twice).logs[0].topics.clone(), vec![0; 32]);
+    mined(&mut twice).logs.push(again);
+    assert_eq!(of_row(&good, &twice), [Kind::TransferDiffers]);
 }
 
 #[test]
