@@ -27,6 +27,11 @@ impl<'o, 'a> Fields<'o, 'a> {
         }
     }
 
+    /// The path of the object itself.
+    pub(crate) fn at(&self) -> &str {
+        &self.path
+    }
+
     pub(crate) fn path(&self, key: &str) -> String {
         format!("{}.{key}", self.path)
     }

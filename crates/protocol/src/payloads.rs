@@ -225,10 +225,7 @@ pub(crate) fn read(
         .map_err(|wrong| match wrong {
             WrongKind::NotServed => Problem(
                 Fault::PayloadKind,
-                format!(
-                    "{} is of a kind that is not supported",
-                    fields.path("payload")
-                ),
+                format!("{} is of a kind that is not supported", fields.at()),
             ),
             WrongKind::NotDemanded => Problem(
                 Fault::PayloadKind,
@@ -273,4 +270,25 @@ fn read_erc7710(fields: &Fields<'_, '_>) -> Found<Erc7710Payload> {
         delegator: fields.hex("delegator", field::address)?,
         permission_context: fields.hex("permissionContext", field::permission_context)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::{Json, parse};
+
+    #[test]
+    fn a_kind_that_is_not_served_is_named_once() {
+        let Ok(Json::Object(sent)) = parse(br#"{"permit2Authorization": {}}"#) else {
+            panic!("an object")
+        };
+        let fields = Fields::of(&sent, "paymentPayload.payload", Fault::Payload);
+        let Problem(fault, detail) =
+            read(&fields, EvmScheme::Exact, None, Served::default()).unwrap_err();
+        assert_eq!(fault, Fault::PayloadKind);
+        assert_eq!(
+            detail,
+            "paymentPayload.payload is of a kind that is not supported"
+        );
+    }
 }
