@@ -9,6 +9,7 @@ use teller_domain::{AccountNonce, BlockRef, Wei};
 
 use crate::endpoint::Endpoint;
 use crate::nodes::not_a_call;
+use crate::wire::Quantity;
 use crate::{CallError, NodeError, Nodes};
 
 /// A plain account after a block.
@@ -70,11 +71,11 @@ async fn account_at(
     block: BlockRef,
 ) -> Result<Account, NodeError> {
     let at = (address, U64::from(block.number));
-    let nonce: U64 = endpoint
+    let Quantity(nonce): Quantity<U64> = endpoint
         .call("eth_getTransactionCount", at)
         .await
         .map_err(not_a_call)?;
-    let balance: U256 = endpoint
+    let Quantity(balance): Quantity<U256> = endpoint
         .call("eth_getBalance", at)
         .await
         .map_err(not_a_call)?;

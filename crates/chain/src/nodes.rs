@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use teller_domain::{AccountNonce, ChainId, Wei};
 
 use crate::endpoint::Endpoint;
-use crate::wire::{WireBlock, WireCall, WireLog, WireReceipt};
+use crate::wire::{Quantity, WireBlock, WireCall, WireLog, WireReceipt};
 use crate::{Block, CallError, Log, NodeError, TxReceipt};
 
 /// How many endpoints must agree on a "no" that has consequences, where so many are configured.
@@ -120,7 +120,7 @@ impl Nodes {
 
     /// `eth_chainId`
     pub async fn chain_id(&self) -> Result<u64, NodeError> {
-        let id: U64 = self.read("eth_chainId", ()).await?;
+        let Quantity(id): Quantity<U64> = self.read("eth_chainId", ()).await?;
         Ok(id.to())
     }
 
@@ -258,7 +258,7 @@ impl Nodes {
         address: Address,
         block: u64,
     ) -> Result<AccountNonce, NodeError> {
-        let nonce: U64 = self
+        let Quantity(nonce): Quantity<U64> = self
             .read("eth_getTransactionCount", (address, U64::from(block)))
             .await?;
         Ok(AccountNonce(nonce.to()))
@@ -266,7 +266,8 @@ impl Nodes {
 
     /// The account's native balance at the latest block.
     pub async fn balance(&self, address: Address) -> Result<Wei, NodeError> {
-        let balance: U256 = self.read("eth_getBalance", (address, "latest")).await?;
+        let Quantity(balance): Quantity<U256> =
+            self.read("eth_getBalance", (address, "latest")).await?;
         Ok(Wei(balance))
     }
 
@@ -277,7 +278,7 @@ impl Nodes {
 
     /// `eth_maxPriorityFeePerGas`: the tip that the node suggests, wei for each unit of gas.
     pub async fn tip(&self) -> Result<u128, NodeError> {
-        let tip: U128 = self.read("eth_maxPriorityFeePerGas", ()).await?;
+        let Quantity(tip): Quantity<U128> = self.read("eth_maxPriorityFeePerGas", ()).await?;
         Ok(tip.to())
     }
 
@@ -377,7 +378,7 @@ fn ordered(endpoints: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
         if endpoint.claim_probe() {
             let probed = Arc::clone(&endpoint);
             tokio::spawn(async move {
-                let _: Result<U64, _> = probed.call("eth_blockNumber", ()).await;
+                let _: Result<Quantity<U64>, _> = probed.call("eth_blockNumber", ()).await;
             });
         }
         order.push(endpoint);

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::endpoint::Endpoint;
 use crate::nodes::not_a_call;
-use crate::wire::{WireBlock, WireReceipt};
+use crate::wire::{Quantity, WireBlock, WireReceipt};
 use crate::{Block, CallError, NodeError, Nodes, TxReceipt};
 
 /// What one endpoint says of an account and of some transactions, asked in this order.
@@ -154,7 +154,7 @@ async fn sighting(
         .await?;
     let head = head.ok_or(NodeError::BadAnswer("no latest block"))?;
     let sealed = Block::from(head).reference();
-    let nonce: U64 = endpoint
+    let Quantity(nonce): Quantity<U64> = endpoint
         .call(
             "eth_getTransactionCount",
             (account, U64::from(sealed.number)),

@@ -1,8 +1,11 @@
 //! What nodes answer, read straight into teller's own types. Only the fields that teller uses are decoded.
 
-use alloy_primitives::{Address, B256, Bytes, U64, U128, U256};
+use std::borrow::Cow;
+
+use alloy_primitives::{Address, B256, Bytes, U64, U128, U256, Uint};
 use op_alloy_rpc_types::L1BlockInfo;
-use serde::Deserialize;
+use serde::de::{Error, Unexpected};
+use serde::{Deserialize, Deserializer};
 use teller_domain::{BlockRef, UnixSeconds, Wei};
 
 /// A sealed block, without its transactions' bodies.
@@ -72,6 +75,23 @@ pub struct Log {
     pub block: BlockRef,
 }
 
+/// A number as nodes write it: `0x` and hex digits, at least one (execution APIs, "quantity"). What has no digit is no
+/// number: an empty text is not 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Quantity<T>(pub(crate) T);
+
+impl<'de, const BITS: usize, const LIMBS: usize> Deserialize<'de> for Quantity<Uint<BITS, LIMBS>> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        text.strip_prefix("0x")
+            .filter(|digits| !digits.is_empty())
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| Uint::from_str_radix(digits, 16).ok())
+            .map(Self)
+            .ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &"0x and hex digits"))
+    }
+}
+
 /// What a transaction calls. It may hold signatures, so it is not printed.
 #[derive(Deserialize)]
 pub(crate) struct WireCall {
@@ -90,13 +110,13 @@ impl std::fmt::Debug for WireCall {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WireBlock {
-    number: U64,
+    number: Quantity<U64>,
     hash: B256,
     parent_hash: B256,
-    timestamp: U64,
-    base_fee_per_gas: Option<U128>,
-    gas_limit: U64,
-    gas_used: U64,
+    timestamp: Quantity<U64>,
+    base_fee_per_gas: Option<Quantity<U128>>,
+    gas_limit: Quantity<U64>,
+    gas_used: Quantity<U64>,
     #[serde(default)]
     transactions: Vec<B256>,
 }
@@ -104,13 +124,13 @@ pub(crate) struct WireBlock {
 impl From<WireBlock> for Block {
     fn from(wire: WireBlock) -> Self {
         Self {
-            number: wire.number.to(),
+            number: wire.number.0.to(),
             hash: wire.hash,
             parent: wire.parent_hash,
-            timestamp: UnixSeconds(wire.timestamp.to()),
-            base_fee: wire.base_fee_per_gas.unwrap_or_default().to(),
-            gas_limit: wire.gas_limit.to(),
-            gas_used: wire.gas_used.to(),
+            timestamp: UnixSeconds(wire.timestamp.0.to()),
+            base_fee: wire.base_fee_per_gas.unwrap_or_default().0.to(),
+            gas_limit: wire.gas_limit.0.to(),
+            gas_used: wire.gas_used.0.to(),
             transactions: wire.transactions,
         }
     }
@@ -123,10 +143,10 @@ pub(crate) struct WireLog {
     topics: Vec<B256>,
     data: Bytes,
     /// Absent or zero in what is not sealed.
-    block_number: Option<U64>,
+    block_number: Option<Quantity<U64>>,
     block_hash: Option<B256>,
     transaction_hash: B256,
-    log_index: U64,
+    log_index: Quantity<U64>,
 }
 
 impl From<WireLog> for Log {
@@ -135,10 +155,10 @@ impl From<WireLog> for Log {
             address: wire.address,
             topics: wire.topics,
             data: wire.data,
-            index: wire.log_index.to(),
+            index: wire.log_index.0.to(),
             transaction: wire.transaction_hash,
             block: BlockRef {
-                number: wire.block_number.unwrap_or_default().to(),
+                number: wire.block_number.unwrap_or_default().0.to(),
                 hash: wire.block_hash.unwrap_or_default(),
             },
         }
@@ -151,12 +171,12 @@ impl From<WireLog> for Log {
 pub(crate) struct WireReceipt {
     transaction_hash: B256,
     from: Address,
-    block_number: U64,
+    block_number: Quantity<U64>,
     /// Zero, absent, or the hash of a block that is still being built, in the receipt of a Flashblock.
     block_hash: Option<B256>,
-    status: U64,
-    gas_used: U64,
-    effective_gas_price: U128,
+    status: Quantity<U64>,
+    gas_used: Quantity<U64>,
+    effective_gas_price: Quantity<U128>,
     logs: Vec<WireLog>,
     #[serde(flatten)]
     l1: L1BlockInfo,
@@ -164,8 +184,8 @@ pub(crate) struct WireReceipt {
 
 impl WireReceipt {
     fn cost(&self) -> Wei {
-        let gas_used = U256::from(self.gas_used);
-        let execution = gas_used.saturating_mul(U256::from(self.effective_gas_price));
+        let gas_used = U256::from(self.gas_used.0);
+        let execution = gas_used.saturating_mul(U256::from(self.effective_gas_price.0));
         let data = U256::from(self.l1.l1_fee.unwrap_or_default());
         // Isthmus: gasUsed * scalar / 10^6 + constant; Jovian: gasUsed * scalar * 100 + constant (OP-stack
         // specification, "Operator fee"). Only receipts since Jovian carry the footprint scalar.
@@ -188,7 +208,7 @@ impl From<WireReceipt> for TxReceipt {
     fn from(wire: WireReceipt) -> Self {
         let cost = wire.cost();
         let block = BlockRef {
-            number: wire.block_number.to(),
+            number: wire.block_number.0.to(),
             hash: wire.block_hash.unwrap_or_default(),
         };
         // What the logs say of their block is never more than what the receipt says of it.
@@ -200,8 +220,8 @@ impl From<WireReceipt> for TxReceipt {
             transaction: wire.transaction_hash,
             sender: wire.from,
             block,
-            succeeded: wire.status == U64::from(1),
-            gas_used: wire.gas_used.to(),
+            succeeded: wire.status.0 == U64::from(1),
+            gas_used: wire.gas_used.0.to(),
             cost,
             logs: wire.logs.into_iter().map(log).collect(),
         }
@@ -219,6 +239,33 @@ mod tests {
             "gasUsed":"0xf4240","effectiveGasPrice":"0x2","logs":[],"logsBloom":"0x00","from":"{sender}"{extra}}}"#
         );
         serde_json::from_str::<WireReceipt>(&text).unwrap().into()
+    }
+
+    #[test]
+    fn a_quantity_has_digits_and_fits() {
+        let read = |text: &str| serde_json::from_str::<Quantity<U64>>(text).ok();
+        for (text, number) in [
+            (r#""0x0""#, 0),
+            (r#""0x1f""#, 31),
+            (r#""0x00FF""#, 255),
+            (r#""0xffffffffffffffff""#, u64::MAX),
+        ] {
+            assert_eq!(read(text), Some(Quantity(U64::from(number))), "{text}");
+        }
+        for text in [
+            r#""""#,
+            r#""0x""#,
+            r#""0""#,
+            r#""12""#,
+            r#""0x_1""#,
+            r#""0x-1""#,
+            r#""0x1g""#,
+            r#""0x10000000000000000""#,
+            "1",
+            "null",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]
