@@ -19,3 +19,4 @@ mod stores;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+mod upto;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::rig::{Rig, Wish};
 
 /// Far more than any lease: what takes longer does not happen at all.
-const TAKEN_WITHIN: Duration = Duration::from_secs(45);
+pub const TAKEN_WITHIN: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Departure {
@@ -21,7 +21,7 @@ async fn lanes(rig: &mut Rig, settler: usize) -> f64 {
 }
 
 /// Waits until each of these settlers has so many lanes.
-async fn until_lanes(rig: &mut Rig, wanted: &[(usize, f64)]) {
+pub async fn until_lanes(rig: &mut Rig, wanted: &[(usize, f64)]) {
     let start = Instant::now();
     loop {
         let mut have = Vec::new();

@@ -29,4 +29,5 @@ mod times;
 mod upto;
 mod verify;
 mod wallets;
-mod ways;
+
+use support::ways;

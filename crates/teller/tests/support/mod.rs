@@ -9,6 +9,7 @@
 
 pub mod proxy;
 pub mod services;
+pub mod ways;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
