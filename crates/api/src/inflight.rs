@@ -1,6 +1,7 @@
 //! Which settles of a payment this process has begun: while one may have been accepted, nobody is told that nothing was.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use teller_domain::PaymentDigest;
@@ -15,8 +16,10 @@ pub(crate) struct InFlight(Mutex<Begun>);
 #[derive(Debug, Default)]
 struct Begun {
     under_way: HashMap<PaymentDigest, usize>,
-    accepted: HashMap<PaymentDigest, ()>,
-    order: VecDeque<PaymentDigest>,
+    /// Keyed hashes of digests, for they are many. Two that are the same are forgotten together.
+    accepted: HashSet<u64>,
+    order: VecDeque<u64>,
+    hasher: RandomState,
 }
 
 impl InFlight {
@@ -45,10 +48,11 @@ impl Settling {
     /// From now on the ledger may have the payment.
     pub(crate) fn may_be_accepted(&self) {
         let mut begun = self.in_flight.lock();
-        if begun.accepted.insert(self.digest, ()).is_some() {
+        let name = begun.hasher.hash_one(self.digest);
+        if !begun.accepted.insert(name) {
             return;
         }
-        begun.order.push_back(self.digest);
+        begun.order.push_back(name);
         if begun.order.len() > REMEMBERED
             && let Some(oldest) = begun.order.pop_front()
         {
@@ -59,7 +63,8 @@ impl Settling {
     /// Whether nothing can have been accepted: not by an earlier settle of this payment, and not by one beside this.
     pub(crate) fn is_alone(&self) -> bool {
         let begun = self.in_flight.lock();
-        !begun.accepted.contains_key(&self.digest)
+        let name = begun.hasher.hash_one(self.digest);
+        !begun.accepted.contains(&name)
             && begun
                 .under_way
                 .get(&self.digest)
