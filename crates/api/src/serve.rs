@@ -72,8 +72,8 @@ async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let builder = builder(&limits);
-    let http1 = builder.clone().http1_only();
-    let http2 = builder.http2_only();
+    let http1 = Arc::new(builder.clone().http1_only());
+    let http2 = Arc::new(builder.http2_only());
     let service = TowerToHyperService::new(router);
     let places = Arc::new(Semaphore::new(
         limits.max_connections.min(Semaphore::MAX_PERMITS),

@@ -99,10 +99,11 @@ impl Service {
     }
 
     /// Settles a payment. Accepting runs to its end even if the caller hangs up; waiting ends with the caller, so that
-    /// a dead request does not claim the success that a living one waits for.
+    /// a dead request does not claim the success that a living one waits for. What is asked comes in a box, because it is
+    /// needed for a moment and its place in the future would last as long as the wait.
     pub(crate) async fn settle(
         &self,
-        asked: Asked,
+        asked: Box<Asked>,
         tenant: &Tenant,
     ) -> (SettleAnswer, Option<Cause>) {
         let begun_at = Instant::now();
@@ -111,7 +112,7 @@ impl Service {
             network,
             payment_identifier,
             builder_code,
-        } = asked;
+        } = *asked;
         let identifier = self.identifier(payment_identifier);
         request.attribution = self.attribution(builder_code);
         let request = Arc::new(request);

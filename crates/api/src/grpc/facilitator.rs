@@ -98,6 +98,7 @@ impl FacilitatorDoor {
         let answer = match asked {
             Ok(asked) => {
                 candidate = Candidate::of(offered, &asked.request);
+                let asked = Box::new(asked);
                 let (answer, cause) = self.0.inner.service.settle(asked, tenant).await;
                 self.0.log("settle", cause.as_ref());
                 answer

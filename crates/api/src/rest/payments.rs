@@ -10,8 +10,7 @@ use axum::response::Response;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use teller_domain::IdempotencyKey;
-use teller_protocol::extensions::Extension;
-use teller_protocol::{Beside, Discoverable};
+use teller_protocol::Beside;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{MAX_BODY_BYTES, respond};
@@ -48,9 +47,9 @@ pub(super) async fn verify(State(api): State<Api>, request: Request) -> Response
 async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     let mut candidate = None;
     let (answer, is_malformed) = match read(api, &admitted) {
-        Ok((asked, discoverable)) => {
-            candidate = Candidate::of(discoverable, &asked.request);
-            let (answer, cause) = api.inner.service.verify(asked).await;
+        Ok((asked, offered)) => {
+            candidate = offered;
+            let (answer, cause) = api.inner.service.verify(*asked).await;
             api.log("verify", cause.as_ref());
             (answer, false)
         }
@@ -63,13 +62,14 @@ async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
         ),
     };
     let outcome = outcome(answer.outcome(), is_malformed);
-    let status = api.announced(&answer, candidate.as_ref()).await;
+    let status = api.announced(&answer, candidate.as_deref()).await;
     let response = respond::verify(answer, is_malformed);
     (respond::with_listing(response, status), outcome)
 }
 
-/// A request's payment with the buyer's id of it, and what was paid for.
-fn read(api: &Api, admitted: &Admitted) -> Result<(Asked, Extension<Discoverable>), Rejection> {
+/// A request's payment with the buyer's id of it, and what was paid for. In boxes: thousands of requests wait at once, and
+/// a future has room for all that it ever held.
+fn read(api: &Api, admitted: &Admitted) -> Result<(Box<Asked>, Option<Box<Candidate>>), Rejection> {
     let asked = wire::read(
         &admitted.body,
         &api.inner.offers,
@@ -78,7 +78,8 @@ fn read(api: &Api, admitted: &Admitted) -> Result<(Asked, Extension<Discoverable
     )?;
     let beside = Beside::read(&admitted.body);
     let asked = asked.identified(&beside.payment_identifier)?;
-    Ok((asked, beside.discoverable))
+    let candidate = Candidate::of(beside.discoverable, &asked.request);
+    Ok((Box::new(asked), candidate.map(Box::new)))
 }
 
 pub(super) async fn settle(State(api): State<Api>, request: Request) -> Response {
@@ -101,8 +102,8 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     drop(admitted.body);
     let mut candidate = None;
     let (answer, is_malformed) = match asked {
-        Ok((asked, discoverable)) => {
-            candidate = Candidate::of(discoverable, &asked.request);
+        Ok((asked, offered)) => {
+            candidate = offered;
             let (answer, cause) = api.inner.service.settle(asked, tenant).await;
             api.log("settle", cause.as_ref());
             (answer, false)
@@ -114,7 +115,9 @@ async fn settle_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
     };
     let outcome = outcome(answer.verdict.outcome(), is_malformed);
     api.told(&answer.verdict);
-    let status = api.listed(&answer.verdict, candidate).await;
+    let status = api
+        .listed(&answer.verdict, candidate.map(|boxed| *boxed))
+        .await;
     let response = respond::settle(answer, is_malformed);
     (respond::with_listing(response, status), outcome)
 }
