@@ -1,6 +1,8 @@
 //! A strict reader of JSON. It differs from `serde_json` in what money needs: integers keep all their digits, an object
 //! that names a key twice is refused wherever it stands (two readers would see two payments), and so is nesting
 //! deeper than [`MAX_DEPTH`].
+//!
+//! A little long, because a reader is one machine: splitting it would only part a state from what follows it.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,4 +1,6 @@
 //! Payments by Permit2 that bring their payer's signed approval, on a real chain.
+//!
+//! One long file, because it is one list of behaviours.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -98,8 +98,7 @@ impl Core {
     }
 
     fn fail_unapproved(&mut self, id: SettlementId, reason: Reason, detail: &str) {
-        // Without a lane this process ends nothing: whoever has one does.
-        let Some(fence) = self.lanes.values().map(|lane| lane.fence).next() else {
+        let Some(fence) = self.some_fence() else {
             return;
         };
         if self.queue.take_unapproved(id).is_none() {

@@ -10,6 +10,7 @@ mod batch;
 mod budget;
 mod chain;
 mod effect;
+mod ending;
 mod event;
 mod gaps;
 mod hand_over;
@@ -26,8 +27,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alloy_primitives::Address;
 use teller_domain::{
-    ChainId, Fees, FencedLane, LaneMode, Reason, Refusal, SettlementId, SettlementState, TenantId,
-    TopUpPolicy, UnixSeconds,
+    ChainId, Fees, FencedLane, LaneMode, SettlementId, TenantId, TopUpPolicy, UnixSeconds,
 };
 
 use ancestry::Ancestry;
@@ -336,79 +336,6 @@ impl Core {
             self.known.remove(id);
             self.ending.remove(id);
         }
-    }
-
-    /// Ends what cannot be settled in time any more, or not at the price that the operator allows.
-    fn expire(&mut self, now_ms: u64) {
-        let Some(cutoff) = self.cutoff(now_ms) else {
-            return;
-        };
-        // Without a lane this process ends nothing: whoever has one does.
-        let Some(fence) = self.lanes.values().map(|lane| lane.fence).next() else {
-            return;
-        };
-        let late = self.queue.take_expiring(cutoff);
-        self.end_late(fence, &late);
-    }
-
-    fn end_late(&mut self, fence: FencedLane, late: &[Queued]) {
-        if late.is_empty() {
-            return;
-        }
-        let resolutions = late
-            .iter()
-            .map(|queued| (queued.id, self.why_late(queued)))
-            .collect();
-        self.resolve_accepted(fence, resolutions);
-    }
-
-    fn why_late(&self, queued: &Queued) -> SettlementState {
-        let failed = |reason, detail| SettlementState::Failed {
-            refusal: Refusal::new(reason, detail),
-            transaction: None,
-        };
-        if self.is_too_dear() {
-            let detail = "the base fee stayed above the operator's ceiling until the deadline";
-            return failed(Reason::FeeCeilingExceeded, detail);
-        }
-        if !self.config.budgets.allow(&self.spending, &queued.tenant) {
-            let detail = "the budget for gas was spent until the deadline";
-            return failed(Reason::GasBudgetExceeded, detail);
-        }
-        if !self.fits_a_transaction(queued) {
-            let detail = "its gas alone costs more than one transaction may";
-            return failed(Reason::GasBudgetExceeded, detail);
-        }
-        if queued.need != Need::Nothing {
-            let detail = "the payer's approval was not mined before the deadline";
-            return failed(Reason::ApprovalBroadcastFailed, detail);
-        }
-        SettlementState::Expired
-    }
-
-    /// Whether a transaction with nothing else in it stays within its own budget, at what gas costs now.
-    fn fits_a_transaction(&self, queued: &Queued) -> bool {
-        let Some(fees) = self.initial_fees() else {
-            return true;
-        };
-        let budget = self.config.budgets.per_transaction;
-        let within = self.config.limits.within(budget, fees.max_fee_per_gas);
-        within.is_some_and(|limits| limits.admit(1, queued.gas()))
-    }
-
-    fn is_too_dear(&self) -> bool {
-        self.head
-            .is_some_and(|head| self.config.fees.exceeds_ceiling(head.base_fee))
-    }
-
-    fn resolve_accepted(
-        &mut self,
-        fence: FencedLane,
-        resolutions: Vec<(SettlementId, SettlementState)>,
-    ) {
-        self.ending
-            .extend(resolutions.iter().map(|(id, _)| (*id, fence)));
-        self.emit(Effect::ResolveAccepted { fence, resolutions });
     }
 
     /// Without a usable lane for a while, the queue goes back to the ledger: another process may have one.

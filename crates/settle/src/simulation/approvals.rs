@@ -6,9 +6,9 @@ use alloy_primitives::{Address, U256};
 use alloy_sol_types::SolCall;
 use teller_domain::{
     Allowance, Authorization, AuthorizationNonce, EXACT_PROXY, Fees, PERMIT2, Payment, Permit2,
-    PermitTerms, SettlementId, TokenApproval, TopUpPolicy, UnixSeconds, Validity, Wei,
+    PermitTerms, SettlementId, SlotId, TokenApproval, TopUpPolicy, UnixSeconds, Validity, Wei,
 };
-use teller_store::Ledger;
+use teller_store::{Ledger, TopUp};
 
 use super::clients::{PAYERS, STRANGER, payer};
 use super::model::chain::Sealed;
@@ -149,6 +149,30 @@ impl World<'_> {
     pub fn needed_for(&self, approval: &Transaction) -> U256 {
         let data_fee = self.chain.rules.data_fee * (approval.calldata.0 + approval.calldata.1);
         approval.upfront() + U256::from(data_fee)
+    }
+
+    /// Nobody is given more than his approval can cost, nor than may be given, nor anything twice.
+    pub fn check_given(&mut self, id: SlotId, top_up: &TopUp) {
+        self.check.fault("payer topped up");
+        let place = (top_up.payer, top_up.token);
+        let before = self.check.given.insert(place, id);
+        self.demand(before.is_none(), || {
+            format!(
+                "{} is given gas in {id}, and was in {before:?}",
+                top_up.payer
+            )
+        });
+        let costs = self.check.accepted.values().filter_map(|payment| {
+            let approval = approval_of(payment)?;
+            (approval.from == top_up.payer).then(|| self.needed_for(&approval))
+        });
+        let most = costs.max().unwrap_or_default();
+        self.demand(top_up.value.0 <= most && top_up.value <= GIVES.most, || {
+            format!(
+                "{} is given {} where {most} would do",
+                top_up.payer, top_up.value
+            )
+        });
     }
 
     pub fn send_approval(&mut self, queued: &Queued) {

@@ -5,13 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy_primitives::{Address, B256, U256};
 use teller_domain::invariants::{TRANSACTION_GAS_CAP, attempts_are_sound};
 use teller_domain::{
-    AccountNonce, Attempt, AttemptKind, AuthorizationKey, BlockRef, Fees, FencedLane, LaneMode,
-    Level, Payment, ProcessId, Resolution, Settlement, SettlementId, SettlementState, SlotEnd,
-    SlotId,
+    AccountNonce, Attempt, AttemptKind, AuthorizationKey, BlockRef, FencedLane, LaneMode, Level,
+    Payment, ProcessId, Resolution, Settlement, SettlementId, SettlementState, SlotEnd, SlotId,
 };
-use teller_store::{Ledger, NewSlot, SlotClosure, TopUp};
+use teller_store::{Ledger, NewSlot, SlotClosure};
 
-use super::approvals::{GIVES, approval_of};
 use super::model::state::State;
 use super::model::transaction::Transaction;
 use super::sight::settling_log;
@@ -64,7 +62,7 @@ pub struct Checker {
     pub informed_from_ms: u64,
     pub holds: BTreeMap<AuthorizationKey, (Address, U256, u64)>,
     /// Who was given gas, for which token, in which slot.
-    given: BTreeMap<(Address, Address), SlotId>,
+    pub given: BTreeMap<(Address, Address), SlotId>,
     /// Payments whose approvals a process has seen in place.
     pub approved: BTreeSet<(usize, SettlementId)>,
     /// In how large a batch a process may put a payment whose batch has reverted.
@@ -238,26 +236,6 @@ impl World<'_> {
         }
     }
 
-    /// What operators forbid: a new slot in a lane that is not active, by a process that ends, or above a budget.
-    fn check_allowed(&mut self, p: usize, id: SlotId, gas_limit: u64, fees: Fees, gives: U256) {
-        let process = &self.processes[p];
-        let lane = process.core.lanes().find(|lane| lane.signer() == id.signer);
-        let active = lane.is_some_and(|lane| lane.mode() == LaneMode::Active) && !process.draining;
-        let most = U256::from(fees.max_fee_per_gas) * U256::from(gas_limit) + gives;
-        let bound = process.budgets.per_transaction;
-        let ceiling = process.ceiling;
-        self.demand(active, || {
-            format!("{id} is opened in a lane that takes no batches")
-        });
-        self.demand(bound.is_none_or(|bound| most <= bound.0), || {
-            format!("{id} may cost {most}, the operator allows {bound:?}")
-        });
-        self.demand(
-            ceiling.is_none_or(|ceiling| fees.max_fee_per_gas <= ceiling),
-            || format!("{id} pays {fees:?} above the operator's ceiling {ceiling:?}"),
-        );
-    }
-
     fn note_company(&mut self, p: usize, closure: &SlotClosure) {
         let SlotEnd::Mined { transaction, .. } = closure.end else {
             return;
@@ -275,30 +253,6 @@ impl World<'_> {
                 self.check.company.insert((p, *id), half);
             }
         }
-    }
-
-    /// Nobody is given more than his approval can cost, nor than may be given, nor anything twice.
-    fn check_given(&mut self, id: SlotId, top_up: &TopUp) {
-        self.check.fault("payer topped up");
-        let place = (top_up.payer, top_up.token);
-        let before = self.check.given.insert(place, id);
-        self.demand(before.is_none(), || {
-            format!(
-                "{} is given gas in {id}, and was in {before:?}",
-                top_up.payer
-            )
-        });
-        let costs = self.check.accepted.values().filter_map(|payment| {
-            let approval = approval_of(payment)?;
-            (approval.from == top_up.payer).then(|| self.needed_for(&approval))
-        });
-        let most = costs.max().unwrap_or_default();
-        self.demand(top_up.value.0 <= most && top_up.value <= GIVES.most, || {
-            format!(
-                "{} is given {} where {most} would do",
-                top_up.payer, top_up.value
-            )
-        });
     }
 
     /// Invariant 3: nothing is broadcast that was not committed first.

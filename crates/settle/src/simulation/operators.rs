@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alloy_primitives::U256;
-use teller_domain::{FencedLane, LaneMode, TenantId, UnixMillis, Wei};
+use teller_domain::{Fees, FencedLane, LaneMode, SlotId, TenantId, UnixMillis, Wei};
 use teller_store::{Ledger, Spending};
 
 use super::world::{Job, World};
@@ -47,6 +47,26 @@ impl World<'_> {
         let ledger = &self.stage.ledger;
         self.stage
             .read(|| ledger.spending(self.chain_id, UnixMillis(0)))
+    }
+
+    /// What operators forbid: a new slot in a lane that is not active, by a process that ends, or above a budget.
+    pub fn check_allowed(&mut self, p: usize, id: SlotId, gas_limit: u64, fees: Fees, gives: U256) {
+        let process = &self.processes[p];
+        let lane = process.core.lanes().find(|lane| lane.signer() == id.signer);
+        let active = lane.is_some_and(|lane| lane.mode() == LaneMode::Active) && !process.draining;
+        let most = U256::from(fees.max_fee_per_gas) * U256::from(gas_limit) + gives;
+        let bound = process.budgets.per_transaction;
+        let ceiling = process.ceiling;
+        self.demand(active, || {
+            format!("{id} is opened in a lane that takes no batches")
+        });
+        self.demand(bound.is_none_or(|bound| most <= bound.0), || {
+            format!("{id} may cost {most}, the operator allows {bound:?}")
+        });
+        self.demand(
+            ceiling.is_none_or(|ceiling| fees.max_fee_per_gas <= ceiling),
+            || format!("{id} pays {fees:?} above the operator's ceiling {ceiling:?}"),
+        );
     }
 
     /// Whether these budgets leave anything, as far as the process has been told what was spent.

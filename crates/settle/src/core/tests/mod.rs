@@ -14,8 +14,8 @@ use teller_chain::FeePolicy;
 use teller_domain::{
     AccountNonce, AssetAmount, Attempt, AttemptKind, Authorization, AuthorizationKey,
     AuthorizationNonce, BlockRef, EcdsaSignature, Fees, FencedLane, LaneMode, Level, PERMIT2,
-    Payment, Permit2, PermitTerms, Resolution, Settlement, SettlementId, SlotId, TenantId,
-    UnixMillis, Validity, Wei, X402Version,
+    Payment, Permit2, PermitTerms, Reason, Resolution, Settlement, SettlementId, SettlementState,
+    SlotId, TenantId, UnixMillis, Validity, Wei, X402Version,
 };
 use teller_store::UnfinalSlot;
 
