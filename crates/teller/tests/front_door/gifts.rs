@@ -13,7 +13,7 @@ use teller_domain::{AccountNonce, Fees, PERMIT2};
 use teller_schemes::permit2::Proxy;
 
 use crate::support::{Buyer, CHAIN, Chain, Setup, Teller};
-use crate::ways::{self, audited, buyer, permit, read, signed_permit_body, tokens};
+use crate::ways::{self, audited, buyer, gas, permit, read, signed_permit_body, tokens};
 
 const PAYEE: Address = Address::repeat_byte(0x46);
 const PRICE: u64 = 10_000;
@@ -141,8 +141,8 @@ async fn payers_with_and_without_gas_pay_and_nobody_is_given_anything_twice() {
     let teller = teller(&chain).await;
     let poor = buyer(&chain, PLAIN_TOKEN).await;
     let rich = buyer(&chain, PLAIN_TOKEN).await;
-    let gas = json!([rich.address, "0xde0b6b3a7640000"]);
-    chain.devnet.rpc("anvil_setBalance", gas).await.unwrap();
+    let wealth = json!([rich.address, "0xde0b6b3a7640000"]);
+    chain.devnet.rpc("anvil_setBalance", wealth).await.unwrap();
     tokio::time::sleep(HOP).await;
     // Two at once of the one without: one top-up, one approval, two payments.
     let told = tokio::join!(
@@ -152,6 +152,10 @@ async fn payers_with_and_without_gas_pay_and_nobody_is_given_anything_twice() {
     );
     for answer in [told.0, told.1, told.2] {
         assert_eq!(answer["success"], true, "{answer}\n{}", teller.log());
+        println!(
+            "gas, Permit2 behind its payer's approval: {}",
+            gas(&chain, &answer["transaction"]).await
+        );
     }
     assert_eq!(tokens(&chain, PLAIN_TOKEN, PAYEE).await, 3 * PRICE);
     assert_eq!(allowance(&chain, poor.address).await, U256::MAX);
