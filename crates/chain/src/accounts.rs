@@ -6,8 +6,10 @@ use alloy_primitives::{Address, B256, U64, U256, address};
 use alloy_sol_types::{SolCall, sol};
 use serde::Deserialize;
 use teller_domain::{AccountNonce, BlockRef, Wei};
+use tokio::time::sleep;
 
 use crate::endpoint::Endpoint;
+use crate::inspect::{LATE_BLOCK_PAUSE, LATE_BLOCK_TRIES};
 use crate::nodes::not_a_call;
 use crate::wire::Quantity;
 use crate::{CallError, NodeError, Nodes};
@@ -52,7 +54,7 @@ impl Nodes {
         let mut seen = Vec::with_capacity(witnesses);
         let mut failure = NodeError::NoEndpoint;
         for endpoint in self.in_order() {
-            match account_at(&endpoint, address, block).await {
+            match patiently(&endpoint, address, block).await {
                 Ok(account) => seen.push(account),
                 Err(error) => failure = error,
             }
@@ -61,6 +63,24 @@ impl Nodes {
             }
         }
         Err(failure)
+    }
+}
+
+/// A node behind a load balancer that does not have the block yet is given a moment.
+async fn patiently(
+    endpoint: &Arc<Endpoint>,
+    address: Address,
+    block: BlockRef,
+) -> Result<Account, NodeError> {
+    let mut tries = 1;
+    loop {
+        match account_at(endpoint, address, block).await {
+            Err(error) if error.lacks_block() && tries < LATE_BLOCK_TRIES => {
+                tries += 1;
+                sleep(LATE_BLOCK_PAUSE).await;
+            }
+            answer => return answer,
+        }
     }
 }
 

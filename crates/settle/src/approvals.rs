@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use teller_chain::{Account, AuthorizationState, Inspection, NodeError, SendOutcome};
-use teller_domain::{BlockRef, Payment, SettlementId, Wei};
+use teller_domain::{BlockRef, Payment, SettlementId, SettlementState, Wei};
 use teller_schemes::erc20_approval::Approval;
 use teller_store::Boundary;
 
@@ -26,7 +26,30 @@ impl Shell {
                 (None, Vec::new())
             }
         };
-        self.tell(Event::ApprovalsSeen { asked, block, seen }).await;
+        let gone = self.gone(&asked).await;
+        self.tell(Event::ApprovalsSeen {
+            asked,
+            block,
+            seen,
+            gone,
+        })
+        .await;
+    }
+
+    /// Those of these that nobody waits for any more, whichever process withdrew them.
+    async fn gone(&self, asked: &[SettlementId]) -> Vec<SettlementId> {
+        match self.ledger.settlements(asked).await {
+            Ok(rows) => {
+                let over = rows
+                    .iter()
+                    .filter(|row| row.state != SettlementState::Accepted);
+                over.map(|row| row.id).collect()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "whether payments still wait for approvals could not be read");
+                Vec::new()
+            }
+        }
     }
 
     /// All of them at one sealed block. Those that could not be looked at are left out.

@@ -504,7 +504,8 @@ async fn run(shell: Arc<Shell>, mut inbox: mpsc::Receiver<Event>) {
 fn publish_appetite(shell: &Shell, core: &Core) {
     let appetite = Appetite {
         more: core.appetite(),
-        queued: core.queue_depth(),
+        // What this process has already comes first when more is claimed.
+        queued: core.queue_depth().saturating_add(core.unapproved()),
         stopped: core.stopped_tenants(),
     };
     let hungry = appetite.more > 0;

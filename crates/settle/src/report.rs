@@ -19,6 +19,8 @@ use crate::engine::Shell;
 pub(crate) fn core(shell: &Shell, core: &Core) {
     let network = core.chain().to_string();
     gauge!("teller_queue_depth", "network" => network.clone()).set(core.queue_depth() as f64);
+    gauge!("teller_payments_awaiting_approval", "network" => network.clone())
+        .set(core.unapproved() as f64);
     let lanes: HashMap<Address, _> = core.lanes().map(|lane| (lane.signer(), lane)).collect();
     let flag = |set: bool| f64::from(u8::from(set));
     for (index, signer) in shell.parts.signers.iter().enumerate() {

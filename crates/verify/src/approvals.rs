@@ -68,13 +68,13 @@ pub(crate) fn check_lacking(lacking: Wei, has_code: bool, policy: TopUpPolicy) -
     Ok(())
 }
 
-/// Nobody is given anything twice for a token. What is on its way counts.
+/// Nobody is given anything twice for a token. What is on its way counts; what was begun and never arrived does, too.
 pub(crate) fn check_once(lacking: Wei, before: Option<MadeTopUp>) -> Checked {
     match before {
         None => Ok(()),
         Some(made) if made.open && made.top_up.value >= lacking => Ok(()),
         Some(_) => Err(insufficient(format!(
-            "the payer lacks {lacking} wei for the approval and was given some for this token before"
+            "the payer lacks {lacking} wei for the approval, and a top-up for this token was begun before"
         ))),
     }
 }

@@ -6,11 +6,15 @@ use alloy_primitives::Address;
 use teller_chain::{HeadHandle, Inspector, Nodes};
 use teller_domain::{Asset, ChainId, TopUpPolicy};
 use teller_schemes::eip3009::Domain;
+use tokio::sync::Semaphore;
 
 use crate::meters::Meters;
 
 /// Every implementation of x402 demands this many seconds until `validBefore` (PROTOCOL section 3.2).
 const LEAST_MARGIN_SECONDS: u64 = 6;
+
+/// Approvals that are looked at in the same moment on one network.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// The time that must be left until an authorization expires: six seconds or two block intervals, whichever is longer.
 pub fn margin_seconds(block_interval: Duration) -> u64 {
@@ -68,6 +72,8 @@ pub(crate) struct Network {
     pub(crate) own_addresses: Vec<Address>,
     pub(crate) inspector: Inspector,
     pub(crate) nodes: Nodes,
+    /// How many approvals are looked at in the same moment: each takes several calls of its own.
+    pub(crate) looks: Semaphore,
     pub(crate) heads: HeadHandle,
     pub(crate) margin_seconds: u64,
     pub(crate) meters: Meters,
@@ -90,6 +96,7 @@ impl From<VerifyNetwork> for Network {
             own_addresses: network.own_addresses,
             inspector: network.inspector,
             nodes: network.nodes,
+            looks: Semaphore::new(LOOKS_AT_ONCE),
             heads: network.heads,
             margin_seconds: network.margin_seconds,
             meters: Meters::new(network.chain),

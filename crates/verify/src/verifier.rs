@@ -274,6 +274,11 @@ impl Inner {
             ..inspection
         };
         check_inspection(payment, &unsimulated)?;
+        let look = timeout(READ_DEADLINE, network.looks.acquire()).await;
+        let Ok(Ok(_look)) = look else {
+            let chain = network.chain;
+            return Err(Stop::Unknown(CheckError::Node { chain }));
+        };
         let (block, payer) = (unsimulated.block, payment.key.payer);
         let account = within_deadline(network, network.nodes.account(payer, block)).await?;
         let head = within_deadline(network, network.heads.first(READ_DEADLINE)).await?;

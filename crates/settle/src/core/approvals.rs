@@ -19,12 +19,26 @@ use super::{ApprovalStanding, Core, Effect, Queued};
 /// A look that has not been answered for so many block intervals is lost.
 const LOST_AFTER_BLOCKS: u64 = 10;
 
+/// A payment waits for its approval for so many block intervals: nodes would take it in the first, and a deadline may be as
+/// far away as numbers go.
+const PATIENCE_BLOCKS: u64 = 60;
+
+/// Payments that wait for approvals in one process.
+const MOST_UNAPPROVED: usize = 512;
+
 impl Core {
     /// Asks for a look at the approvals that are due for one.
     pub(super) fn look_at_approvals(&mut self, now_ms: u64) {
-        if self.draining || self.lanes.is_empty() {
+        let Some(fence) = self.some_fence().filter(|_| !self.draining) else {
             return;
-        }
+        };
+        let patience = PATIENCE_BLOCKS.saturating_mul(self.config.block_interval_ms);
+        let impatient = self.queue.take_impatient(now_ms, patience);
+        self.fail_unapproved(
+            fence,
+            &impatient,
+            "the payer's approval was not mined in time",
+        );
         let patience = LOST_AFTER_BLOCKS.saturating_mul(self.config.block_interval_ms);
         let again_ms = now_ms.saturating_add(patience);
         let payments = self.queue.take_looks(now_ms, again_ms);
@@ -33,16 +47,52 @@ impl Core {
         }
     }
 
-    /// Every payment that was asked about is looked at again a block later, unless what was seen ends its wait.
+    /// Payments with approvals that find too many others waiting fail at once: each of those costs nodes many calls.
+    pub(super) fn turn_away(&mut self, mut payments: Vec<Queued>) -> Vec<Queued> {
+        let room = MOST_UNAPPROVED.saturating_sub(self.queue.unapproved_len());
+        let (Some(fence), true) = (self.some_fence(), payments.len() > room) else {
+            return payments;
+        };
+        let mut taken = 0;
+        let known = &self.known;
+        let crowded: Vec<Queued> = payments
+            .extract_if(.., |queued| {
+                let waits = queued.need == Need::Approval && !known.contains(&queued.id);
+                taken += usize::from(waits);
+                waits && taken > room
+            })
+            .collect();
+        self.fail_unapproved(fence, &crowded, "too many payments wait for approvals");
+        payments
+    }
+
+    fn fail_unapproved(&mut self, fence: FencedLane, payments: &[Queued], detail: &str) {
+        if payments.is_empty() {
+            return;
+        }
+        let state = SettlementState::Failed {
+            refusal: Refusal::new(Reason::ApprovalBroadcastFailed, detail),
+            transaction: None,
+        };
+        let payments = payments.iter();
+        let resolutions = payments.map(|queued| (queued.id, state.clone()));
+        self.resolve_accepted(fence, resolutions.collect());
+    }
+
+    /// Every payment that was asked about is looked at again later, unless what was seen ends its wait.
     pub(super) fn on_approvals_seen(
         &mut self,
         asked: &[SettlementId],
         block: Option<BlockRef>,
         seen: Vec<(SettlementId, ApprovalStanding)>,
+        gone: &[SettlementId],
         now_ms: u64,
     ) {
-        let again_ms = now_ms.saturating_add(self.config.block_interval_ms);
-        self.queue.look_again(asked, again_ms);
+        let interval_ms = self.config.block_interval_ms;
+        self.queue.look_again(asked, now_ms, interval_ms);
+        for id in gone {
+            self.on_withdrawn(*id);
+        }
         for (id, standing) in seen {
             self.on_approval_seen(id, block, standing, now_ms);
         }
@@ -74,7 +124,7 @@ impl Core {
             ApprovalStanding::Outstanding { given: true, .. } => {}
             ApprovalStanding::Outstanding { lacking, .. } if lacking > policy.most => {
                 let detail = "the payer lacks the gas of his approval, and more than may be given";
-                self.fail_unapproved(id, Reason::ApprovalInsufficientGas, detail);
+                self.refute(id, Reason::ApprovalInsufficientGas, detail);
             }
             ApprovalStanding::Outstanding { lacking, .. } => {
                 if may_give(self.config.approvals, &self.spending, lacking) {
@@ -84,7 +134,7 @@ impl Core {
             // Of a block that the chain may have left, or that is not sealed here yet, nothing follows.
             ApprovalStanding::Void if block.is_some_and(sealed) => {
                 let detail = "the nonce of the payer's approval has passed, and Permit2 may still not move enough";
-                self.fail_unapproved(id, Reason::ApprovalTxFailed, detail);
+                self.refute(id, Reason::ApprovalTxFailed, detail);
             }
             ApprovalStanding::Void => {}
         }
@@ -97,7 +147,7 @@ impl Core {
         }
     }
 
-    fn fail_unapproved(&mut self, id: SettlementId, reason: Reason, detail: &str) {
+    fn refute(&mut self, id: SettlementId, reason: Reason, detail: &str) {
         let Some(fence) = self.some_fence() else {
             return;
         };

@@ -243,6 +243,8 @@ pub enum Event {
         block: Option<BlockRef>,
         /// What was seen.
         seen: Vec<(SettlementId, ApprovalStanding)>,
+        /// Those that are not accepted any more: nobody waits for them.
+        gone: Vec<SettlementId>,
     },
     /// A further attempt is durable.
     AttemptAdded {

@@ -300,6 +300,12 @@ impl Lane {
         })
     }
 
+    /// Whether a slot may give a payer something: one at a time, and never the last one that others wait for.
+    pub(super) fn may_give(&self, depth: usize, others_wait: bool) -> bool {
+        let free = depth.saturating_sub(self.slots.len());
+        !self.slots.values().any(OpenSlot::tops_up) && (free > 1 || !others_wait)
+    }
+
     pub(super) fn start_forming(&mut self, batch: u64, payments: Vec<Queued>) {
         self.forming = Some(Forming {
             batch,

@@ -164,16 +164,18 @@ impl Core {
         let bisects = self.rules.hold(Rule::Bisect);
         let by_events = self.rules.hold(Rule::EventsDecide);
         let investigates = self.rules.hold(Rule::InvestigateFirst);
+        let cutoff = self.cutoff(now_ms).unwrap_or_default();
         self.thaw_for_own(id);
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.is_unmined()) else {
             return;
         };
         let mut end = slot.ending(mined);
         if slot.tops_up() {
-            // Given or not, the payment goes on waiting for its payer's approval.
             end.carried = false;
-            let resolutions = requeued(&slot.payments);
-            return self.close_slot(id, &end, resolutions, Vec::new());
+            if slot.goes_on(cutoff) {
+                let resolutions = requeued(&slot.payments);
+                return self.close_slot(id, &end, resolutions, Vec::new());
+            }
         }
         if !mined.succeeded && slot.payments.len() > 1 && end.carried {
             // One of them did this to all: send them again in halves.
@@ -394,6 +396,13 @@ pub(super) fn requeued(payments: &[Queued]) -> Vec<(SettlementId, Resolution)> {
 }
 
 impl OpenSlot {
+    /// Whether all that there is to do about a top-up's payment is to go on waiting for its payer's approval. One whose time
+    /// is up may have been settled by a slot that a reorg had reopened beside this one: that is looked into before it ends.
+    pub(super) fn goes_on(&self, cutoff: UnixSeconds) -> bool {
+        let in_time = |queued: &Queued| queued.payment.valid_before() > cutoff;
+        self.tops_up() && self.payments.iter().all(in_time)
+    }
+
     /// What this receipt makes of the slot.
     fn ending(&self, mined: &Mined) -> Ending {
         let carried = self

@@ -68,7 +68,7 @@ pub struct CoreConfig {
     pub fees: teller_chain::FeePolicy,
     /// What gas may cost in all.
     pub budgets: Budgets,
-    /// What payers are given who lack the gas of their approvals; without it they wait until they have it themselves.
+    /// What payers are given who lack the gas of their approvals; without it nobody is given anything.
     pub approvals: Option<TopUpPolicy>,
     /// Whether there are endpoints that show Flashblocks.
     pub flashblocks: bool,
@@ -165,7 +165,10 @@ impl Core {
 
     fn hear(&mut self, event: Event, now_ms: u64) {
         match event {
-            Event::Accepted(payments) => self.on_accepted(payments, now_ms),
+            Event::Accepted(payments) => {
+                let payments = self.turn_away(payments);
+                self.on_accepted(payments, now_ms);
+            }
             Event::LaneClaimed(lane) => self.on_lane_claimed(lane, now_ms),
             Event::LaneLost { fence } => self.on_lane_lost(fence),
             Event::HandOver { among } => self.on_hand_over(&among, now_ms),
@@ -189,9 +192,12 @@ impl Core {
                 self.on_payments_moved(fence, id, &moved, now_ms)
             }
             Event::ToppedUpBefore { fence, id } => self.on_topped_up_before(fence, id, now_ms),
-            Event::ApprovalsSeen { asked, block, seen } => {
-                self.on_approvals_seen(&asked, block, seen, now_ms);
-            }
+            Event::ApprovalsSeen {
+                asked,
+                block,
+                seen,
+                gone,
+            } => self.on_approvals_seen(&asked, block, seen, &gone, now_ms),
             Event::AttemptAdded { fence, id } => self.on_attempt_added(fence, id, now_ms),
             Event::Sent { id, hash, outcome } => self.on_sent(id, hash, outcome, now_ms),
             Event::Ancestry(headers) => self.on_ancestry(headers),
@@ -246,6 +252,11 @@ impl Core {
         waiting
             .filter(|queued| !stopped.contains(&queued.tenant))
             .count()
+    }
+
+    /// Payments that wait for their payers' approvals, and may enter no slot before.
+    pub fn unapproved(&self) -> usize {
+        self.queue.unapproved_len()
     }
 
     /// Tenants whose payments may enter no slot until the day is over: their budget is spent.
@@ -391,6 +402,9 @@ impl Core {
             let Some(room) = lane.room(self.config.depth, now_ms) else {
                 continue;
             };
+            // A top-up has a slot for itself: others do not wait behind a crowd of them.
+            let others_wait = self.queue.iter().any(|queued| queued.top_up().is_none());
+            let gives = lane.may_give(self.config.depth, others_wait);
             let spending = &self.spending;
             let signer = lane.signer();
             // Nobody but its facilitator can settle an `upto` payment.
@@ -398,7 +412,8 @@ impl Core {
                 queued.payment.facilitator().is_none_or(|who| who == signer)
                     && budgets.allow(spending, &queued.tenant)
                     && queued.top_up().is_none_or(|top_up| {
-                        may_give(policy, spending, top_up.value)
+                        gives
+                            && may_give(policy, spending, top_up.value)
                             && budgets.admit_top_up(&top_up, fees.max_fee_per_gas)
                     })
             };

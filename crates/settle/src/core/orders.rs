@@ -117,7 +117,8 @@ impl Core {
     }
 
     /// A stranger's transaction took the slot's nonce, and an operator knows: its payments are looked into.
-    pub(super) fn close_foreign(&mut self, id: SlotId, block: BlockRef) {
+    pub(super) fn close_foreign(&mut self, id: SlotId, block: BlockRef, now_ms: u64) {
+        let cutoff = self.cutoff(now_ms).unwrap_or_default();
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
@@ -128,7 +129,7 @@ impl Core {
             succeeded: false,
         };
         let payments = slot.payments.clone();
-        if payments.is_empty() || slot.tops_up() {
+        if payments.is_empty() || slot.goes_on(cutoff) {
             return self.close_slot(id, &end, requeued(&payments), Vec::new());
         }
         slot.phase = Phase::Investigating {

@@ -8,6 +8,9 @@ use super::batch::{BatchLimits, Need, Queued};
 
 /// Approvals looked at in one go.
 const LOOKS_AT_ONCE: usize = 32;
+/// After so many looks each, the pause between them doubles, so many times.
+const LOOKS_A_STEP: u32 = 8;
+const MOST_DOUBLINGS: u32 = 3;
 
 /// Whether a lane that has room is otherwise idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +25,10 @@ pub enum Room {
 #[derive(Debug)]
 struct Unapproved {
     queued: Queued,
-    /// When the chain is looked at next.
+    since_ms: u64,
+    /// How often the chain was looked at.
+    looks: u32,
+    /// When it is looked at next.
     look_at_ms: u64,
 }
 
@@ -36,9 +42,14 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// How many wait.
+    /// How many may enter a slot.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.unapproved.len()
+        self.waiting.len()
+    }
+
+    /// How many wait for their payers' approvals.
+    pub fn unapproved_len(&self) -> usize {
+        self.unapproved.len()
     }
 
     /// Whether none waits.
@@ -53,6 +64,8 @@ impl Queue {
             Need::Approval => {
                 let unapproved = Unapproved {
                     queued: payment,
+                    since_ms: now_ms,
+                    looks: 0,
                     look_at_ms: now_ms,
                 };
                 self.unapproved.insert(unapproved.queued.id, unapproved);
@@ -73,8 +86,7 @@ impl Queue {
     pub fn withdraw(&mut self, id: SettlementId) -> bool {
         let before = self.len();
         self.waiting.retain(|(queued, _)| queued.id != id);
-        self.unapproved.remove(&id);
-        self.len() < before
+        self.unapproved.remove(&id).is_some() || self.len() < before
     }
 
     /// Payments whose approvals are to be looked at now, those first that have waited longest; a look that nothing comes of
@@ -101,14 +113,25 @@ impl Queue {
         .collect()
     }
 
-    /// These payments' approvals were looked at, and are to be looked at again then.
-    pub fn look_again(&mut self, ids: &[SettlementId], at_ms: u64) {
+    /// These payments' approvals were looked at, and are to be looked at again: block by block at first, then less often.
+    pub fn look_again(&mut self, ids: &[SettlementId], now_ms: u64, interval_ms: u64) {
         self.looks_from_ms = 0;
         for id in ids {
             if let Some(unapproved) = self.unapproved.get_mut(id) {
-                unapproved.look_at_ms = at_ms;
+                unapproved.looks = unapproved.looks.saturating_add(1);
+                let doublings = (unapproved.looks / LOOKS_A_STEP).min(MOST_DOUBLINGS);
+                let pause_ms = interval_ms.saturating_mul(1 << doublings);
+                unapproved.look_at_ms = now_ms.saturating_add(pause_ms);
             }
         }
+    }
+
+    /// Takes out what has waited for its approval for so long.
+    pub fn take_impatient(&mut self, now_ms: u64, patience_ms: u64) -> Vec<Queued> {
+        let impatient = self.unapproved.extract_if(.., |_, unapproved| {
+            now_ms.saturating_sub(unapproved.since_ms) >= patience_ms
+        });
+        impatient.map(|(_, unapproved)| unapproved.queued).collect()
     }
 
     /// The payment, if its approval is not known to be mined.
@@ -150,11 +173,9 @@ impl Queue {
         waiting.chain(unapproved).collect()
     }
 
-    /// What waits, oldest first; then those whose approvals are not mined.
+    /// What may enter a slot, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Queued> {
-        let unapproved = self.unapproved.values();
-        let waiting = self.waiting.iter().map(|(queued, _)| queued);
-        waiting.chain(unapproved.map(|unapproved| &unapproved.queued))
+        self.waiting.iter().map(|(queued, _)| queued)
     }
 
     /// Takes the next batch of payments that are `allowed`, if one is worth sending now; earliest deadline first when

@@ -100,7 +100,10 @@ impl Core {
         else {
             return;
         };
+        // What is too much to give is not given: a lane does not stop for it, and its batches need less.
+        let gives = slot.tops_up() && !slot.is_parked();
         match outcome {
+            Sent::InsufficientFunds if gives => {}
             Sent::InsufficientFunds => lane.out_of_funds = true,
             Sent::Accepted => lane.out_of_funds = false,
             _ => {}
@@ -126,6 +129,7 @@ impl Core {
                     transaction: None,
                 })
             }),
+            Sent::InsufficientFunds if gives => self.add_attempt(id, AttemptKind::NoOp),
             Sent::InsufficientFunds | Sent::Unknown => {}
         }
     }
@@ -192,9 +196,12 @@ impl Core {
             // It outbids the market by far already: what keeps it back is not its price.
             return;
         }
+        let gives = slot.payments.iter().find_map(super::Queued::top_up);
+        let gives = gives.map_or(alloy_primitives::U256::ZERO, |top_up| top_up.value.0);
         let dear = budget.is_some_and(|budget| {
             let cost = alloy_primitives::U256::from(fees.max_fee_per_gas)
-                .saturating_mul(alloy_primitives::U256::from(original.gas_limit));
+                .saturating_mul(alloy_primitives::U256::from(original.gas_limit))
+                .saturating_add(gives);
             cost > budget.0
         });
         if kind != AttemptKind::NoOp && dear {
@@ -370,7 +377,7 @@ impl Core {
             return;
         }
         match (mode, block) {
-            (LaneMode::Thawing, Some(block)) => self.close_foreign(id, block),
+            (LaneMode::Thawing, Some(block)) => self.close_foreign(id, block, now_ms),
             (LaneMode::Frozen | LaneMode::Thawing, _) => {}
             (LaneMode::Active | LaneMode::Draining | LaneMode::Rescuing, _) => {
                 self.set_mode(fence, LaneMode::Frozen, Some(id));

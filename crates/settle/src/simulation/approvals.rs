@@ -6,7 +6,8 @@ use alloy_primitives::{Address, U256};
 use alloy_sol_types::SolCall;
 use teller_domain::{
     Allowance, Authorization, AuthorizationNonce, EXACT_PROXY, Fees, PERMIT2, Payment, Permit2,
-    PermitTerms, SettlementId, SlotId, TokenApproval, TopUpPolicy, UnixSeconds, Validity, Wei,
+    PermitTerms, SettlementId, SettlementState, SlotId, TokenApproval, TopUpPolicy, UnixSeconds,
+    Validity, Wei,
 };
 use teller_store::{Ledger, TopUp};
 
@@ -104,7 +105,19 @@ impl World<'_> {
             seen.push((queued.id, standing));
         }
         let block = sealed.map(|sealed| sealed.block);
-        self.answer(p, Event::ApprovalsSeen { asked, block, seen });
+        let ledger = &self.stage.ledger;
+        let rows = self.stage.read(|| ledger.settlements(&asked));
+        let over = rows
+            .iter()
+            .filter(|row| row.state != SettlementState::Accepted);
+        let gone = over.map(|row| row.id).collect();
+        let seen = Event::ApprovalsSeen {
+            asked,
+            block,
+            seen,
+            gone,
+        };
+        self.answer(p, seen);
     }
 
     fn witnessed_block(&mut self, p: usize) -> Option<Arc<Sealed>> {

@@ -274,6 +274,10 @@ fn describe_lanes() {
         "What settling has cost since midnight UTC, in wei; read where a budget for the day is set"
     );
     describe_gauge!(
+        "teller_payments_awaiting_approval",
+        "Accepted payments that wait until their payers' approvals are mined"
+    );
+    describe_gauge!(
         "teller_top_ups_today_wei",
         "What payers were given for the gas of their approvals since midnight UTC, in wei; read where it is bounded"
     );

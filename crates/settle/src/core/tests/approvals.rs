@@ -49,6 +49,7 @@ impl Bench {
             asked: vec![id],
             block,
             seen: vec![(id, standing)],
+            gone: Vec::new(),
         })
     }
 
@@ -148,6 +149,7 @@ fn a_look_that_nobody_answers_is_made_again() {
         asked: vec![queued.id],
         block: None,
         seen: Vec::new(),
+        gone: Vec::new(),
     });
     assert!(unread.is_empty());
     bench.now += INTERVAL;
@@ -165,12 +167,14 @@ fn nodes_are_asked_about_some_approvals_at_a_time() {
         asked: first.clone(),
         block: None,
         seen: Vec::new(),
+        gone: Vec::new(),
     }));
     assert_eq!(second.len(), 8);
     bench.tell(Event::ApprovalsSeen {
         asked: second.clone(),
         block: None,
         seen: Vec::new(),
+        gone: Vec::new(),
     });
     bench.now += INTERVAL;
     let again = asked(&bench.tell(Event::Tick));
@@ -274,6 +278,7 @@ fn a_nonce_that_has_passed_without_the_allowance_ends_a_payment_at_a_sealed_bloc
             asked: vec![queued.id],
             block,
             seen: vec![(queued.id, ApprovalStanding::Void)],
+            gone: Vec::new(),
         });
         assert!(effects.is_empty(), "{effects:?}");
     }
@@ -295,6 +300,143 @@ fn whoever_was_topped_up_before_is_waited_for_and_given_nothing() {
     let effects = bench.look(queued.id, ApprovalStanding::InPlace);
     let (opened, _, _) = bench.open(effects);
     assert_eq!(opened, id, "the nonce was not used");
+}
+
+#[test]
+fn a_payment_that_nobody_waits_for_any_more_is_let_go() {
+    let mut bench = Bench::with_lane();
+    let queued = approved(1, 3_600);
+    bench.tell(Event::Accepted(vec![queued.clone()]));
+    bench.tell(Event::ApprovalsSeen {
+        asked: vec![queued.id],
+        block: None,
+        seen: Vec::new(),
+        gone: vec![queued.id],
+    });
+    assert_eq!(bench.core.unapproved(), 0);
+    // It may come again.
+    let effects = bench.tell(Event::Accepted(vec![queued.clone()]));
+    assert_eq!(asked(&effects), [queued.id]);
+}
+
+#[test]
+fn an_approval_that_is_never_mined_is_looked_at_less_and_less_and_then_given_up() {
+    let mut bench = Bench::with_lane();
+    let queued = approved(1, 1 << 40);
+    bench.tell(Event::Accepted(vec![queued.clone()]));
+    bench.seen(queued.id, outstanding(0, false));
+    let mut looks = Vec::new();
+    for block in 1..60 {
+        bench.now += INTERVAL;
+        let effects = bench.seal(Vec::new());
+        if let [Effect::LookAtApprovals { .. }] = &effects[..] {
+            looks.push(block);
+            bench.seen(queued.id, outstanding(0, false));
+        }
+    }
+    assert_eq!(
+        looks,
+        [
+            1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 17, 19, 21, 23, 27, 31, 35, 39, 43, 47, 51, 55
+        ]
+    );
+    bench.now += INTERVAL;
+    let effects = bench.tell(Event::Tick);
+    assert_eq!(failure(&effects), Reason::ApprovalBroadcastFailed);
+}
+
+#[test]
+fn payments_that_wait_for_approvals_keep_nobody_else_from_the_queue_and_are_not_too_many() {
+    let mut bench = Bench::with_lane();
+    let before = bench.core.appetite();
+    let crowd: Vec<Queued> = (0..513).map(|number| approved(number, 3_600)).collect();
+    let last = crowd[512].id;
+    let effects = bench.tell(Event::Accepted(crowd));
+    let refused = effects.iter().find_map(|effect| match effect {
+        Effect::ResolveAccepted { resolutions, .. } => Some(resolutions.clone()),
+        _ => None,
+    });
+    let refused = refused.unwrap();
+    assert_eq!((refused.len(), refused[0].0), (1, last));
+    assert_eq!(bench.core.unapproved(), 512);
+    assert_eq!(
+        (bench.core.queue_depth(), bench.core.appetite()),
+        (0, before)
+    );
+}
+
+#[test]
+fn payers_who_lack_gas_take_one_slot_of_a_lane_and_never_the_last_that_others_wait_for() {
+    let mut bench = Bench::with_lane();
+    let poor: Vec<Queued> = (1..=3).map(|number| approved(number, 3_600)).collect();
+    bench.tell(Event::Accepted(poor.clone()));
+    let effects = bench.seen(poor[0].id, outstanding(1, false));
+    let (first, attempt) = bench.given(&effects);
+    assert!(bench.seen(poor[1].id, outstanding(1, false)).is_empty());
+    // The other slot of the lane is for whoever may be settled.
+    bench.tell(Event::Accepted(payments(3)));
+    bench.now += 200;
+    let effects = bench.tell(Event::Tick);
+    let (second, batch, settling) = bench.open(effects);
+    assert_eq!(batch.len(), 3);
+    bench.tell(Event::Accepted(vec![payment(9, 3_600)]));
+    bench.seal(vec![attempt.hash]);
+    let mined = bench.mined(&attempt, true, &[]);
+    bench.found(first, mined);
+    // One slot is free, and somebody waits for it: the next top-up is not that one.
+    bench.now += 200;
+    let effects = bench.closed(first);
+    let reads = effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::ReadCode { .. }));
+    assert!(reads, "{effects:?}");
+    bench.seal(vec![settling.hash]);
+    let mined = bench.mined(&settling, true, &batch);
+    bench.found(second, mined);
+}
+
+#[test]
+fn a_signer_with_too_little_to_give_goes_on_settling() {
+    let mut bench = Bench::with_lane();
+    let queued = approved(1, 3_600);
+    bench.tell(Event::Accepted(vec![queued.clone()]));
+    let effects = bench.seen(queued.id, outstanding(700, false));
+    let (id, attempt) = bench.given(&effects);
+    let effects = bench.tell(Event::Sent {
+        id,
+        hash: attempt.hash,
+        outcome: Sent::InsufficientFunds,
+    });
+    let [
+        sign @ Effect::Sign {
+            what: ToSign::NoOp, ..
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert!(bench.lane().is_usable());
+    let (noop, _) = bench.add(sign);
+    bench.seal(vec![noop.hash]);
+    let mined = bench.mined(&noop, true, &[]);
+    assert_eq!(bench.found(id, mined), [(queued.id, Resolution::Requeued)]);
+}
+
+#[test]
+fn a_payment_whose_time_is_up_behind_its_top_up_is_looked_into_before_it_ends() {
+    let mut bench = Bench::with_lane();
+    let queued = approved(1, 30);
+    bench.tell(Event::Accepted(vec![queued.clone()]));
+    let effects = bench.seen(queued.id, outstanding(700, false));
+    let (id, attempt) = bench.given(&effects);
+    bench.now += 29_000;
+    bench.seal(vec![attempt.hash]);
+    let mined = bench.mined(&attempt, true, &[]);
+    let effects = bench.tell(Event::Found { id, mined });
+    let [Effect::Investigate { payments, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(payments[0].id, queued.id);
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn a_delegation_whose_nonce_a_stranger_took_is_not_signed_again() {
     let effects = bench.tell(Event::Accepted(vec![delegated(1)]));
     let (id, batch, _) = bench.open(effects);
     let block = bench.head();
-    bench.core.close_foreign(id, block);
+    bench.core.close_foreign(id, block, bench.now);
     let findings = vec![(batch[0].id, Finding::Unguarded)];
     let effects = bench.investigated(id, findings);
     let [(_, Resolution::Resolved(state))] = &closing(&effects)[..] else {
