@@ -30,6 +30,9 @@ impl Schedule {
     pub const GLANCE_MS: u64 = 200;
 }
 
+/// A lane of so few slots has none to keep free: payers who lack gas would wait longer than sellers do.
+const SHALLOW: usize = 2;
+
 /// A batch that has no slot yet.
 #[derive(Debug)]
 pub(super) struct Forming {
@@ -300,10 +303,10 @@ impl Lane {
         })
     }
 
-    /// Whether a slot may give a payer something: one at a time, and never the last one that others wait for.
+    /// Whether a slot may give a payer something: in a deep lane never the last one that others wait for.
     pub(super) fn may_give(&self, depth: usize, others_wait: bool) -> bool {
         let free = depth.saturating_sub(self.slots.len());
-        !self.slots.values().any(OpenSlot::tops_up) && (free > 1 || !others_wait)
+        depth <= SHALLOW || free > 1 || !others_wait
     }
 
     pub(super) fn start_forming(&mut self, batch: u64, payments: Vec<Queued>) {

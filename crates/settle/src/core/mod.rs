@@ -402,7 +402,7 @@ impl Core {
             let Some(room) = lane.room(self.config.depth, now_ms) else {
                 continue;
             };
-            // A top-up has a slot for itself: others do not wait behind a crowd of them.
+            // A top-up has a slot for itself: in a deep lane others do not wait behind a crowd of them.
             let others_wait = self.queue.iter().any(|queued| queued.top_up().is_none());
             let gives = lane.may_give(self.config.depth, others_wait);
             let spending = &self.spending;
