@@ -343,11 +343,16 @@ impl Settler {
         self.read_again(id).await.unwrap_or(settlement)
     }
 
-    /// A payment was withdrawn: whoever else waits for it hears so, and its hold is given back.
+    /// A payment was withdrawn: whoever else waits for it hears so, its hold is given back, and an engine of this process lets
+    /// go of it at once. Another's finds out when it opens the slot, or looks at the approval.
     async fn forget(&self, settlement: &Settlement) {
         let id = settlement.id;
         self.shared.waiters.publish(id, &SettlementState::Withdrawn);
         let key = settlement.payment.key;
+        if let Some(engine) = self.shared.engines.get(&key.chain) {
+            // One that is gone has been shut down.
+            let _ = engine.send(Event::Withdrawn(id)).await;
+        }
         if let Err(error) = self.shared.reservations.abandon(&[key]).await {
             tracing::warn!(settlement = %id, %error, "the hold of a withdrawn payment stays until it expires");
         }

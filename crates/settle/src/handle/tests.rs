@@ -438,6 +438,11 @@ async fn what_nobody_signed_in_time_is_withdrawn_and_everybody_who_waits_hears_s
         };
         assert_eq!(refusal.reason, Reason::SettlementWithdrawn);
     }
+    let heard = bench.announced.try_recv();
+    assert!(
+        matches!(heard, Ok(Event::Withdrawn(gone)) if gone == id),
+        "{heard:?}"
+    );
     assert_eq!(bench.told(id).await, None, "it may be accepted again");
     assert!(matches!(
         bench.settler.known(&request).await.unwrap(),
