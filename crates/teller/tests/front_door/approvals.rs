@@ -21,15 +21,15 @@ use crate::ways::{
     audited, buyer, facilitator, permit, read, setup, signed_permit_body, teller, tokens,
 };
 
-const PAYEE: Address = Address::repeat_byte(0x47);
-const PRICE: u64 = 10_000;
+pub const PAYEE: Address = Address::repeat_byte(0x47);
+pub const PRICE: u64 = 10_000;
 const HOP: Duration = Duration::from_secs(2);
-const GAS: u64 = 70_000;
-const FEE: u128 = 2_000_000_000;
+pub const GAS: u64 = 70_000;
+pub const FEE: u128 = 2_000_000_000;
 const EXTENSION: &str = "erc20ApprovalGasSponsoring";
 
 /// A teller that gives payers what [`approval`] costs, and not a wei more.
-async fn giving(chain: &Chain) -> Teller {
+pub async fn giving(chain: &Chain) -> Teller {
     let ways = setup(chain);
     let most = u128::from(GAS) * FEE;
     let approvals = format!(
@@ -43,17 +43,17 @@ async fn giving(chain: &Chain) -> Teller {
     Teller::start(chain, setup).await
 }
 
-struct Approval {
-    chain: teller_domain::ChainId,
-    nonce: u64,
-    target: Address,
-    spender: Address,
-    amount: U256,
-    gas: u64,
-    fee: u128,
+pub struct Approval {
+    pub chain: teller_domain::ChainId,
+    pub nonce: u64,
+    pub target: Address,
+    pub spender: Address,
+    pub amount: U256,
+    pub gas: u64,
+    pub fee: u128,
 }
 
-fn approval() -> Approval {
+pub fn approval() -> Approval {
     Approval {
         chain: CHAIN,
         nonce: 0,
@@ -66,7 +66,7 @@ fn approval() -> Approval {
 }
 
 impl Approval {
-    fn by(self, payer: &Buyer) -> Bytes {
+    pub fn by(self, payer: &Buyer) -> Bytes {
         let signer = LocalSigner::from_hex(&payer.key.to_string()).unwrap();
         let fees = Fees {
             max_fee_per_gas: self.fee,
@@ -80,14 +80,14 @@ impl Approval {
     }
 }
 
-fn info(payer: &Buyer, transaction: &Bytes) -> Value {
+pub fn info(payer: &Buyer, transaction: &Bytes) -> Value {
     json!({
         "from": payer.address, "asset": PLAIN_TOKEN, "spender": PERMIT2, "amount": U256::MAX.to_string(),
         "signedTransaction": hex::encode_prefixed(transaction), "version": "1",
     })
 }
 
-fn body(payer: &Buyer, proxy: Proxy, info: Value) -> Value {
+pub fn body(payer: &Buyer, proxy: Proxy, info: Value) -> Value {
     let permit = permit(PLAIN_TOKEN, PAYEE, PRICE, proxy);
     let mut body = signed_permit_body(payer, &permit);
     body["paymentPayload"]["extensions"] = json!({ EXTENSION: { "info": info } });

@@ -3,69 +3,26 @@
 
 use std::time::{Duration, Instant};
 
-use alloy_primitives::{Address, Bytes, U256, hex};
-use alloy_sol_types::SolCall;
+use alloy_primitives::{Address, U256, hex};
 use serde_json::{Value, json};
-use teller_chain::LocalSigner;
 use teller_devnet::contracts::PLAIN_TOKEN;
 use teller_devnet::contracts::abi::Token;
-use teller_domain::{AccountNonce, Fees, PERMIT2};
+use teller_domain::PERMIT2;
 use teller_schemes::permit2::Proxy;
 
-use crate::support::{Buyer, CHAIN, Chain, Setup, Teller};
-use crate::ways::{self, audited, buyer, gas, permit, read, signed_permit_body, tokens};
+use crate::approvals::{Approval, FEE, GAS, PAYEE, PRICE, approval, body, giving, info};
+use crate::support::{Buyer, Chain, Teller};
+use crate::ways::{audited, buyer, gas, read, tokens};
 
-const PAYEE: Address = Address::repeat_byte(0x46);
-const PRICE: u64 = 10_000;
 const BLOCK: Duration = Duration::from_secs(1);
-/// What the official clients sign for.
-const APPROVAL_GAS: u64 = 70_000;
-const MAX_FEE: u128 = 2_000_000_000;
 /// Until teller has seen what the chain was made to hold.
 const HOP: Duration = Duration::from_secs(2);
 /// A seller asks for so long.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A teller that gives payers what the approvals here can cost.
-async fn teller(chain: &Chain) -> Teller {
-    let ways = ways::setup(chain);
-    let approvals = "approvals = { max_top_up_wei = \"200000000000000\", max_top_up_wei_per_day = \"5000000000000000\" }";
-    let setup = Setup {
-        network: format!("{approvals}\n{}", ways.network),
-        ..ways
-    };
-    Teller::start(chain, setup).await
-}
-
-/// The buyer's transaction with his first nonce.
-fn transaction(buyer: &Buyer, to: Address, data: Vec<u8>, max_fee: u128) -> Bytes {
-    let signer = LocalSigner::from_hex(&buyer.key.to_string()).unwrap();
-    let fees = Fees {
-        max_fee_per_gas: max_fee,
-        max_priority_fee_per_gas: max_fee / 2,
-    };
-    let nonce = AccountNonce(0);
-    let signed = signer.sign_batch(CHAIN, nonce, to, data.into(), APPROVAL_GAS, fees);
-    signed.unwrap().raw
-}
-
-fn approval(buyer: &Buyer) -> Bytes {
-    let call = Token::approveCall {
-        spender: PERMIT2,
-        amount: U256::MAX,
-    };
-    transaction(buyer, PLAIN_TOKEN, call.abi_encode(), MAX_FEE)
-}
-
 /// A payment with its payer's approval.
 fn sponsored(buyer: &Buyer) -> Value {
-    let permit = permit(PLAIN_TOKEN, PAYEE, PRICE, Proxy::Exact);
-    let mut body = signed_permit_body(buyer, &permit);
-    body["paymentPayload"]["extensions"] = json!({"erc20ApprovalGasSponsoring": {"info": {
-        "from": buyer.address, "asset": PLAIN_TOKEN, "spender": PERMIT2, "amount": U256::MAX.to_string(),
-        "signedTransaction": hex::encode_prefixed(approval(buyer)), "version": "1",
-    }}});
-    body
+    body(buyer, Proxy::Exact, info(buyer, &approval().by(buyer)))
 }
 
 /// Asks until it is told an outcome, as a stock server does, and through restarts.
@@ -138,7 +95,7 @@ async fn wei(chain: &Chain, of: Address) -> U256 {
 #[tokio::test(flavor = "multi_thread")]
 async fn payers_with_and_without_gas_pay_and_nobody_is_given_anything_twice() {
     let chain = Chain::start(BLOCK).await;
-    let teller = teller(&chain).await;
+    let teller = giving(&chain).await;
     let poor = buyer(&chain, PLAIN_TOKEN).await;
     let rich = buyer(&chain, PLAIN_TOKEN).await;
     let wealth = json!([rich.address, "0xde0b6b3a7640000"]);
@@ -159,7 +116,7 @@ async fn payers_with_and_without_gas_pay_and_nobody_is_given_anything_twice() {
     }
     assert_eq!(tokens(&chain, PLAIN_TOKEN, PAYEE).await, 3 * PRICE);
     assert_eq!(allowance(&chain, poor.address).await, U256::MAX);
-    let most = U256::from(APPROVAL_GAS) * U256::from(MAX_FEE);
+    let most = U256::from(GAS) * U256::from(FEE);
     let given = gifts(&chain, poor.address).await;
     assert!(given.len() == 1 && given[0] <= most, "{given:?}");
     assert!(gifts(&chain, rich.address).await.is_empty());
@@ -173,7 +130,7 @@ async fn payers_with_and_without_gas_pay_and_nobody_is_given_anything_twice() {
 /// The process dies at each boundary of a top-up, of the approval and of the settlement behind them.
 async fn dies_at_each(points: &[&str]) {
     let chain = Chain::start(BLOCK).await;
-    let mut teller = teller(&chain).await;
+    let mut teller = giving(&chain).await;
     for (done, point) in (1..).zip(points) {
         let payer = buyer(&chain, PLAIN_TOKEN).await;
         teller.kill();
@@ -229,7 +186,7 @@ async fn a_process_that_dies_while_sending_an_approval_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payer_who_overtakes_his_approval_fails_his_payment_and_no_other() {
     let chain = Chain::start(Duration::from_secs(2)).await;
-    let teller = teller(&chain).await;
+    let teller = giving(&chain).await;
     let (cheat, honest) = (
         buyer(&chain, PLAIN_TOKEN).await,
         buyer(&chain, PLAIN_TOKEN).await,
@@ -244,7 +201,12 @@ async fn a_payer_who_overtakes_his_approval_fails_his_payment_and_no_other() {
     }
     let rich = json!([cheat.address, "0xde0b6b3a7640000"]);
     chain.devnet.rpc("anvil_setBalance", rich).await.unwrap();
-    let faster = transaction(&cheat, PAYEE, Vec::new(), 100 * MAX_FEE);
+    let faster = Approval {
+        target: PAYEE,
+        fee: 100 * FEE,
+        ..approval()
+    };
+    let faster = faster.by(&cheat);
     let faster = json!([hex::encode_prefixed(&faster)]);
     chain
         .devnet
@@ -267,7 +229,7 @@ async fn a_payer_who_overtakes_his_approval_fails_his_payment_and_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorg_of_top_up_approval_and_settlement_is_mended_without_a_second_gift() {
     let chain = Chain::start(BLOCK).await;
-    let teller = teller(&chain).await;
+    let teller = giving(&chain).await;
     let payer = buyer(&chain, PLAIN_TOKEN).await;
     // So that the reorg takes nothing of what made him a buyer.
     chain
