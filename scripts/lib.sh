@@ -11,6 +11,6 @@ npm_ci() {
   local dir=$1 stamp=$1/node_modules/.installed-lock.json
   cmp -s "$dir/package-lock.json" "$stamp" && return
   say "npm ci in ${dir#"$root"/}"
-  (cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
-  cp "$dir/package-lock.json" "$stamp"
+  (cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) &&
+    cp "$dir/package-lock.json" "$stamp"
 }
