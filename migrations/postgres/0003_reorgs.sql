@@ -45,8 +45,9 @@ ALTER TABLE settlements
     DROP CONSTRAINT settlements_state_check,
     DROP CONSTRAINT settlements_check,
     ADD CONSTRAINT settlements_state_check CHECK (state IN
-        ('accepted', 'assigned', 'preconfirmed', 'settled', 'settled_externally', 'failed', 'expired', 'withdrawn')),
-    ADD CHECK ((state IN ('assigned', 'preconfirmed')) = (slot_nonce IS NOT NULL)),
+        ('accepted', 'assigned', 'preconfirmed', 'unexplained', 'settled', 'settled_externally', 'failed', 'expired',
+         'withdrawn')),
+    ADD CHECK ((state IN ('assigned', 'preconfirmed', 'unexplained')) = (slot_nonce IS NOT NULL)),
     ADD CHECK ((state IN ('preconfirmed', 'settled', 'settled_externally')) = (level IS NOT NULL)),
     ADD CHECK ((last_slot_signer IS NULL) = (last_slot_nonce IS NULL)),
     ADD CHECK ((told IS NULL) = (told_at IS NULL)),
@@ -54,7 +55,7 @@ ALTER TABLE settlements
     ADD CHECK (told IS DISTINCT FROM 'failure' OR told_reason IS NOT NULL);
 DROP INDEX settlements_unresolved;
 CREATE INDEX settlements_unresolved ON settlements (chain_id, state, id)
-    WHERE state IN ('accepted', 'assigned', 'preconfirmed');
+    WHERE state IN ('accepted', 'assigned', 'preconfirmed', 'unexplained');
 CREATE INDEX settlements_external_unfinal ON settlements (chain_id, last_slot_signer, last_slot_nonce)
     WHERE state = 'settled_externally' AND level <> 'finalized';
 

@@ -31,15 +31,16 @@ CREATE TABLE new_settlements (
     attribution        BLOB CHECK (length(attribution) BETWEEN 1 AND 1024),
     digest             BLOB NOT NULL CHECK (length(digest) = 32),
     state              TEXT NOT NULL CHECK (state IN
-        ('accepted', 'assigned', 'preconfirmed', 'settled', 'settled_externally', 'failed', 'expired', 'withdrawn')),
+        ('accepted', 'assigned', 'preconfirmed', 'unexplained', 'settled', 'settled_externally', 'failed', 'expired',
+         'withdrawn')),
     tries              INTEGER NOT NULL DEFAULT 0 CHECK (tries >= 0),
     accepted_at        INTEGER NOT NULL,
     updated_at         INTEGER NOT NULL,
-    -- assigned, preconfirmed
+    -- assigned, preconfirmed, unexplained
     slot_signer        BLOB,
     slot_nonce         INTEGER,
-    -- assigned: the newest attempt; preconfirmed: the one that was seen; settled: the one that was mined; failed: the
-    -- evidence, if there is one
+    -- assigned: the newest attempt; preconfirmed: the one that was seen; unexplained: the one that carried it in vain;
+    -- settled: the one that was mined; failed: the evidence, if there is one
     transaction_hash   BLOB CHECK (length(transaction_hash) = 32),
     -- failed
     reason             TEXT,
@@ -69,7 +70,7 @@ CREATE TABLE new_settlements (
     told_reason        TEXT,
     told_at            INTEGER,
     settled_at         INTEGER,
-    CHECK ((state IN ('assigned', 'preconfirmed')) = (slot_nonce IS NOT NULL)),
+    CHECK ((state IN ('assigned', 'preconfirmed', 'unexplained')) = (slot_nonce IS NOT NULL)),
     CHECK ((state = 'failed') = (reason IS NOT NULL)),
     CHECK ((state IN ('settled', 'settled_externally')) = (block_number IS NOT NULL)),
     CHECK ((state IN ('preconfirmed', 'settled', 'settled_externally')) = (level IS NOT NULL)),
@@ -92,7 +93,7 @@ DROP TABLE settlements;
 ALTER TABLE new_settlements RENAME TO settlements;
 CREATE INDEX settlements_by_tenant ON settlements (tenant, id);
 CREATE INDEX settlements_unresolved ON settlements (chain_id, state, id)
-    WHERE state IN ('accepted', 'assigned', 'preconfirmed');
+    WHERE state IN ('accepted', 'assigned', 'preconfirmed', 'unexplained');
 CREATE INDEX settlements_external ON settlements (transaction_hash) WHERE state = 'settled_externally';
 CREATE INDEX settlements_external_unfinal ON settlements (chain_id, last_slot_signer, last_slot_nonce)
     WHERE state = 'settled_externally' AND level <> 'finalized';

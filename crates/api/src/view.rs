@@ -152,7 +152,10 @@ pub(crate) fn transaction_of(state: &SettlementState) -> Option<B256> {
             receipt_of(state).map(|receipt| receipt.transaction)
         }
         SettlementState::Failed { transaction, .. } => *transaction,
-        SettlementState::Accepted | SettlementState::Expired | SettlementState::Withdrawn => None,
+        SettlementState::Accepted
+        | SettlementState::Unexplained { .. }
+        | SettlementState::Expired
+        | SettlementState::Withdrawn => None,
     }
 }
 
@@ -166,6 +169,7 @@ pub(crate) fn receipt_of(state: &SettlementState) -> Option<&Receipt> {
         SettlementState::Accepted
         | SettlementState::Assigned { .. }
         | SettlementState::Preconfirmed { .. }
+        | SettlementState::Unexplained { .. }
         | SettlementState::Failed { .. }
         | SettlementState::Expired
         | SettlementState::Withdrawn => None,

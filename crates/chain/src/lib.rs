@@ -7,6 +7,7 @@ mod accounts;
 mod bundle;
 mod endpoint;
 mod error;
+mod evidence;
 mod fees;
 #[cfg(test)]
 mod fuzz;
@@ -24,6 +25,7 @@ mod wire;
 pub use accounts::Account;
 pub use bundle::BundledCall;
 pub use error::{CallError, NodeError};
+pub use evidence::MadeCall;
 pub use fees::FeePolicy;
 pub use heads::{Head, HeadEvent, HeadHandle, watch_heads};
 pub use inspect::{InspectLimits, Inspector};

@@ -301,19 +301,7 @@ impl Nodes {
         from_block: u64,
         to_block: u64,
     ) -> Result<Vec<Log>, NodeError> {
-        let topics: Vec<Value> = topics
-            .iter()
-            .map(|choices| match choices.is_empty() {
-                true => Value::Null,
-                false => json!(choices),
-            })
-            .collect();
-        let filter = json!({
-            "address": address,
-            "topics": topics,
-            "fromBlock": U64::from(from_block),
-            "toBlock": U64::from(to_block),
-        });
+        let filter = log_filter(address, topics, from_block, to_block);
         let logs: Vec<WireLog> = self.read("eth_getLogs", (filter,)).await?;
         Ok(logs.into_iter().map(Log::from).collect())
     }
@@ -367,6 +355,28 @@ impl Nodes {
     pub(crate) fn in_order(&self) -> Vec<Arc<Endpoint>> {
         ordered(&self.0.endpoints)
     }
+}
+
+/// What `eth_getLogs` is asked for.
+pub(crate) fn log_filter(
+    address: Address,
+    topics: &[Vec<B256>],
+    from_block: u64,
+    to_block: u64,
+) -> Value {
+    let topics: Vec<Value> = topics
+        .iter()
+        .map(|choices| match choices.is_empty() {
+            true => Value::Null,
+            false => json!(choices),
+        })
+        .collect();
+    json!({
+        "address": address,
+        "topics": topics,
+        "fromBlock": U64::from(from_block),
+        "toBlock": U64::from(to_block),
+    })
 }
 
 fn ordered(endpoints: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {

@@ -121,6 +121,14 @@ pub enum SettlementState {
         /// Index of its `Transfer` log in the Flashblock's block.
         log_index: u64,
     },
+    /// Its slot has closed, and the receipt of the transaction that took the slot's nonce does not show what became of the
+    /// payment. The chain is asked about it apart from every slot; nothing is signed for it meanwhile.
+    Unexplained {
+        /// The slot that it was in.
+        slot: SlotId,
+        /// The mined transaction that carried it without settling it, if one did.
+        transaction: Option<B256>,
+    },
     /// Teller's own transaction moved the money.
     Settled(Receipt),
     /// Somebody else submitted the same authorization; the payee has the money.
@@ -148,6 +156,8 @@ pub enum SettlementStateKind {
     Assigned,
     /// See [`SettlementState::Preconfirmed`].
     Preconfirmed,
+    /// See [`SettlementState::Unexplained`].
+    Unexplained,
     /// See [`SettlementState::Settled`].
     Settled,
     /// See [`SettlementState::SettledExternally`].
@@ -162,10 +172,11 @@ pub enum SettlementStateKind {
 
 impl SettlementStateKind {
     /// Every state.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Accepted,
         Self::Assigned,
         Self::Preconfirmed,
+        Self::Unexplained,
         Self::Settled,
         Self::SettledExternally,
         Self::Failed,
@@ -179,6 +190,7 @@ impl SettlementStateKind {
             Self::Accepted => "accepted",
             Self::Assigned => "assigned",
             Self::Preconfirmed => "preconfirmed",
+            Self::Unexplained => "unexplained",
             Self::Settled => "settled",
             Self::SettledExternally => "settled_externally",
             Self::Failed => "failed",
@@ -212,6 +224,7 @@ impl SettlementState {
             Self::Accepted => SettlementStateKind::Accepted,
             Self::Assigned { .. } => SettlementStateKind::Assigned,
             Self::Preconfirmed { .. } => SettlementStateKind::Preconfirmed,
+            Self::Unexplained { .. } => SettlementStateKind::Unexplained,
             Self::Settled(_) => SettlementStateKind::Settled,
             Self::SettledExternally(_) => SettlementStateKind::SettledExternally,
             Self::Failed { .. } => SettlementStateKind::Failed,
@@ -224,7 +237,10 @@ impl SettlementState {
     pub fn is_resolved(&self) -> bool {
         !matches!(
             self,
-            Self::Accepted | Self::Assigned { .. } | Self::Preconfirmed { .. }
+            Self::Accepted
+                | Self::Assigned { .. }
+                | Self::Preconfirmed { .. }
+                | Self::Unexplained { .. }
         )
     }
 
@@ -235,6 +251,7 @@ impl SettlementState {
             Self::Settled(receipt) | Self::SettledExternally(receipt) => Some(receipt.level),
             Self::Accepted
             | Self::Assigned { .. }
+            | Self::Unexplained { .. }
             | Self::Failed { .. }
             | Self::Expired
             | Self::Withdrawn => None,
@@ -265,6 +282,7 @@ impl SettlementState {
             Self::Accepted
             | Self::Assigned { .. }
             | Self::Preconfirmed { .. }
+            | Self::Unexplained { .. }
             | Self::Settled(_)
             | Self::SettledExternally(_) => None,
         }
@@ -386,6 +404,11 @@ pub enum Resolution {
     Resolved(SettlementState),
     /// The slot closed without it; its authorization is unused and its deadline open: queue it again.
     Requeued,
+    /// The slot closed, and its receipt does not show what became of the payment: [`SettlementState::Unexplained`].
+    Unexplained {
+        /// The mined transaction that carried it without settling it, if one did.
+        transaction: Option<B256>,
+    },
 }
 
 #[cfg(test)]

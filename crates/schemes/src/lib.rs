@@ -12,6 +12,7 @@ mod event;
 #[cfg(test)]
 mod fuzz;
 pub mod multicall;
+pub mod nonce_state;
 pub mod permit2;
 mod settling;
 mod signature;

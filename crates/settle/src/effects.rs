@@ -74,11 +74,10 @@ impl Shell {
             }
             Effect::FindReceipts { lookups, place } => self.find_receipts(lookups, place).await,
             Effect::LookUp { id, hashes } => self.look_up(id, hashes).await,
-            Effect::Investigate {
-                id,
-                block,
-                payments,
-            } => self.investigate(id, block, payments).await,
+            Effect::Investigate { fence, payments } => self.investigate(fence, payments).await,
+            Effect::ResolveUnexplained { fence, resolutions } => {
+                self.resolve_unexplained(fence, resolutions).await;
+            }
             Effect::Preconfirm {
                 fence,
                 id,
@@ -249,13 +248,7 @@ impl Shell {
         closure.resolutions.retain(|(id, _)| !kept.contains(id));
         self.note_closed(id);
         report::closed(self, &closure, &payments);
-        let resolved = closure
-            .resolutions
-            .into_iter()
-            .filter_map(|(id, resolution)| match resolution {
-                Resolution::Resolved(state) => Some((id, state)),
-                Resolution::Requeued => None,
-            });
+        let resolved = resolved(closure.resolutions).into_iter();
         let revived = closure
             .revived
             .into_iter()
@@ -336,6 +329,36 @@ impl Shell {
         report::resolved(self.chain(), resolved.iter().map(|(_, state)| state.kind()));
         self.publish(&resolved);
         self.tell(Event::AcceptedResolved { ids }).await;
+        self.settle_holds(&resolved, &payments).await;
+    }
+
+    async fn resolve_unexplained(
+        &self,
+        fence: FencedLane,
+        resolutions: Vec<(SettlementId, Resolution)>,
+    ) {
+        let ids: Vec<SettlementId> = resolutions.iter().map(|(id, _)| *id).collect();
+        let resolving = || {
+            let resolving = self.ledger.resolve_unexplained(fence, &resolutions);
+            Boundary::ResolveUnexplained.around(resolving)
+        };
+        let changed = match self.until_certain(resolving).await {
+            Ok(changed) => changed,
+            Err(error) => return self.lose_lane(fence, &error).await,
+        };
+        let settlements = self.ledger.settlements(&changed).await.unwrap_or_default();
+        let payments: Vec<Queued> = settlements.iter().map(Queued::new).collect();
+        let mut resolutions = resolutions;
+        resolutions.retain(|(id, _)| changed.contains(id));
+        report::explained(self.chain(), &resolutions);
+        let resolved = resolved(resolutions);
+        self.publish(&resolved);
+        self.tell(Event::UnexplainedResolved {
+            fence,
+            ids,
+            changed,
+        })
+        .await;
         self.settle_holds(&resolved, &payments).await;
     }
 
@@ -449,6 +472,17 @@ impl Shell {
             self.note_unmined(keys);
         }
     }
+}
+
+/// Those of the resolutions that are outcomes.
+fn resolved(resolutions: Vec<(SettlementId, Resolution)>) -> Vec<(SettlementId, SettlementState)> {
+    let resolutions = resolutions.into_iter();
+    resolutions
+        .filter_map(|(id, resolution)| match resolution {
+            Resolution::Resolved(state) => Some((id, state)),
+            Resolution::Requeued | Resolution::Unexplained { .. } => None,
+        })
+        .collect()
 }
 
 fn sign(

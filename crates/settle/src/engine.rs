@@ -445,6 +445,7 @@ fn writes(effect: &Effect) -> bool {
         | Effect::SendApproval { .. }
         | Effect::Preconfirm { .. }
         | Effect::CloseSlot { .. }
+        | Effect::ResolveUnexplained { .. }
         | Effect::TakeBackExternal { .. }
         | Effect::RaiseLevels { .. }
         | Effect::ResolveAccepted { .. }

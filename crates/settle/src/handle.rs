@@ -273,6 +273,7 @@ impl Settler {
             SettlementState::Accepted
             | SettlementState::Assigned { .. }
             | SettlementState::Preconfirmed { .. }
+            | SettlementState::Unexplained { .. }
             | SettlementState::Failed { .. }
             | SettlementState::Expired
             | SettlementState::Withdrawn => {
@@ -372,7 +373,9 @@ impl Settler {
                 break;
             }
             let (transaction, level) = match &settlement.state {
-                SettlementState::Accepted | SettlementState::Assigned { .. } => break,
+                SettlementState::Accepted
+                | SettlementState::Assigned { .. }
+                | SettlementState::Unexplained { .. } => break,
                 SettlementState::Preconfirmed { transaction, .. } => {
                     (*transaction, Level::Preconfirmed)
                 }
@@ -440,7 +443,11 @@ fn transaction_of(state: &SettlementState) -> Option<B256> {
             Some(receipt.transaction)
         }
         SettlementState::Failed { transaction, .. } => *transaction,
-        SettlementState::Accepted | SettlementState::Expired | SettlementState::Withdrawn => None,
+        // The transaction that carried an unexplained payment did not settle it.
+        SettlementState::Unexplained { .. }
+        | SettlementState::Accepted
+        | SettlementState::Expired
+        | SettlementState::Withdrawn => None,
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use alloy_primitives::Address;
 use futures::future::join_all;
 use teller_domain::{
-    AccountNonce, ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis,
+    AccountNonce, BlockRef, ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis,
 };
 use teller_store::{Boundary, Duty, LaneRecovery, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot};
+use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot, Unexplained};
 use crate::effects::RETRY;
 use crate::engine::{EngineError, EngineStatus, Shell, stopping};
 use crate::share::Holding;
@@ -136,6 +136,7 @@ impl Shell {
             next_nonce = %lane.next_nonce,
             open_slots = lane.slots.len(),
             unfinal_slots = lane.unfinal.len(),
+            unexplained = lane.unexplained.len(),
             "lane taken"
         );
         // A reorg may have reopened a slot just before its owner died.
@@ -172,6 +173,7 @@ impl Shell {
             lane,
             open_slots,
             unfinal,
+            unexplained,
         }) = claimed
         else {
             return Ok(None);
@@ -193,12 +195,14 @@ impl Shell {
             }
         };
         let slots = self.recovered_slots(signer, open_slots).await?;
+        let unexplained = self.recovered_unexplained(unexplained).await?;
         Ok(Some(RecoveredLane {
             fence: lane.fence,
             mode: lane.mode,
             next_nonce,
             slots,
             unfinal,
+            unexplained,
         }))
     }
 
@@ -211,6 +215,27 @@ impl Shell {
         }
         let highest = seen.into_iter().map(|seen| seen.sealed_nonce).max();
         highest.ok_or_else(|| Setback::Passing("no node tells the signer's nonce".to_owned()))
+    }
+
+    async fn recovered_unexplained(
+        &self,
+        left: Vec<(SettlementId, BlockRef)>,
+    ) -> Result<Vec<Unexplained>, Setback> {
+        let mut recovered = Vec::with_capacity(left.len());
+        for chunk in left.chunks(READ_CHUNK) {
+            let blocks: HashMap<SettlementId, BlockRef> = chunk.iter().copied().collect();
+            let ids: Vec<SettlementId> = blocks.keys().copied().collect();
+            for row in self.ledger.settlements(&ids).await? {
+                let (SettlementState::Unexplained { slot, transaction }, Some(block)) =
+                    (&row.state, blocks.get(&row.id))
+                else {
+                    continue;
+                };
+                let queued = Queued::new(&row);
+                recovered.push(Unexplained::recovered(queued, *slot, *block, *transaction));
+            }
+        }
+        Ok(recovered)
     }
 
     async fn recovered_slots(

@@ -21,6 +21,8 @@ pub(crate) fn core(shell: &Shell, core: &Core) {
     gauge!("teller_queue_depth", "network" => network.clone()).set(core.queue_depth() as f64);
     gauge!("teller_payments_awaiting_approval", "network" => network.clone())
         .set(core.unapproved() as f64);
+    gauge!("teller_payments_unexplained", "network" => network.clone())
+        .set(core.unexplained() as f64);
     let lanes: HashMap<Address, _> = core.lanes().map(|lane| (lane.signer(), lane)).collect();
     let flag = |set: bool| f64::from(u8::from(set));
     for (index, signer) in shell.parts.signers.iter().enumerate() {
@@ -149,6 +151,20 @@ fn awaits_approval(id: SettlementId, queued: &[Queued]) -> bool {
     found.is_some_and(|queued| Need::of(&queued.payment) != Need::Nothing)
 }
 
+/// It is known what became of payments that had left their slots unexplained.
+pub(crate) fn explained(chain: ChainId, resolutions: &[(SettlementId, Resolution)]) {
+    let network = chain.to_string();
+    for (id, resolution) in resolutions {
+        let outcome = match resolution {
+            Resolution::Resolved(state) => state.kind().as_str(),
+            Resolution::Requeued => "requeued",
+            Resolution::Unexplained { .. } => "unexplained",
+        };
+        tracing::info!(settlement = %id, network, outcome, "an unexplained payment is explained");
+        payments(&network, outcome, 1);
+    }
+}
+
 /// A slot was closed.
 pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
     let network = shell.chain().to_string();
@@ -159,6 +175,7 @@ pub(crate) fn closed(shell: &Shell, closure: &SlotClosure, queued: &[Queued]) {
             Resolution::Resolved(state) => state.kind().as_str(),
             Resolution::Requeued if awaits_approval(*id, queued) => "awaits_approval",
             Resolution::Requeued => "requeued",
+            Resolution::Unexplained { .. } => "unexplained",
         };
         *outcomes.entry(outcome).or_default() += 1;
         let Resolution::Resolved(SettlementState::Settled(receipt)) = resolution else {

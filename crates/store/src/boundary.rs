@@ -31,6 +31,8 @@ pub enum Boundary {
     TakeBackExternal,
     /// Payments are resolved outside of a slot.
     ResolveAccepted,
+    /// What became of unexplained payments is written.
+    ResolveUnexplained,
     /// Levels rise.
     RaiseLevels,
     /// Holds of mined payments are marked as such.
@@ -45,7 +47,7 @@ pub enum Boundary {
 
 impl Boundary {
     /// All of them, with their names.
-    pub const ALL: [(Self, &'static str); 18] = [
+    pub const ALL: [(Self, &'static str); 19] = [
         (Self::Reserve, "reserve"),
         (Self::Accept, "accept"),
         (Self::Withdraw, "withdraw"),
@@ -59,6 +61,7 @@ impl Boundary {
         (Self::ReopenSlots, "reopen_slots"),
         (Self::TakeBackExternal, "take_back_external"),
         (Self::ResolveAccepted, "resolve_accepted"),
+        (Self::ResolveUnexplained, "resolve_unexplained"),
         (Self::RaiseLevels, "raise_levels"),
         (Self::MarkHolds, "mark_holds"),
         (Self::ClaimDelivery, "claim_delivery"),

@@ -4,8 +4,8 @@ use alloy_primitives::{Address, B256};
 use async_trait::async_trait;
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
-    IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
-    SettlementState, Slot, SlotId, TenantId, UnixMillis,
+    IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Resolution, Settlement,
+    SettlementId, SettlementState, Slot, SlotId, TenantId, UnixMillis,
 };
 
 use crate::{
@@ -72,6 +72,14 @@ pub trait Ledger: Catalogue {
         resolutions: &[(SettlementId, SettlementState)],
     ) -> StoreResult<Vec<SettlementId>>;
 
+    /// unexplained -> settled, settled externally, failed, expired or accepted (requeued), for payments whose slot was in
+    /// this lane. Answers those that it changed. [`crate::StoreError::StaleLane`] if the epoch is old.
+    async fn resolve_unexplained(
+        &self,
+        fence: FencedLane,
+        resolutions: &[(SettlementId, Resolution)],
+    ) -> StoreResult<Vec<SettlementId>>;
+
     /// Takes up to `limit` (at most 2,000) accepted payments of a network into this process's queue, oldest first: those that nobody
     /// has queued, that this process has, or whose process is dead. Skips what others are taking (`SKIP LOCKED`), and
     /// what only an account may settle whose lane is not this process's.
@@ -89,10 +97,10 @@ pub trait Ledger: Catalogue {
     /// Gives queued payments of this process back, for others to claim. Those that are no longer accepted are left alone.
     async fn release_accepted(&self, owner: ProcessId, ids: &[SettlementId]) -> StoreResult<()>;
 
-    /// How many payments are accepted, assigned or preconfirmed, over all networks.
+    /// How many payments are accepted, assigned, preconfirmed or unexplained, over all networks.
     async fn unresolved(&self) -> StoreResult<u64>;
 
-    /// The keys, tenants and digests of all payments that are accepted, assigned or preconfirmed: what reservations are
+    /// The keys, tenants and digests of all payments that have no outcome yet: what reservations are
     /// recovered from.
     async fn unresolved_settlements(&self) -> StoreResult<Vec<Settlement>>;
 
@@ -167,7 +175,7 @@ pub trait Ledger: Catalogue {
     ) -> StoreResult<()>;
 
     /// Reopens closed slots whose block a reorg took away. [`crate::StoreError::Conflict`] for a nonce without a slot. Of the payments whose last slot it is: settled, settled
-    /// externally and accepted ones are assigned to it again, except that one to whom failure was told goes back to
+    /// externally, accepted and unexplained ones are assigned to it again, except that one to whom failure was told goes back to
     /// failed with the told reason; failed and expired ones stay and become [`Slot::ended`]. Slots that are open already
     /// are left alone, and so are finalized settlements by others. Accepted payments that it carries are assigned to it even
     /// if they have been in another slot since. [`crate::StoreError::Conflict`] if a slot is finalized.
@@ -203,7 +211,7 @@ pub trait Ledger: Catalogue {
     /// The open slots of a signer, whoever owns the lane. For readers.
     async fn open_slots(&self, chain: ChainId, signer: Address) -> StoreResult<Vec<Slot>>;
 
-    /// Every address that has an open slot on a network.
+    /// Every address that has an open slot, or unexplained payments, on a network.
     async fn signers_with_open_slots(&self, chain: ChainId) -> StoreResult<Vec<Address>>;
 
     /// The top-up of this payer for this token, if one was ever begun.

@@ -136,6 +136,8 @@ pub struct LaneRecovery {
     pub open_slots: Vec<Slot>,
     /// Its closed slots whose level is below finalized, by nonce.
     pub unfinal: Vec<UnfinalSlot>,
+    /// Payments of its closed slots that are unexplained, each with the block that closed its slot.
+    pub unexplained: Vec<(SettlementId, BlockRef)>,
 }
 
 /// A lane as readers see it.
@@ -263,6 +265,7 @@ impl Success {
             }
             SettlementState::Accepted
             | SettlementState::Assigned { .. }
+            | SettlementState::Unexplained { .. }
             | SettlementState::Failed { .. }
             | SettlementState::Expired
             | SettlementState::Withdrawn => return None,

@@ -1,6 +1,6 @@
 //! Which outcomes a payment may be given, the same for both ledgers.
 
-use teller_domain::{Resolution, SettlementId, SettlementState, SettlementStateKind};
+use teller_domain::{Resolution, SettlementId, SettlementState, SettlementStateKind, SlotId};
 
 use crate::{SlotClosure, StoreError, StoreResult};
 
@@ -12,19 +12,36 @@ fn refused(id: SettlementId) -> StoreError {
 }
 
 /// The state that a resolution of a slot's payment leads to.
-fn slot_outcome(id: SettlementId, resolution: &Resolution) -> StoreResult<SettlementState> {
+fn slot_outcome(
+    slot: SlotId,
+    id: SettlementId,
+    resolution: &Resolution,
+) -> StoreResult<SettlementState> {
     match resolution {
         Resolution::Requeued => Ok(SettlementState::Accepted),
-        Resolution::Resolved(state) => match state.kind() {
-            SettlementStateKind::Settled
-            | SettlementStateKind::SettledExternally
-            | SettlementStateKind::Failed
-            | SettlementStateKind::Expired => Ok(state.clone()),
-            SettlementStateKind::Accepted
-            | SettlementStateKind::Assigned
-            | SettlementStateKind::Preconfirmed
-            | SettlementStateKind::Withdrawn => Err(refused(id)),
-        },
+        Resolution::Unexplained { transaction } => Ok(SettlementState::Unexplained {
+            slot,
+            transaction: *transaction,
+        }),
+        Resolution::Resolved(state) => {
+            expect_slot_outcome(id, state)?;
+            Ok(state.clone())
+        }
+    }
+}
+
+/// What a payment may end as that is, or was, in a slot.
+fn expect_slot_outcome(id: SettlementId, state: &SettlementState) -> StoreResult<()> {
+    match state.kind() {
+        SettlementStateKind::Settled
+        | SettlementStateKind::SettledExternally
+        | SettlementStateKind::Failed
+        | SettlementStateKind::Expired => Ok(()),
+        SettlementStateKind::Accepted
+        | SettlementStateKind::Assigned
+        | SettlementStateKind::Preconfirmed
+        | SettlementStateKind::Unexplained
+        | SettlementStateKind::Withdrawn => Err(refused(id)),
     }
 }
 
@@ -37,6 +54,7 @@ fn expect_accepted_outcome(id: SettlementId, state: &SettlementState) -> StoreRe
         SettlementStateKind::Accepted
         | SettlementStateKind::Assigned
         | SettlementStateKind::Preconfirmed
+        | SettlementStateKind::Unexplained
         | SettlementStateKind::Settled
         | SettlementStateKind::Withdrawn => Err(refused(id)),
     }
@@ -56,7 +74,7 @@ pub(crate) fn slot_outcomes(closure: &SlotClosure) -> StoreResult<Vec<Outcome>> 
     let resolved = closure.resolutions.iter().map(|(id, resolution)| {
         Ok(Outcome {
             id: *id,
-            state: slot_outcome(*id, resolution)?,
+            state: slot_outcome(closure.id, *id, resolution)?,
             revived: false,
         })
     });
@@ -68,6 +86,30 @@ pub(crate) fn slot_outcomes(closure: &SlotClosure) -> StoreResult<Vec<Outcome>> 
         })
     });
     resolved.chain(revived).collect()
+}
+
+/// What is written of an unexplained payment that is one no more.
+pub(crate) fn unexplained_outcomes(
+    resolutions: &[(SettlementId, Resolution)],
+) -> StoreResult<Vec<Outcome>> {
+    resolutions
+        .iter()
+        .map(|(id, resolution)| {
+            let state = match resolution {
+                Resolution::Unexplained { .. } => return Err(refused(*id)),
+                Resolution::Requeued => SettlementState::Accepted,
+                Resolution::Resolved(state) => {
+                    expect_slot_outcome(*id, state)?;
+                    state.clone()
+                }
+            };
+            Ok(Outcome {
+                id: *id,
+                state,
+                revived: false,
+            })
+        })
+        .collect()
 }
 
 /// What is written of an accepted payment that ends.

@@ -121,6 +121,12 @@ impl StateColumns {
                 level: Some(Level::Preconfirmed.as_str().to_owned()),
                 ..named
             },
+            SettlementState::Unexplained { slot, transaction } => Self {
+                slot_signer: Some(slot.signer.to_vec()),
+                slot_nonce: Some(signed(slot.nonce.0, "an account nonce")?),
+                transaction: transaction.map(|hash| hash.to_vec()),
+                ..named
+            },
             SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
                 Self {
                     transaction: Some(receipt.transaction.to_vec()),
@@ -160,6 +166,10 @@ impl StateColumns {
                 slot: self.slot(chain)?,
                 transaction: word(&present(self.transaction, "transaction")?)?,
                 log_index: unsigned(present(self.log_index, "log index")?)?,
+            },
+            SettlementStateKind::Unexplained => SettlementState::Unexplained {
+                slot: self.slot(chain)?,
+                transaction: self.transaction.as_deref().map(word).transpose()?,
             },
             SettlementStateKind::Settled => SettlementState::Settled(self.receipt()?),
             SettlementStateKind::SettledExternally => {

@@ -21,6 +21,7 @@ pub(super) fn state(kind: SettlementStateKind) -> proto::SettlementState {
         SettlementStateKind::Accepted => proto::SettlementState::Accepted,
         SettlementStateKind::Assigned => proto::SettlementState::Assigned,
         SettlementStateKind::Preconfirmed => proto::SettlementState::Preconfirmed,
+        SettlementStateKind::Unexplained => proto::SettlementState::Unexplained,
         SettlementStateKind::Settled => proto::SettlementState::Settled,
         SettlementStateKind::SettledExternally => proto::SettlementState::SettledExternally,
         SettlementStateKind::Failed => proto::SettlementState::Failed,

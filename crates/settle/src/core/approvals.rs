@@ -16,9 +16,6 @@ use super::lane::OpenSlot;
 use super::rules::Rule;
 use super::{ApprovalStanding, Core, Effect, Queued};
 
-/// A look that has not been answered for so many block intervals is lost.
-const LOST_AFTER_BLOCKS: u64 = 10;
-
 /// A payment waits for its approval for so many block intervals: nodes would take it in the first, and a deadline may be as
 /// far away as numbers go.
 const PATIENCE_BLOCKS: u64 = 60;
@@ -33,15 +30,14 @@ impl Core {
             return;
         };
         let patience = PATIENCE_BLOCKS.saturating_mul(self.config.block_interval_ms);
-        let impatient = self.queue.take_impatient(now_ms, patience);
+        let impatient = self.queue.unapproved.extract_older(now_ms, patience);
         self.fail_unapproved(
             fence,
             &impatient,
             "the payer's approval was not mined in time",
         );
-        let patience = LOST_AFTER_BLOCKS.saturating_mul(self.config.block_interval_ms);
-        let again_ms = now_ms.saturating_add(patience);
-        let payments = self.queue.take_looks(now_ms, again_ms);
+        let interval_ms = self.config.block_interval_ms;
+        let payments = self.queue.unapproved.take_due(now_ms, interval_ms);
         if !payments.is_empty() {
             self.emit(Effect::LookAtApprovals { payments });
         }
@@ -89,7 +85,7 @@ impl Core {
         now_ms: u64,
     ) {
         let interval_ms = self.config.block_interval_ms;
-        self.queue.look_again(asked, now_ms, interval_ms);
+        self.queue.unapproved.answered(asked, now_ms, interval_ms);
         for id in gone {
             self.on_withdrawn(*id);
         }
@@ -107,7 +103,7 @@ impl Core {
     ) {
         let sealed = |block: BlockRef| self.ancestry.standing(block) == Standing::Sealed;
         let waits = self.rules.hold(Rule::ApprovalFirst);
-        let Some(queued) = self.queue.unapproved(id) else {
+        let Some(queued) = self.queue.unapproved.get(id) else {
             return;
         };
         let policy = self.config.approvals.unwrap_or(NOTHING);
@@ -141,7 +137,7 @@ impl Core {
     }
 
     fn go_on(&mut self, id: SettlementId, need: Need, now_ms: u64) {
-        if let Some(mut queued) = self.queue.take_unapproved(id) {
+        if let Some(mut queued) = self.queue.unapproved.remove(id) {
             queued.need = need;
             self.queue.push(queued, now_ms);
         }
@@ -151,7 +147,7 @@ impl Core {
         let Some(fence) = self.some_fence() else {
             return;
         };
-        if self.queue.take_unapproved(id).is_none() {
+        if self.queue.unapproved.remove(id).is_none() {
             return;
         }
         let state = SettlementState::Failed {

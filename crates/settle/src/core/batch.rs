@@ -127,7 +127,7 @@ impl Queued {
 
     /// Whether nothing but a nonce tells this permit from that one: a proxy's event names none, so what one of the two
     /// did in a transaction could be taken for what the other did.
-    pub(super) fn is_twin_of(&self, other: &Self) -> bool {
+    pub(crate) fn is_twin_of(&self, other: &Self) -> bool {
         let terms = |queued: &Self| match &queued.payment.authorization {
             Authorization::Permit2(permit) => Some((
                 permit.terms.proxy(),

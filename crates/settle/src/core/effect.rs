@@ -2,12 +2,12 @@
 
 use alloy_primitives::{Address, B256};
 use teller_domain::{
-    AccountNonce, Attempt, BlockRef, Fees, FencedLane, LaneMode, Level, SettlementId,
+    AccountNonce, Attempt, BlockRef, Fees, FencedLane, LaneMode, Level, Resolution, SettlementId,
     SettlementState, SlotId,
 };
 use teller_store::{SlotClosure, TopUp};
 
-use super::Queued;
+use super::{Queued, Unexplained};
 
 /// What is to be signed.
 #[derive(Debug, Clone)]
@@ -107,15 +107,20 @@ pub enum Effect {
         /// The hashes of its attempts.
         hashes: Vec<B256>,
     },
-    /// Look into payments that a mined attempt, or a stranger's transaction, did not settle, at no earlier block than this.
-    /// Answer: [`Event::Investigated`], as often as it takes.
+    /// Ask the chain what became of unexplained payments, each at no earlier block than the one that closed its slot.
+    /// Answer: [`Event::Investigated`].
     Investigate {
-        /// The slot.
-        id: SlotId,
-        /// The block that took the slot's nonce.
-        block: BlockRef,
+        /// The lane.
+        fence: FencedLane,
         /// The payments.
-        payments: Vec<Queued>,
+        payments: Vec<Unexplained>,
+    },
+    /// Commit what became of unexplained payments. Answer: [`Event::UnexplainedResolved`] or [`Event::LaneLost`].
+    ResolveUnexplained {
+        /// The lane.
+        fence: FencedLane,
+        /// What became of each.
+        resolutions: Vec<(SettlementId, Resolution)>,
     },
     /// Commit what a Flashblock showed, see [`teller_store::Ledger::preconfirm`]. Answer: [`Event::Preconfirmed`] or
     /// [`Event::LaneLost`].
@@ -229,12 +234,13 @@ impl Effect {
     pub fn signer(&self) -> Option<Address> {
         match self {
             Self::ReadCode { signer, .. } | Self::ReclaimLane { signer } => Some(*signer),
-            Self::Investigate { id, .. } => Some(id.signer),
             Self::Sign { fence, .. }
             | Self::OpenSlot { fence, .. }
             | Self::AddAttempt { fence, .. }
             | Self::Preconfirm { fence, .. }
             | Self::CloseSlot { fence, .. }
+            | Self::Investigate { fence, .. }
+            | Self::ResolveUnexplained { fence, .. }
             | Self::ReopenSlots { fence, .. }
             | Self::TakeBackExternal { fence, .. }
             | Self::RaiseLevels { fence, .. }

@@ -7,7 +7,7 @@ use teller_domain::{
 };
 use teller_store::{Spending, UnfinalSlot};
 
-use super::Queued;
+use super::{Queued, Unexplained};
 
 /// A sealed block.
 #[derive(Debug, Clone)]
@@ -84,13 +84,20 @@ pub enum Finding {
         /// The transaction that did it, if it was found.
         transaction: Option<B256>,
     },
+    /// The very authorization was submitted, and another amount moved, or to somebody else: the token's doing.
+    Mismatched {
+        /// The transaction that did it.
+        transaction: B256,
+    },
+    /// The authorization's nonce is used, and all logs up to this height were read without what explains it.
+    Unfound {
+        /// The height.
+        at: u64,
+    },
     /// The authorization is unused and the call reverts.
     WouldRevert(Reason),
     /// The authorization is unused and the call would pass.
     WouldSettle,
-    /// The chain guards nothing, and whatever else it shows proves nothing of this payment: its slot's own receipt has
-    /// said all there is.
-    Unguarded,
 }
 
 /// What the chain says of a payer's approval of Permit2.
@@ -150,6 +157,8 @@ pub struct RecoveredLane {
     pub slots: Vec<RecoveredSlot>,
     /// Its closed slots that a reorg could still reopen, by nonce.
     pub unfinal: Vec<UnfinalSlot>,
+    /// Payments that left its slots unexplained.
+    pub unexplained: Vec<Unexplained>,
 }
 
 /// What the core hears.
@@ -296,14 +305,23 @@ pub enum Event {
         /// How many there are.
         endpoints: usize,
     },
-    /// Payments that a mined attempt did not settle were looked into.
+    /// Unexplained payments were looked into, as far as that was possible.
     Investigated {
-        /// The slot.
-        id: SlotId,
-        /// The block of the [`Effect::Investigate`] that this answers.
-        block: BlockRef,
-        /// What was found of each.
+        /// The lane as it was held.
+        fence: FencedLane,
+        /// The payments that were to be looked into.
+        asked: Vec<SettlementId>,
+        /// What was found of those of which anything was.
         findings: Vec<(SettlementId, Finding)>,
+    },
+    /// What was found of these payments is durable.
+    UnexplainedResolved {
+        /// The lane as it was held.
+        fence: FencedLane,
+        /// The payments.
+        ids: Vec<SettlementId>,
+        /// Those that were still unexplained; the others are another slot's again.
+        changed: Vec<SettlementId>,
     },
     /// What a Flashblock showed of the slot is durable, or came too late to matter.
     Preconfirmed {

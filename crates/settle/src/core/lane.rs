@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::{Address, B256};
 use teller_domain::{
-    AccountNonce, Attempt, AttemptKind, BlockRef, FencedLane, LaneMode, SettlementId, SlotEnd,
-    SlotId,
+    AccountNonce, Attempt, AttemptKind, BlockRef, FencedLane, LaneMode, Resolution, SettlementId,
+    SlotEnd, SlotId,
 };
 
 use super::queue::Room;
 use super::unfinal::Unfinal;
-use super::{Mined, Queued, takes_batches};
+use super::watched::Watched;
+use super::{Mined, Queued, Unexplained, takes_batches};
 
 /// When a slot that is not mined is acted on, counted in block intervals since it headed its lane.
 pub struct Schedule;
@@ -61,13 +62,6 @@ pub(super) enum Phase {
     Sent { acknowledged: bool },
     /// A receipt was found in a block from before the oldest header that is known: the chain is asked about the block.
     Verifying { mined: Mined },
-    /// The nonce is taken; some payments need explaining.
-    Investigating {
-        end: Ending,
-        settled: Vec<(SettlementId, u64)>,
-        /// The receipt, unless a stranger's transaction took the nonce.
-        mined: Option<Mined>,
-    },
     /// Its end is being committed.
     Closing(Closed),
 }
@@ -90,6 +84,8 @@ pub(super) struct Closed {
     pub(super) external: BTreeSet<(u64, B256)>,
     /// Queued again.
     pub(super) requeue: Vec<Queued>,
+    /// Looked into from now on.
+    pub(super) unexplained: Vec<Unexplained>,
     pub(super) cost: teller_domain::Wei,
     pub(super) shares: Vec<(teller_domain::TenantId, teller_domain::Wei)>,
 }
@@ -181,7 +177,6 @@ impl OpenSlot {
     /// The block of the transaction that took the nonce, while its end is not durable.
     pub(super) fn ending_block(&self) -> Option<BlockRef> {
         match &self.phase {
-            Phase::Investigating { end, .. } => Some(end.block),
             Phase::Verifying { mined } => Some(mined.block),
             Phase::Recovered | Phase::Sent { .. } | Phase::Closing(_) => None,
         }
@@ -231,6 +226,10 @@ pub struct Lane {
     pub(super) slots: BTreeMap<AccountNonce, OpenSlot>,
     /// Closed slots that a reorg could still reopen.
     pub(super) unfinal: BTreeMap<AccountNonce, Unfinal>,
+    /// Payments that left its slots unexplained.
+    pub(super) unexplained: Watched<Unexplained>,
+    /// Those of which it is known what became of them, while that is being committed.
+    pub(super) explained: BTreeMap<SettlementId, (Unexplained, Resolution)>,
     pub(super) forming: Option<Forming>,
     pub(super) resting_until_ms: u64,
     /// Since when it is about to be another process's, if it is.
@@ -286,8 +285,12 @@ impl Lane {
         self.slots.values().map(|slot| slot.opened_ms).min()
     }
 
+    /// Whether nothing of it waits for time to pass.
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.forming.is_none()
+        self.slots.is_empty()
+            && self.forming.is_none()
+            && self.unexplained.is_empty()
+            && self.explained.is_empty()
     }
 
     /// Whether the lane can take a batch now, and whether it is otherwise idle.

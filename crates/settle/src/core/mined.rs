@@ -5,20 +5,20 @@ use std::collections::BTreeSet;
 use alloy_primitives::B256;
 use teller_domain::invariants::split_by_largest_remainder;
 use teller_domain::{
-    AttemptKind, Authorization, BlockRef, FencedLane, LaneMode, Level, Reason, Receipt, Refusal,
-    Resolution, SettlementId, SettlementState, SlotEnd, SlotId, TenantId, UnixSeconds, Wei,
+    AttemptKind, BlockRef, FencedLane, LaneMode, Level, Reason, Receipt, Resolution, SettlementId,
+    SettlementState, SlotEnd, SlotId, TenantId, UnixSeconds, Wei,
 };
 use teller_schemes::{EventLog, Outcome};
 use teller_store::SlotClosure;
 
-use super::ancestry::Standing;
 use super::lane::{Closed, Ending, OpenSlot, Phase};
 use super::rules::Rule;
+use super::unexplained::{Unexplained, failed};
 use super::unfinal::Unfinal;
-use super::{Core, Effect, Finding, Mined, Need, Queued, budget};
+use super::{Core, Effect, Mined, Need, Queued, budget};
 
 /// A payment that has been alone in a slot, after this many slots in all, without an outcome fails.
-const MAX_TRIES: u32 = 3;
+pub(super) const MAX_TRIES: u32 = 3;
 
 /// The payments of a slot, told apart by what the receipt shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,74 +88,38 @@ pub fn receipts(
         .collect()
 }
 
-/// What becomes of a payment that its slot's transaction did not settle.
-pub(super) fn explain(
-    queued: &Queued,
-    finding: Finding,
-    end: &Ending,
-    alone: bool,
-    cutoff: UnixSeconds,
-) -> Resolution {
-    let transaction = match end.end {
-        SlotEnd::Mined { transaction, .. } => Some(transaction),
-        SlotEnd::Foreign => None,
-    };
-    let fail = |reason, detail: &str, transaction| {
-        Resolution::Resolved(SettlementState::Failed {
-            refusal: Refusal::new(reason, detail),
-            transaction,
-        })
-    };
-    match finding {
-        Finding::SettledElsewhere { receipt, ours } => Resolution::Resolved(match ours {
-            true => SettlementState::Settled(receipt),
-            false => SettlementState::SettledExternally(receipt),
-        }),
-        Finding::Spent { transaction } => fail(
-            match queued.payment.authorization {
-                Authorization::Eip3009 { .. } => Reason::NonceAlreadyUsed,
-                Authorization::Permit2(_) => Reason::Permit2InvalidNonce,
-                Authorization::Erc7710(_) => Reason::TransactionFailed,
-            },
-            "the authorization was cancelled or spent on another transfer",
-            transaction,
-        ),
-        // A reorg took the approval's block: it is waited for again.
-        Finding::WouldRevert(Reason::Permit2AllowanceRequired)
-            if queued.payment.token_approval().is_some() && queued.tries < MAX_TRIES =>
-        {
-            Resolution::Requeued
-        }
-        Finding::WouldRevert(reason) if end.carried => {
-            fail(reason, "the transfer was mined and reverted", transaction)
-        }
-        Finding::WouldRevert(reason) => fail(reason, "the transfer would revert", None),
-        Finding::WouldSettle if queued.payment.valid_before() <= cutoff => {
-            Resolution::Resolved(SettlementState::Expired)
-        }
-        Finding::WouldSettle if queued.tries >= MAX_TRIES && alone && end.carried => fail(
-            Reason::TransactionFailed,
-            "the transaction was mined without effect, alone",
-            transaction,
-        ),
-        Finding::WouldSettle => Resolution::Requeued,
-        // A second slot could pay a second time, should a reorg bring the first one back.
-        Finding::Unguarded if !end.carried => fail(
-            Reason::TransactionFailed,
+/// What becomes of a payment that its slot's transaction did not settle, where the chain guards nothing: no other
+/// transaction proves anything of it, and a second slot could pay a second time, should a reorg bring the first one back.
+fn unguarded(end: &Ending) -> Resolution {
+    let reason = Reason::TransactionFailed;
+    match end.mined_batch() {
+        None => failed(
+            reason,
             "it was given up before it was mined, and is signed once only",
             None,
         ),
-        Finding::Unguarded if end.succeeded => fail(
+        Some(transaction) if end.succeeded => failed(
             Reason::TransferEventMismatch,
             "the transaction was mined without exactly this transfer",
-            transaction,
+            Some(transaction),
         ),
-        Finding::Unguarded => fail(
-            Reason::TransactionFailed,
+        Some(transaction) => failed(
+            reason,
             "the transaction was mined and reverted",
-            transaction,
+            Some(transaction),
         ),
     }
+}
+
+/// What becomes of payments whose slot has ended without a receipt that tells.
+pub(super) fn unexplained(payments: &[Queued], end: &Ending) -> Vec<(SettlementId, Resolution)> {
+    let transaction = end.mined_batch();
+    let left = |queued: &Queued| match queued.payment.is_guarded_on_chain() {
+        true => Resolution::Unexplained { transaction },
+        false => unguarded(end),
+    };
+    let payments = payments.iter();
+    payments.map(|queued| (queued.id, left(queued))).collect()
 }
 
 impl Core {
@@ -164,6 +128,8 @@ impl Core {
         let bisects = self.rules.hold(Rule::Bisect);
         let by_events = self.rules.hold(Rule::EventsDecide);
         let investigates = self.rules.hold(Rule::InvestigateFirst);
+        let leaves = self.rules.hold(Rule::UnexplainedLeaves);
+        let once = self.rules.hold(Rule::SignedOnce);
         let cutoff = self.cutoff(now_ms).unwrap_or_default();
         self.thaw_for_own(id);
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.is_unmined()) else {
@@ -192,31 +158,23 @@ impl Core {
             let trusted = outcomes.unexplained.drain(..).map(|id| (id, 0));
             outcomes.settled.extend(trusted);
         }
-        if outcomes.unexplained.is_empty() {
-            return self.close_settled(id, &end, &outcomes.settled, mined, Vec::new());
+        if !leaves && !outcomes.unexplained.is_empty() {
+            return;
         }
-        let payments: Vec<Queued> = slot
+        let left: Vec<Queued> = slot
             .payments
             .iter()
             .filter(|queued| outcomes.unexplained.contains(&queued.id))
             .cloned()
             .collect();
-        let block = mined.block;
-        slot.phase = Phase::Investigating {
-            end,
-            settled: outcomes.settled,
-            mined: Some(mined.clone()),
-        };
-        if !investigates {
-            let reverted = Finding::WouldRevert(Reason::TransactionFailed);
-            let findings = payments.iter().map(|queued| (queued.id, reverted.clone()));
-            return self.on_investigated(id, block, findings.collect(), now_ms);
+        let mut resolutions = unexplained(&left, &end);
+        for (_, resolution) in resolutions.iter_mut().filter(|_| !investigates) {
+            *resolution = failed(Reason::TransactionFailed, "not settled", end.mined_batch());
         }
-        self.emit(Effect::Investigate {
-            id,
-            block,
-            payments,
-        });
+        if !once {
+            requeue_unguarded(&left, &mut resolutions);
+        }
+        self.close_settled(id, &end, &outcomes.settled, mined, resolutions);
     }
 
     /// A lane that was frozen for a transaction that turns out to be its own.
@@ -234,66 +192,6 @@ impl Core {
         if let Some(fence) = frozen {
             tracing::warn!(signer = %id.signer, "a lane thaws: the transaction that took its slot is ours");
             self.set_mode(fence, LaneMode::Active, Some(id));
-        }
-    }
-
-    pub(super) fn on_investigated(
-        &mut self,
-        id: SlotId,
-        block: BlockRef,
-        findings: Vec<(SettlementId, Finding)>,
-        now_ms: u64,
-    ) {
-        let cutoff = self.cutoff(now_ms).unwrap_or_default();
-        let once = self.rules.hold(Rule::SignedOnce);
-        let Some(slot) = self.slot_mut(id) else {
-            return;
-        };
-        let Phase::Investigating {
-            end,
-            settled,
-            mined,
-        } = &slot.phase
-        else {
-            return;
-        };
-        if end.block != block {
-            // An answer about a block that a reorg has taken since.
-            return;
-        }
-        let (end, settled, mined) = (end.clone(), settled.clone(), mined.clone());
-        let alone = slot.payments.len() == 1;
-        let mut resolutions = Vec::new();
-        let mut unsettled_blocks = Vec::new();
-        for (payment, finding) in findings {
-            let Some(queued) = slot.payments.iter().find(|queued| queued.id == payment) else {
-                continue;
-            };
-            let finding = match finding {
-                Finding::Unguarded if !once => Finding::WouldSettle,
-                finding => finding,
-            };
-            if let Finding::SettledElsewhere { receipt, .. } = &finding {
-                unsettled_blocks.push(receipt.block);
-            }
-            resolutions.push((payment, explain(queued, finding, &end, alone, cutoff)));
-        }
-        if resolutions.len() + settled.len() != slot.payments.len() {
-            return;
-        }
-        let standing = |block: &BlockRef| self.ancestry.standing(*block);
-        let unsealed =
-            |block: &BlockRef| matches!(standing(block), Standing::Ahead | Standing::Orphaned);
-        if unsettled_blocks.iter().any(unsealed) {
-            // What somebody else did is not sealed here yet, or not any more: look again when the chain has moved on.
-            if let Some(slot) = self.slot_mut(id) {
-                slot.phase = Phase::Sent { acknowledged: true };
-            }
-            return;
-        }
-        match mined {
-            Some(mined) => self.close_settled(id, &end, &settled, &mined, resolutions),
-            None => self.close_slot(id, &end, resolutions, Vec::new()),
         }
     }
 
@@ -337,7 +235,7 @@ impl Core {
         let Some(slot) = lane.slots.get_mut(&id.nonce) else {
             return;
         };
-        slot.phase = Phase::Closing(slot.closed(end, &resolutions));
+        slot.phase = Phase::Closing(slot.closed(id, end, &resolutions));
         let payments = slot.payments.iter().chain(&slot.ended).cloned().collect();
         let closure = SlotClosure {
             id,
@@ -376,14 +274,33 @@ impl Core {
         }
         if let Phase::Closing(mut closed) = slot.phase {
             closed.requeue.retain(|queued| !kept.contains(&queued.id));
+            closed
+                .unexplained
+                .retain(|left| !kept.contains(&left.queued.id));
+            let left = closed.unexplained.iter().map(|left| left.queued.id);
+            self.known.extend(left);
             if let Some(lane) = self.lane_mut(fence) {
                 lane.unfinal.insert(id.nonce, Unfinal::closed(&closed));
+                for left in closed.unexplained {
+                    lane.unexplained.insert(left.queued.id, left, now_ms);
+                }
             }
             budget::add(&mut self.spending, closed.cost, &closed.shares);
             self.on_accepted(closed.requeue, now_ms);
         }
         self.thawed(id);
         self.end_rescue(fence);
+    }
+}
+
+/// What the engine never does, and a broken rule of a test would: what the chain does not guard is signed again.
+fn requeue_unguarded(payments: &[Queued], resolutions: &mut [(SettlementId, Resolution)]) {
+    for (id, resolution) in resolutions {
+        let is_unguarded =
+            |queued: &Queued| queued.id == *id && !queued.payment.is_guarded_on_chain();
+        if payments.iter().any(is_unguarded) {
+            *resolution = Resolution::Requeued;
+        }
     }
 }
 
@@ -422,11 +339,17 @@ impl OpenSlot {
         }
     }
 
-    fn closed(&self, end: &Ending, resolutions: &[(SettlementId, Resolution)]) -> Closed {
+    fn closed(
+        &self,
+        id: SlotId,
+        end: &Ending,
+        resolutions: &[(SettlementId, Resolution)],
+    ) -> Closed {
         let mut closed = Closed {
             block: end.block,
             external: BTreeSet::new(),
             requeue: Vec::new(),
+            unexplained: Vec::new(),
             cost: Wei::ZERO,
             shares: Vec::new(),
         };
@@ -445,11 +368,27 @@ impl OpenSlot {
                     }
                     closed.requeue.push(queued);
                 }
+                Some(Resolution::Unexplained { transaction }) => {
+                    let alone = self.payments.len() == 1;
+                    let queued = queued.clone();
+                    let left = Unexplained::new(queued, id, end.block, *transaction, alone);
+                    closed.unexplained.push(left);
+                }
                 Some(Resolution::Resolved(state)) => closed.note(queued, state, end.block),
                 None => {}
             }
         }
         closed
+    }
+}
+
+impl Ending {
+    /// The mined transaction that tried each payment of the batch, if one did.
+    pub(super) fn mined_batch(&self) -> Option<B256> {
+        match self.end {
+            SlotEnd::Mined { transaction, .. } if self.carried => Some(transaction),
+            SlotEnd::Mined { .. } | SlotEnd::Foreign => None,
+        }
     }
 }
 

@@ -21,7 +21,9 @@ mod orders;
 mod queue;
 mod rules;
 mod slots;
+mod unexplained;
 mod unfinal;
+mod watched;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -43,6 +45,7 @@ pub use lane::{Lane, Schedule};
 pub use mined::Outcomes;
 pub use queue::Queue;
 pub use rules::Rule;
+pub use unexplained::Unexplained;
 
 /// How long accepted payments wait for a lane of this process to become usable before others may have them.
 const RELEASE_AFTER_MS: u64 = 2_000;
@@ -158,6 +161,7 @@ impl Core {
         self.release_queue(now_ms);
         self.release_stranded(now_ms);
         self.look_at_approvals(now_ms);
+        self.look_into_unexplained(now_ms);
         self.form_batches(now_ms);
         self.attend_slots(now_ms);
         std::mem::take(&mut self.effects)
@@ -212,10 +216,15 @@ impl Core {
                 endpoints,
             } => self.on_looked_up(id, asked, sightings, endpoints, now_ms),
             Event::Investigated {
-                id,
-                block,
+                fence,
+                asked,
                 findings,
-            } => self.on_investigated(id, block, findings, now_ms),
+            } => self.on_investigated(fence, &asked, findings, now_ms),
+            Event::UnexplainedResolved {
+                fence,
+                ids,
+                changed,
+            } => self.on_unexplained_resolved(fence, &ids, &changed, now_ms),
             Event::Preconfirmed { fence, id } => self.on_preconfirmed(fence, id),
             Event::SlotClosed { fence, id, kept } => self.on_slot_closed(fence, id, &kept, now_ms),
             Event::BlocksChecked {

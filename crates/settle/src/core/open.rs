@@ -12,6 +12,7 @@ use super::batch::gas_of;
 use super::lane::{Forming, Gap, Lane, OpenSlot, Phase, Stage};
 use super::rules::Rule;
 use super::unfinal::Unfinal;
+use super::watched::Watched;
 use super::{Again, Core, Effect, Queued, RecoveredLane, RecoveredSlot, ToSign, gas_limit};
 
 /// How long a lane rests after its payers could not be read.
@@ -48,7 +49,7 @@ impl Core {
             slots.insert(id.nonce, slot);
         }
         let unfinal = recovered.unfinal.into_iter().map(Unfinal::recovered);
-        let lane = Lane {
+        let mut lane = Lane {
             fence,
             next_nonce: recovered.next_nonce,
             mode: recovered.mode,
@@ -56,12 +57,20 @@ impl Core {
             out_of_funds: false,
             slots,
             unfinal: unfinal.collect(),
+            unexplained: Watched::default(),
+            explained: BTreeMap::new(),
             forming: None,
             resting_until_ms: 0,
             leaving_since: None,
             thawing: BTreeSet::new(),
             gap: Gap::No,
         };
+        for payment in recovered.unexplained {
+            let id = payment.queued.id;
+            self.known.insert(id);
+            self.queue.withdraw(id);
+            lane.unexplained.insert(id, payment, now_ms);
+        }
         self.lanes.insert(lane.signer(), lane);
         if recovered.mode == LaneMode::Thawing {
             self.begin_thaw(fence);
@@ -93,8 +102,11 @@ impl Core {
             .into_iter()
             .flat_map(|forming| forming.payments);
         let in_slots = lane.slots.into_values().flat_map(|slot| slot.payments);
-        for queued in forming.chain(in_slots) {
-            self.known.remove(&queued.id);
+        let queued = forming.chain(in_slots).map(|queued| queued.id);
+        let unexplained = lane.unexplained.iter().map(|(id, _)| id);
+        let explained = lane.explained.keys().copied();
+        for id in queued.chain(unexplained).chain(explained) {
+            self.known.remove(&id);
         }
         let ending = self.ending.iter();
         let lost: Vec<SettlementId> = ending

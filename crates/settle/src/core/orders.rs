@@ -2,8 +2,8 @@
 
 use teller_domain::{BlockRef, FencedLane, LaneMode, SlotEnd, SlotId};
 
-use super::lane::{Ending, Ordered, Phase};
-use super::mined::requeued;
+use super::lane::{Ending, Ordered};
+use super::mined::{requeued, unexplained};
 use super::{Core, Effect};
 
 /// So many reads may be older than an own change: it is in the ledger by then, or the lane is lost. After that the old
@@ -116,7 +116,7 @@ impl Core {
         }
     }
 
-    /// A stranger's transaction took the slot's nonce, and an operator knows: its payments are looked into.
+    /// A stranger's transaction took the slot's nonce, and an operator knows: its payments are looked into from now on.
     pub(super) fn close_foreign(&mut self, id: SlotId, block: BlockRef, now_ms: u64) {
         let cutoff = self.cutoff(now_ms).unwrap_or_default();
         let Some(slot) = self.slot_mut(id) else {
@@ -128,19 +128,10 @@ impl Core {
             carried: false,
             succeeded: false,
         };
-        let payments = slot.payments.clone();
-        if payments.is_empty() || slot.goes_on(cutoff) {
-            return self.close_slot(id, &end, requeued(&payments), Vec::new());
-        }
-        slot.phase = Phase::Investigating {
-            end,
-            settled: Vec::new(),
-            mined: None,
+        let resolutions = match slot.goes_on(cutoff) {
+            true => requeued(&slot.payments),
+            false => unexplained(&slot.payments, &end),
         };
-        self.emit(Effect::Investigate {
-            id,
-            block,
-            payments,
-        });
+        self.close_slot(id, &end, resolutions, Vec::new());
     }
 }

@@ -1,16 +1,9 @@
 //! The queue of accepted payments: those that may enter a slot, and those whose payers' approvals are not mined yet.
 
-use std::collections::BTreeMap;
-
 use teller_domain::{SettlementId, UnixSeconds};
 
 use super::batch::{BatchLimits, Need, Queued};
-
-/// Approvals looked at in one go.
-const LOOKS_AT_ONCE: usize = 32;
-/// After so many looks each, the pause between them doubles, so many times.
-const LOOKS_A_STEP: u32 = 8;
-const MOST_DOUBLINGS: u32 = 3;
+use super::watched::Watched;
 
 /// Whether a lane that has room is otherwise idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,24 +14,12 @@ pub enum Room {
     Busy,
 }
 
-/// A payment whose payer's approval is not known to be mined.
-#[derive(Debug)]
-struct Unapproved {
-    queued: Queued,
-    since_ms: u64,
-    /// How often the chain was looked at.
-    looks: u32,
-    /// When it is looked at next.
-    look_at_ms: u64,
-}
-
 /// Accepted payments in the order in which they came, with the time at which each did.
 #[derive(Debug, Default)]
 pub struct Queue {
     waiting: Vec<(Queued, u64)>,
-    unapproved: BTreeMap<SettlementId, Unapproved>,
-    /// Nodes are asked about some approvals at a time: not before this, or an answer.
-    looks_from_ms: u64,
+    /// Payments whose payers' approvals are not known to be mined.
+    pub(super) unapproved: Watched<Queued>,
 }
 
 impl Queue {
@@ -61,15 +42,7 @@ impl Queue {
     pub fn push(&mut self, payment: Queued, now_ms: u64) {
         match payment.need {
             Need::Nothing | Need::Gas(_) => self.waiting.push((payment, now_ms)),
-            Need::Approval => {
-                let unapproved = Unapproved {
-                    queued: payment,
-                    since_ms: now_ms,
-                    looks: 0,
-                    look_at_ms: now_ms,
-                };
-                self.unapproved.insert(unapproved.queued.id, unapproved);
-            }
+            Need::Approval => self.unapproved.insert(payment.id, payment, now_ms),
         }
     }
 
@@ -78,7 +51,7 @@ impl Queue {
         self.waiting
             .retain(|(queued, _)| !payments.iter().any(|payment| payment.id == queued.id));
         for payment in payments {
-            self.unapproved.remove(&payment.id);
+            self.unapproved.remove(payment.id);
         }
     }
 
@@ -86,65 +59,7 @@ impl Queue {
     pub fn withdraw(&mut self, id: SettlementId) -> bool {
         let before = self.len();
         self.waiting.retain(|(queued, _)| queued.id != id);
-        self.unapproved.remove(&id).is_some() || self.len() < before
-    }
-
-    /// Payments whose approvals are to be looked at now, those first that have waited longest; a look that nothing comes of
-    /// is made again then.
-    pub fn take_looks(&mut self, now_ms: u64, again_ms: u64) -> Vec<Queued> {
-        if now_ms < self.looks_from_ms {
-            return Vec::new();
-        }
-        let mut due: Vec<&mut Unapproved> = self
-            .unapproved
-            .values_mut()
-            .filter(|unapproved| unapproved.look_at_ms <= now_ms)
-            .collect();
-        if due.is_empty() {
-            return Vec::new();
-        }
-        self.looks_from_ms = again_ms;
-        due.sort_by_key(|unapproved| unapproved.look_at_ms);
-        let due = due.into_iter().take(LOOKS_AT_ONCE);
-        due.map(|unapproved| {
-            unapproved.look_at_ms = again_ms;
-            unapproved.queued.clone()
-        })
-        .collect()
-    }
-
-    /// These payments' approvals were looked at, and are to be looked at again: block by block at first, then less often.
-    pub fn look_again(&mut self, ids: &[SettlementId], now_ms: u64, interval_ms: u64) {
-        self.looks_from_ms = 0;
-        for id in ids {
-            if let Some(unapproved) = self.unapproved.get_mut(id) {
-                unapproved.looks = unapproved.looks.saturating_add(1);
-                let doublings = (unapproved.looks / LOOKS_A_STEP).min(MOST_DOUBLINGS);
-                let pause_ms = interval_ms.saturating_mul(1 << doublings);
-                unapproved.look_at_ms = now_ms.saturating_add(pause_ms);
-            }
-        }
-    }
-
-    /// Takes out what has waited for its approval for so long.
-    pub fn take_impatient(&mut self, now_ms: u64, patience_ms: u64) -> Vec<Queued> {
-        let impatient = self.unapproved.extract_if(.., |_, unapproved| {
-            now_ms.saturating_sub(unapproved.since_ms) >= patience_ms
-        });
-        impatient.map(|(_, unapproved)| unapproved.queued).collect()
-    }
-
-    /// The payment, if its approval is not known to be mined.
-    pub fn unapproved(&self, id: SettlementId) -> Option<&Queued> {
-        self.unapproved
-            .get(&id)
-            .map(|unapproved| &unapproved.queued)
-    }
-
-    /// Takes a payment out whose approval is not known to be mined.
-    pub fn take_unapproved(&mut self, id: SettlementId) -> Option<Queued> {
-        let unapproved = self.unapproved.remove(&id);
-        unapproved.map(|unapproved| unapproved.queued)
+        self.unapproved.remove(id).is_some() || self.len() < before
     }
 
     /// Takes out what expires at or before `cutoff`.
@@ -166,11 +81,9 @@ impl Queue {
     fn take(&mut self, wanted: impl Fn(&Queued) -> bool) -> Vec<Queued> {
         let waiting = self.waiting.extract_if(.., |(queued, _)| wanted(queued));
         let waiting = waiting.map(|(queued, _)| queued);
-        let unapproved = self
-            .unapproved
-            .extract_if(.., |_, unapproved| wanted(&unapproved.queued));
-        let unapproved = unapproved.map(|(_, unapproved)| unapproved.queued);
-        waiting.chain(unapproved).collect()
+        let mut taken: Vec<Queued> = waiting.collect();
+        taken.extend(self.unapproved.extract(&wanted));
+        taken
     }
 
     /// What may enter a slot, oldest first.

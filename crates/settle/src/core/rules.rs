@@ -45,12 +45,16 @@ pub enum Rule {
     SignedOnce,
     /// A payment that needs its payer's approval waits for it.
     ApprovalFirst,
+    /// A slot ends when its nonce is sealed, whatever is still to be found out about its payments.
+    UnexplainedLeaves,
+    /// That nothing explains a used nonce is read at several blocks before it counts.
+    SearchThoroughly,
 }
 
 impl Rule {
     /// Every rule.
     #[cfg(test)]
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::CommitBeforeSend,
         Self::AllHashes,
         Self::SealedBlocksOnly,
@@ -72,6 +76,8 @@ impl Rule {
         Self::FillGaps,
         Self::SignedOnce,
         Self::ApprovalFirst,
+        Self::UnexplainedLeaves,
+        Self::SearchThoroughly,
     ];
 }
 

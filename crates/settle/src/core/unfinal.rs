@@ -86,6 +86,23 @@ impl Unfinal {
     }
 }
 
+impl Lane {
+    /// A payment that had left a closed slot is settled in another block than that slot's.
+    pub(super) fn note_external(&mut self, nonce: AccountNonce, own: BlockRef, block: BlockRef) {
+        if block == own {
+            return;
+        }
+        let unfinal = self.unfinal.entry(nonce).or_insert_with(|| Unfinal {
+            block: own,
+            external: BTreeSet::new(),
+            level: SEALED,
+            seen_sealed: true,
+        });
+        unfinal.external.insert((block.number, block.hash));
+        unfinal.level = SEALED;
+    }
+}
+
 impl Core {
     /// Asks the chain about every block that the lane's closed slots stand on.
     pub(super) fn check_unfinal(&mut self, signer: Address) {

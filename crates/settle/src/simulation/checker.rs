@@ -52,6 +52,10 @@ pub struct Checker {
     pub mined_in: BTreeMap<B256, B256>,
     /// Payments that a node has truly said cannot be settled.
     pub refuted: BTreeSet<SettlementId>,
+    /// Authorizations of which no node can tell how a third party spent them.
+    pub opaque: BTreeSet<AuthorizationKey>,
+    /// The blocks that had settled a payment while nodes found nothing of it.
+    pub unfound: BTreeMap<SettlementId, BTreeSet<B256>>,
     /// Payments of which anything was told.
     pub told: BTreeSet<SettlementId>,
     pub cares: BTreeMap<(usize, SlotId), Care>,
@@ -390,6 +394,10 @@ impl World<'_> {
             let Resolution::Resolved(state) = resolution else {
                 continue;
             };
+            if !payment.is_guarded_on_chain() {
+                // Its slot's own end is all the proof that there is.
+                self.is_refuted(*payment_id);
+            }
             self.check_ended(None, *payment_id, state);
             if let SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) =
                 state

@@ -31,6 +31,10 @@ impl World<'_> {
         } else if !matches!(state, SettlementState::Expired) {
             return;
         }
+        let overlooked = self.overlooked(id, &payment, state);
+        self.demand(overlooked.is_none(), || {
+            format!("invariant 10: {id} is failed as spent by nobody knows whom, and {overlooked:?} has settled it")
+        });
         let settled = self.settled_for_good(&payment);
         self.demand(settled.is_none(), || {
             format!(
@@ -67,6 +71,36 @@ impl World<'_> {
                 self.check.refuted.contains(&id) || transaction.is_some_and(fruitless)
             }
         }
+    }
+
+    /// The transaction that has settled a payment which fails for a use that nobody found, in a block that nodes had in view
+    /// when they found nothing.
+    fn overlooked(
+        &self,
+        id: SettlementId,
+        payment: &Payment,
+        state: &SettlementState,
+    ) -> Option<B256> {
+        let SettlementState::Failed {
+            refusal,
+            transaction: None,
+        } = state
+        else {
+            return None;
+        };
+        let used = [Reason::NonceAlreadyUsed, Reason::Permit2InvalidNonce];
+        let in_view = self
+            .check
+            .unfound
+            .get(&id)
+            .filter(|_| used.contains(&refusal.reason))?;
+        let sealed = self.chain.canonical();
+        let mut receipts = sealed
+            .filter(|sealed| in_view.contains(&sealed.block.hash))
+            .flat_map(|sealed| &sealed.receipts);
+        receipts
+            .find(|receipt| settling_log(receipt, payment).is_some())
+            .map(|receipt| receipt.transaction.hash)
     }
 
     /// The transaction of ours that has settled a payment in a block that no reorg takes any more.

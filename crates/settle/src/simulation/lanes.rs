@@ -8,7 +8,7 @@ use teller_store::{Ledger, StoreError, Wanted};
 
 use super::shell::{PATIENT_TRIES, RETRY_MS};
 use super::world::{FOR_EVER_MS, Job, World};
-use crate::core::{Effect, Event, Queued, RecoveredLane, RecoveredSlot};
+use crate::core::{Effect, Event, Queued, RecoveredLane, RecoveredSlot, Unexplained};
 
 /// Lanes are handed over in one of so many seeds: the others show what becomes of them where they stay.
 const HAND_OVER_SEEDS: u64 = 4;
@@ -76,7 +76,22 @@ impl World<'_> {
             ended: queued(&slot.ended),
             preconfirmed: preconfirmed(&slot.payments),
         });
+        let ids: Vec<SettlementId> = recovery.unexplained.iter().map(|(id, _)| *id).collect();
+        let rows = self.stage.read(|| ledger.settlements(&ids));
+        let unexplained = recovery.unexplained.iter().filter_map(|(id, block)| {
+            let row = rows.iter().find(|row| row.id == *id)?;
+            let SettlementState::Unexplained { slot, transaction } = row.state else {
+                return None;
+            };
+            Some(Unexplained::recovered(
+                Queued::new(row),
+                slot,
+                *block,
+                transaction,
+            ))
+        });
         let lane = RecoveredLane {
+            unexplained: unexplained.collect(),
             fence,
             mode: recovery.lane.mode,
             next_nonce,

@@ -1,6 +1,6 @@
 //! What must be true when all is quiet: every payment has its outcome, and ledger and chain agree to the unit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::U256;
 use teller_domain::{
@@ -8,7 +8,6 @@ use teller_domain::{
 };
 use teller_store::Ledger;
 
-use super::model::state::TRANSFER;
 use super::sight::settling_log;
 use super::world::World;
 
@@ -46,6 +45,8 @@ impl World<'_> {
         }
         let settled = |row: &Settlement| match &row.state {
             SettlementState::Settled(receipt) => receipt.level == Level::Finalized,
+            // Nobody can ever tell, and nothing but the payment itself waits for it.
+            SettlementState::Unexplained { .. } => self.check.opaque.contains(&row.payment.key),
             state => state.is_resolved(),
         };
         self.rows().iter().all(settled)
@@ -78,10 +79,12 @@ impl World<'_> {
                         _ => Wei::ZERO,
                     })
                     .collect();
-                let moves = receipt.logs.iter();
-                let uses = moves
-                    .filter(|log| log.topics.first() == Some(&TRANSFER))
-                    .count();
+                let accepted = self.check.accepted.values();
+                let used: BTreeSet<AuthorizationKey> = accepted
+                    .filter(|payment| settling_log(receipt, payment).is_some())
+                    .map(|payment| payment.key)
+                    .collect();
+                let uses = used.len();
                 self.demand(uses == shares.len(), || {
                     format!(
                         "{uses} authorizations used by {}, {} rows settled",

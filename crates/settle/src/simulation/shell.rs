@@ -151,13 +151,7 @@ impl World<'_> {
                 self.find_receipts(p, lookups, place, tries);
             }
             Effect::LookUp { id, hashes } => self.look_up(p, id, &hashes),
-            Effect::Investigate {
-                id,
-                block,
-                payments,
-            } => {
-                self.investigate(p, id, block, payments, tries);
-            }
+            Effect::Investigate { fence, payments } => self.investigate(p, fence, &payments),
             Effect::CheckBlocks { fence, blocks } => self.check_blocks(p, fence, &blocks),
             Effect::ReleaseLane { fence } => self.release_lane(p, fence, tries),
             Effect::ReclaimLane { signer } => self.schedule(RETRY_MS, Job::Claim(p, signer)),
@@ -291,6 +285,38 @@ impl World<'_> {
                     (Some(Err(_)), _) => self.lost(p, fence),
                     (Some(Ok(_)) | None, _) => {
                         let effect = Effect::ResolveAccepted { fence, resolutions };
+                        self.retry(p, effect, tries, PATIENT_TRIES, RETRY_MS);
+                    }
+                }
+            }
+            Effect::ResolveUnexplained { fence, resolutions } => {
+                let writing = ledger.resolve_unexplained(self.fence(fence), &resolutions);
+                let written = self.write(writing);
+                if let Some(Ok(changed)) = &written.done {
+                    self.fenced(fence, "resolve_unexplained");
+                    for (id, resolution) in &resolutions {
+                        if let (Resolution::Resolved(state), true) =
+                            (resolution, changed.contains(id))
+                        {
+                            self.check.fault("unexplained payment explained");
+                            self.check_ended(Some(p), *id, state);
+                        }
+                    }
+                    self.check_entries(changed.clone());
+                }
+                match (written.done, written.answered) {
+                    (Some(Ok(changed)), true) => {
+                        let ids = resolutions.iter().map(|(id, _)| *id).collect();
+                        let resolved = Event::UnexplainedResolved {
+                            fence,
+                            ids,
+                            changed,
+                        };
+                        self.answer(p, resolved);
+                    }
+                    (Some(Err(_)), _) => self.lost(p, fence),
+                    (Some(Ok(_)) | None, _) => {
+                        let effect = Effect::ResolveUnexplained { fence, resolutions };
                         self.retry(p, effect, tries, PATIENT_TRIES, RETRY_MS);
                     }
                 }

@@ -12,9 +12,10 @@ use teller_schemes::permit2::Permit;
 use super::model::chain::{Receipt as ChainReceipt, Sealed};
 use super::model::state::{BlockEnv, REDEEMED, Spent, TRANSFER};
 use super::model::transaction::{Call, MANAGER, TokenCall, Transaction, call_of_manager, spend_of};
-use super::shell::{PATIENT_TRIES, RETRY_MS, SEALED_TRIES};
+use super::shell::SEALED_TRIES;
+use super::switches::Switch;
 use super::world::{Job, TOKEN, World};
-use crate::core::{Effect, Event, Finding, Log, Mined, Place, Queued, Sent, Sighting};
+use crate::core::{Effect, Event, Finding, Log, Mined, Place, Queued, Sent, Sighting, Unexplained};
 
 impl World<'_> {
     pub fn some_endpoint(&mut self) -> Option<usize> {
@@ -258,54 +259,66 @@ impl World<'_> {
         }
     }
 
-    pub fn investigate(
-        &mut self,
-        p: usize,
-        id: SlotId,
-        block: BlockRef,
-        payments: Vec<Queued>,
-        tries: u32,
-    ) {
+    pub fn investigate(&mut self, p: usize, fence: FencedLane, payments: &[Unexplained]) {
         let mut findings = Vec::new();
-        for queued in &payments {
-            if !queued.payment.is_guarded_on_chain() {
-                self.is_refuted(queued.id);
-                findings.push((queued.id, Finding::Unguarded));
+        for left in payments {
+            let (id, payment) = (left.queued.id, &left.queued.payment);
+            let Some(finding) = self.look_into(left) else {
+                self.check.fault("payment not explained yet");
                 continue;
-            }
-            let first = self
-                .some_endpoint()
-                .and_then(|e| self.explain(e, block, &queued.payment));
-            let Some(finding) = first else { break };
-            let negative = matches!(finding, Finding::Spent { .. } | Finding::WouldRevert(_));
-            if negative {
-                let second = self.some_endpoint();
-                let second = second.and_then(|e| self.explain(e, block, &queued.payment));
-                if second.as_ref() != Some(&finding) {
-                    break;
+            };
+            match finding {
+                Finding::Spent { .. } | Finding::WouldRevert(_) => self.is_refuted(id),
+                Finding::Unfound { .. } => {
+                    self.check.fault("use of a nonce not found");
+                    self.is_refuted(id);
+                    let settling = self.chain.canonical().filter(|sealed| {
+                        let mut receipts = sealed.receipts.iter();
+                        receipts.any(|receipt| settling_log(receipt, payment).is_some())
+                    });
+                    let settling: Vec<B256> = settling.map(|sealed| sealed.block.hash).collect();
+                    self.check.unfound.entry(id).or_default().extend(settling);
                 }
+                Finding::Mismatched { .. } => self.check.fault("another amount moved"),
+                Finding::SettledElsewhere { .. } | Finding::WouldSettle => {}
             }
-            if negative {
-                self.is_refuted(queued.id);
-            }
-            findings.push((queued.id, finding));
+            findings.push((id, finding));
         }
-        if findings.len() == payments.len() {
-            return self.answer(
-                p,
-                Event::Investigated {
-                    id,
-                    block,
-                    findings,
-                },
-            );
-        }
-        let effect = Effect::Investigate {
-            id,
-            block,
-            payments,
+        let asked = payments.iter().map(|left| left.queued.id).collect();
+        let investigated = Event::Investigated {
+            fence,
+            asked,
+            findings,
         };
-        self.retry(p, effect, tries, PATIENT_TRIES, RETRY_MS);
+        self.answer(p, investigated);
+    }
+
+    /// One node is asked, and a second one before anything follows that ends the payment.
+    fn look_into(&mut self, left: &Unexplained) -> Option<Finding> {
+        let payment = &left.queued.payment;
+        let first = self.some_endpoint()?;
+        let found = self.explain(first, left.block, payment)?;
+        let alone =
+            self.off == Some(Switch::SearchTwice) && matches!(found, Finding::Unfound { .. });
+        let is_positive = matches!(
+            found,
+            Finding::SettledElsewhere { .. } | Finding::WouldSettle | Finding::Mismatched { .. }
+        );
+        if alone || is_positive {
+            return Some(found);
+        }
+        let second = (first + 1) % self.endpoints.len();
+        if self.node_fails(second) {
+            return None;
+        }
+        match (found, self.explain(second, left.block, payment)?) {
+            // What one of them finds is there.
+            (Finding::Unfound { at }, Finding::Unfound { at: other }) => {
+                Some(Finding::Unfound { at: at.min(other) })
+            }
+            (Finding::Unfound { .. }, found) | (found, Finding::Unfound { .. }) => Some(found),
+            (found, other) => (found == other).then_some(found),
+        }
     }
 
     fn explain(&self, endpoint: usize, block: BlockRef, payment: &Payment) -> Option<Finding> {
@@ -325,36 +338,47 @@ impl World<'_> {
                 Some(reason) => Finding::WouldRevert(reason.unwrap_or(Reason::TransactionFailed)),
             });
         }
-        let mut height = head.block.number;
-        loop {
+        let newest = match self.now_ms < node.blind_until_ms {
+            true => 0,
+            false => head.block.number.saturating_sub(node.log_lag),
+        };
+        let mut heights = (self.chain.first_height()..=newest).rev();
+        let found = heights.find_map(|height| {
             let sealed = self.chain.ancestor(node.view, height)?;
-            for receipt in &sealed.receipts {
-                let Some(spent) = use_in(receipt, payer, nonce) else {
-                    continue;
-                };
-                let hash = receipt.transaction.hash;
-                let settles = (spent == Spent::Used)
-                    .then(|| settling_log(receipt, payment))
-                    .flatten();
-                return Some(match settles {
-                    Some(log_index) => Finding::SettledElsewhere {
-                        receipt: Receipt {
-                            transaction: hash,
-                            block: sealed.block,
-                            log_index,
-                            level: Level::Included,
-                            gas_used: 0,
-                            cost: Wei::ZERO,
-                        },
-                        ours: self.check.attempts.contains_key(&hash),
-                    },
-                    None => Finding::Spent {
-                        transaction: Some(hash),
-                    },
-                });
-            }
-            height = height.checked_sub(1)?;
+            let mut receipts = sealed.receipts.iter();
+            let receipt = receipts.find(|receipt| use_in(receipt, payer, nonce).is_some())?;
+            Some((sealed, receipt))
+        });
+        let Some((sealed, receipt)) = found else {
+            return Some(Finding::Unfound {
+                at: head.block.number,
+            });
+        };
+        let transaction = receipt.transaction.hash;
+        let ours = self.check.attempts.contains_key(&transaction);
+        if !ours && self.check.opaque.contains(&payment.key) {
+            return None;
         }
+        let used = use_in(receipt, payer, nonce) == Some(Spent::Used);
+        Some(
+            match used.then(|| settling_log(receipt, payment)).flatten() {
+                Some(log_index) => Finding::SettledElsewhere {
+                    receipt: Receipt {
+                        transaction,
+                        block: sealed.block,
+                        log_index,
+                        level: Level::Included,
+                        gas_used: 0,
+                        cost: Wei::ZERO,
+                    },
+                    ours,
+                },
+                None if ours => Finding::Mismatched { transaction },
+                None => Finding::Spent {
+                    transaction: Some(transaction),
+                },
+            },
+        )
     }
 }
 

@@ -11,13 +11,20 @@ pub enum Switch {
     EpochFence,
     /// A success is told by the one request that has claimed its delivery: without it, by each.
     ClaimBeforeTelling,
+    /// That nothing explains a used nonce takes two nodes: without it, one.
+    SearchTwice,
     /// The ledger remembers to whom gas was given: without it, it forgets.
     GivenOnce,
 }
 
 impl Switch {
     pub fn all() -> impl Iterator<Item = Self> {
-        let outside = [Self::EpochFence, Self::ClaimBeforeTelling, Self::GivenOnce];
+        let outside = [
+            Self::EpochFence,
+            Self::ClaimBeforeTelling,
+            Self::SearchTwice,
+            Self::GivenOnce,
+        ];
         Rule::ALL.into_iter().map(Self::Core).chain(outside)
     }
 

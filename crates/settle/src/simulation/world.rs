@@ -187,6 +187,9 @@ impl<'a> World<'a> {
             trace: traced.then(Vec::new),
             rng,
         };
+        for endpoint in &mut world.endpoints {
+            endpoint.log_lag = world.rng.between(0, 2);
+        }
         for _ in 0..world.rng.between(1, 3) {
             world.add_process();
         }
@@ -539,9 +542,11 @@ impl<'a> World<'a> {
             endpoint.lags_until_ms = 0;
             endpoint.down_until_ms = 0;
             endpoint.forgets_until_ms = 0;
+            endpoint.blind_until_ms = 0;
         }
         let signers: BTreeSet<Address> = self.signers.iter().copied().collect();
         self.chain.cheat(|state| {
+            state.takes_fee = false;
             for signer in signers {
                 state.accounts.entry(signer).or_default().wei = U256::from(10).pow(U256::from(20));
             }

@@ -4,7 +4,7 @@ use alloy_primitives::B256;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, Transaction};
-use teller_domain::{ChainId, SettlementId, TenantId, UnixMillis, Wei};
+use teller_domain::{ChainId, FencedLane, SettlementId, TenantId, UnixMillis, Wei};
 use uuid::Uuid;
 
 use super::hot::clock as clock_here;
@@ -164,7 +164,9 @@ macro_rules! resolve {
     ($condition:literal) => {
         concat!(
             "WITH locked AS (SELECT s.id FROM settlements AS s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE) ",
-            "UPDATE settlements AS s SET state = r.state, slot_signer = NULL, slot_nonce = NULL, ",
+            "UPDATE settlements AS s SET state = r.state, ",
+            "slot_signer = CASE WHEN r.state = 'unexplained' THEN s.slot_signer END, ",
+            "slot_nonce = CASE WHEN r.state = 'unexplained' THEN s.slot_nonce END, ",
             "transaction_hash = r.transaction, reason = r.reason, detail = r.detail, block_number = r.block_number, ",
             "block_hash = r.block_hash, log_index = r.log_index, level = r.level, gas_used = r.gas_used, ",
             "cost = r.cost::numeric, updated_at = ms FROM ", clock_here!(), ", UNNEST($1::uuid[], $2::text[], ",
@@ -185,6 +187,21 @@ pub(super) async fn resolve_accepted(
     let query = Resolutions::of(outcomes)?
         .bind(sqlx::query(resolve!("s.state = 'accepted'")))
         .bind(signed(chain.0, "a chain id")?);
+    changed(connection, query).await
+}
+
+/// Writes what became of unexplained payments of a lane; answers those that were.
+pub(super) async fn resolve_unexplained(
+    connection: &mut Connection,
+    fence: FencedLane,
+    outcomes: &[Outcome],
+) -> StoreResult<Vec<SettlementId>> {
+    let query = Resolutions::of(outcomes)?
+        .bind(sqlx::query(resolve!(
+            "s.state = 'unexplained' AND s.slot_signer = $14"
+        )))
+        .bind(signed(fence.chain.0, "a chain id")?)
+        .bind(fence.signer.to_vec());
     changed(connection, query).await
 }
 

@@ -33,8 +33,8 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Transaction};
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
-    IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
-    SettlementState, Slot, SlotId, TenantId, UnixMillis,
+    IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Resolution, Settlement,
+    SettlementId, SettlementState, Slot, SlotId, TenantId, UnixMillis,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -42,7 +42,7 @@ use tokio::task::AbortHandle;
 use crate::claiming::Claim;
 use crate::group::Grouper;
 use crate::pruning::Pruning;
-use crate::resolving::accepted_outcomes;
+use crate::resolving::{accepted_outcomes, unexplained_outcomes};
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery,
@@ -356,6 +356,16 @@ impl Ledger for PostgresLedger {
     ) -> StoreResult<Vec<SettlementId>> {
         let outcomes = accepted_outcomes(resolutions)?;
         self.run(move |c| Box::pin(queue::resolve_accepted(c, fence, outcomes)))
+            .await
+    }
+
+    async fn resolve_unexplained(
+        &self,
+        fence: FencedLane,
+        resolutions: &[(SettlementId, Resolution)],
+    ) -> StoreResult<Vec<SettlementId>> {
+        let outcomes = unexplained_outcomes(resolutions)?;
+        self.run(move |c| Box::pin(queue::resolve_unexplained(c, fence, outcomes)))
             .await
     }
 

@@ -8,7 +8,7 @@ use teller_domain::{
 use uuid::Uuid;
 
 use super::dialect::{Connection, clock, indexed_by, prunes_alone};
-use super::{open_slots, reorgs, slots};
+use super::{open_slots, queue, reorgs, slots};
 use crate::pruning::{
     DEAD_PROCESSES_KEPT_MS, EVENTS_KEPT_MS, KEYS_KEPT_MS, PRUNED_AT_ONCE, prune_keys, prune_outbox,
     prune_processes,
@@ -176,6 +176,7 @@ pub(super) async fn claim(
         },
         open_slots: open_slots::of_signer(connection, chain, signer, open_slots::Raw::Read).await?,
         unfinal: reorgs::unfinal(connection, chain, signer).await?,
+        unexplained: queue::unexplained(connection, chain, signer).await?,
     }))
 }
 

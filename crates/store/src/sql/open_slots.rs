@@ -94,7 +94,7 @@ pub(super) async fn of_signer(
     Ok(assemble(chain, signer, opened, attempts, payments))
 }
 
-/// Every signer with an open slot on a network.
+/// Every signer with an open slot, or unexplained payments, on a network.
 pub(super) async fn signers(
     connection: &mut Connection,
     chain: ChainId,
@@ -102,7 +102,9 @@ pub(super) async fn signers(
     let rows = sqlx::query(concat!(
         "SELECT DISTINCT x.signer FROM slots AS x",
         indexed_by!("slots_open"),
-        " WHERE x.chain_id = $1 AND x.state = 'open'"
+        " WHERE x.chain_id = $1 AND x.state = 'open' UNION SELECT s.slot_signer FROM settlements AS s ",
+        "WHERE s.chain_id = $1 AND s.state IN ('accepted', 'assigned', 'preconfirmed', 'unexplained') ",
+        "AND s.state = 'unexplained'",
     ))
     .bind(signed(chain.0, "a chain id")?)
     .fetch_all(connection)

@@ -1,6 +1,7 @@
 //! Payments that are accepted and in no slot: who has them queued, and how they end there. A part of each ledger.
 
-use teller_domain::{ChainId, FencedLane, ProcessId, Settlement, SettlementId, TenantId};
+use alloy_primitives::Address;
+use teller_domain::{BlockRef, ChainId, FencedLane, ProcessId, Settlement, SettlementId, TenantId};
 
 use super::dialect::{
     self, Connection, at_most, clock, for_update, ids, in_ids, in_texts, settlement_columns,
@@ -8,7 +9,7 @@ use super::dialect::{
 };
 use super::slots::{expect_epoch, ids_of};
 use crate::resolving::Outcome;
-use crate::rows::{Columns, settlement, signed};
+use crate::rows::{Columns, settlement, signed, unsigned, word};
 use crate::{Milestone, StoreError, StoreResult, Wanted};
 
 /// How many payments one claim takes at most.
@@ -54,6 +55,44 @@ pub(super) async fn resolve_accepted(
     dialect::resolve_accepted(connection, fence.chain, &outcomes).await
 }
 
+/// See [`crate::Ledger::resolve_unexplained`].
+pub(super) async fn resolve_unexplained(
+    connection: &mut Connection,
+    fence: FencedLane,
+    outcomes: Vec<Outcome>,
+) -> StoreResult<Vec<SettlementId>> {
+    expect_epoch(connection, fence).await?;
+    dialect::resolve_unexplained(connection, fence, &outcomes).await
+}
+
+/// Payments of a lane's closed slots that are unexplained, with the blocks that closed those slots.
+pub(super) async fn unexplained(
+    connection: &mut Connection,
+    chain: ChainId,
+    signer: Address,
+) -> StoreResult<Vec<(SettlementId, BlockRef)>> {
+    let rows = sqlx::query(
+        "SELECT s.id, x.block_number, x.block_hash FROM settlements AS s JOIN slots AS x \
+         ON x.chain_id = s.chain_id AND x.signer = s.slot_signer AND x.nonce = s.slot_nonce \
+         WHERE s.chain_id = $1 AND s.state IN ('accepted', 'assigned', 'preconfirmed', 'unexplained') \
+         AND s.state = 'unexplained' AND s.slot_signer = $2 AND x.state = 'closed' ORDER BY s.id",
+    )
+    .bind(signed(chain.0, "a chain id")?)
+    .bind(signer.to_vec())
+    .fetch_all(connection)
+    .await
+    .map_err(StoreError::of_ledger)?;
+    rows.iter()
+        .map(|row| {
+            let mut columns = Columns::of(row);
+            let id = SettlementId(columns.take()?);
+            let number = unsigned(columns.take()?)?;
+            let hash = word(&columns.take::<Vec<u8>>()?)?;
+            Ok((id, BlockRef { number, hash }))
+        })
+        .collect()
+}
+
 /// See [`crate::Ledger::claim_accepted`]. Both conditions on the state: the first is the partial index's own.
 pub(super) async fn claim_accepted(
     connection: &mut Connection,
@@ -71,7 +110,7 @@ pub(super) async fn claim_accepted(
     let stopped: Vec<String> = stopped.iter().map(TenantId::to_string).collect();
     let rows = sqlx::query(concat!(
         "WITH free AS MATERIALIZED (SELECT f.id AS free_id FROM settlements AS f WHERE f.chain_id = $1 ",
-        "AND f.state IN ('accepted', 'assigned', 'preconfirmed') AND f.state = 'accepted' ",
+        "AND f.state IN ('accepted', 'assigned', 'preconfirmed', 'unexplained') AND f.state = 'accepted' ",
         "AND (f.queued_by IS NULL OR f.queued_by = $2 OR f.queued_by NOT IN ",
         "(SELECT p.id FROM processes AS p, ", clock!(), " WHERE p.lease_until > ms)) ",
         "AND ($4 IS NULL OR ", at_most!("f.valid_before", "$4"), " OR ($5 AND NOT f.tenant ", in_texts!("$6"), ")) ",
@@ -149,7 +188,7 @@ pub(super) async fn release_queue(
 ) -> StoreResult<()> {
     let rows = sqlx::query(concat!(
         "SELECT s.id FROM settlements AS s WHERE s.chain_id = $1 ",
-        "AND s.state IN ('accepted', 'assigned', 'preconfirmed') AND s.state = 'accepted' AND s.queued_by = $2 ",
+        "AND s.state IN ('accepted', 'assigned', 'preconfirmed', 'unexplained') AND s.state = 'accepted' AND s.queued_by = $2 ",
         "ORDER BY s.id",
         for_update!("s"),
         skip_locked!(),

@@ -94,7 +94,7 @@ pub(super) async fn list(pool: &Pool, query: &SettlementQuery) -> StoreResult<Se
 
 pub(super) async fn unresolved(pool: &Pool) -> StoreResult<u64> {
     let row = sqlx::query(
-        "SELECT count(*) FROM settlements WHERE state IN ('accepted', 'assigned', 'preconfirmed')",
+        "SELECT count(*) FROM settlements WHERE state IN ('accepted', 'assigned', 'preconfirmed', 'unexplained')",
     )
     .fetch_one(pool)
     .await
@@ -106,7 +106,7 @@ pub(super) async fn unresolved_settlements(pool: &Pool) -> StoreResult<Vec<Settl
     let rows = sqlx::query(concat!(
         "SELECT ",
         settlement_columns!(),
-        " FROM settlements AS s WHERE s.state IN ('accepted', 'assigned', 'preconfirmed')"
+        " FROM settlements AS s WHERE s.state IN ('accepted', 'assigned', 'preconfirmed', 'unexplained')"
     ))
     .fetch_all(pool)
     .await

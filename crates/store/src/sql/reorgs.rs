@@ -40,7 +40,7 @@ pub(super) async fn reopen(
         "WHERE p.chain_id = $1 AND p.signer = $2 AND p.nonce ",
         in_numbers!("$3"),
         " AND s.last_slot_signer = p.signer AND s.last_slot_nonce = p.nonce ",
-        "AND s.state IN ('settled', 'settled_externally', 'accepted') ",
+        "AND s.state IN ('settled', 'settled_externally', 'accepted', 'unexplained') ",
         // Somebody else's settlement may be final before the slot is.
         "AND s.level IS DISTINCT FROM 'finalized' ORDER BY s.id",
         for_update!("s"),

@@ -60,7 +60,7 @@ async fn locked_carriers(
         .collect()
 }
 
-/// Assigns accepted payments to the open slots that carry them; answers them. The core that holds such a slot finds out
+/// Assigns accepted and unexplained payments to the open slots that carry them; answers them. The core that holds such a slot finds out
 /// when it closes it: it is refused, and reads the lane again.
 async fn assign(
     connection: &mut Connection,
@@ -75,7 +75,7 @@ async fn assign(
             "(SELECT a.hash FROM attempts AS a WHERE a.chain_id = $4 AND a.signer = $2 AND a.nonce = $3 ",
             "ORDER BY a.kind <> 'noop' DESC, a.position DESC LIMIT 1), updated_at = ms FROM ",
             clock!(),
-            " WHERE id = $1 AND state = 'accepted'",
+            " WHERE id = $1 AND state IN ('accepted', 'unexplained')",
         ))
         .bind(payment.0)
         .bind(signer)
@@ -92,7 +92,7 @@ async fn assign(
 }
 
 /// Locks payments, whatever their state, so that nobody signs, requeues or ends one of them meanwhile; then assigns
-/// those that are accepted and carried by an open slot to it, and answers them.
+/// those that are accepted or unexplained and carried by an open slot to it, and answers them.
 pub(super) async fn keep(
     connection: &mut Connection,
     chain: ChainId,

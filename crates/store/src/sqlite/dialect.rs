@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool, Transaction};
-use teller_domain::{ChainId, SettlementId, TenantId, UnixMillis, Wei};
+use teller_domain::{ChainId, FencedLane, SettlementId, TenantId, UnixMillis, Wei};
 
 use super::hot::{clock as clock_here, ids_json};
 use crate::resolving::Outcome;
@@ -165,7 +165,9 @@ pub(super) async fn prunes_alone(_: &mut Connection) -> StoreResult<bool> {
 macro_rules! resolve {
     ($condition:literal) => {
         concat!(
-            "UPDATE settlements AS s SET state = j.value->>1, slot_signer = NULL, slot_nonce = NULL, ",
+            "UPDATE settlements AS s SET state = j.value->>1, ",
+            "slot_signer = CASE WHEN j.value->>1 = 'unexplained' THEN s.slot_signer END, ",
+            "slot_nonce = CASE WHEN j.value->>1 = 'unexplained' THEN s.slot_nonce END, ",
             "transaction_hash = unhex(j.value->>2), reason = j.value->>3, detail = j.value->>4, ",
             "block_number = j.value->>5, block_hash = unhex(j.value->>6), log_index = j.value->>7, ",
             "level = j.value->>8, gas_used = j.value->>9, cost = j.value->>10, updated_at = ms ",
@@ -184,6 +186,22 @@ pub(super) async fn resolve_accepted(
     let rows = sqlx::query(resolve!("s.state = 'accepted'"))
         .bind(rows(outcomes)?)
         .bind(signed(chain.0, "a chain id")?)
+        .fetch_all(connection)
+        .await
+        .map_err(StoreError::of_ledger)?;
+    changed(&rows)
+}
+
+/// Writes what became of unexplained payments of a lane; answers those that were.
+pub(super) async fn resolve_unexplained(
+    connection: &mut Connection,
+    fence: FencedLane,
+    outcomes: &[Outcome],
+) -> StoreResult<Vec<SettlementId>> {
+    let rows = sqlx::query(resolve!("s.state = 'unexplained' AND s.slot_signer = $3"))
+        .bind(rows(outcomes)?)
+        .bind(signed(fence.chain.0, "a chain id")?)
+        .bind(fence.signer.to_vec())
         .fetch_all(connection)
         .await
         .map_err(StoreError::of_ledger)?;

@@ -35,8 +35,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
-    IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Settlement, SettlementId,
-    SettlementState, Slot, SlotId, TenantId, UnixMillis,
+    IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Resolution, Settlement,
+    SettlementId, SettlementState, Slot, SlotId, TenantId, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -44,7 +44,7 @@ pub(crate) use self::holds::{HoldWrite, load as load_holds};
 pub(crate) use self::writer::Writer;
 use crate::group::Grouper;
 use crate::pruning::Pruning;
-use crate::resolving::accepted_outcomes;
+use crate::resolving::{accepted_outcomes, unexplained_outcomes};
 use crate::rows::key_hash;
 use crate::{
     AcceptOutcome, AuditSlot, Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery,
@@ -350,6 +350,17 @@ impl Ledger for SqliteLedger {
         let outcomes = accepted_outcomes(resolutions)?;
         self.writer()?
             .job(move |c| Box::pin(queue::resolve_accepted(c, fence, outcomes)))
+            .await
+    }
+
+    async fn resolve_unexplained(
+        &self,
+        fence: FencedLane,
+        resolutions: &[(SettlementId, Resolution)],
+    ) -> StoreResult<Vec<SettlementId>> {
+        let outcomes = unexplained_outcomes(resolutions)?;
+        self.writer()?
+            .job(move |c| Box::pin(queue::resolve_unexplained(c, fence, outcomes)))
             .await
     }
 

@@ -168,6 +168,10 @@ fn outcome(state: &SettlementState) -> String {
         SettlementState::Accepted => "waits for a transaction".to_owned(),
         SettlementState::Assigned { transaction, .. }
         | SettlementState::Preconfirmed { transaction, .. } => format!("in {transaction}"),
+        SettlementState::Unexplained { slot, transaction } => match transaction {
+            Some(transaction) => format!("not settled by {transaction}; the chain is being asked"),
+            None => format!("not settled in slot {slot}; the chain is being asked"),
+        },
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             receipt.transaction.to_string()
         }
@@ -226,7 +230,7 @@ fn json_line(settlement: &Settlement) -> String {
         "told": settlement.told.map(told_json),
     });
     let outcome = match &settlement.state {
-        SettlementState::Accepted => json!({}),
+        SettlementState::Accepted | SettlementState::Unexplained { .. } => json!({}),
         SettlementState::Assigned { transaction, .. }
         | SettlementState::Preconfirmed { transaction, .. } => {
             json!({ "transaction": transaction })

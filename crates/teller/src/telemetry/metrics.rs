@@ -278,6 +278,10 @@ fn describe_lanes() {
         "Accepted payments that wait until their payers' approvals are mined"
     );
     describe_gauge!(
+        "teller_payments_unexplained",
+        "Payments whose slot has closed, and of which the chain has yet to say what became"
+    );
+    describe_gauge!(
         "teller_top_ups_today_wei",
         "What payers were given for the gas of their approvals since midnight UTC, in wei; read where it is bounded"
     );

@@ -32,10 +32,11 @@ fn register_network(network: &Network) {
                 SettlementStateKind::Accepted
                     | SettlementStateKind::Assigned
                     | SettlementStateKind::Preconfirmed
+                    | SettlementStateKind::Unexplained
             )
         })
         .map(SettlementStateKind::as_str);
-    for outcome in outcomes.chain(["requeued"]) {
+    for outcome in outcomes.chain(["requeued", "unexplained"]) {
         counter!("teller_payments_total", "network" => name.clone(), "outcome" => outcome)
             .increment(0);
     }

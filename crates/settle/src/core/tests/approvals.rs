@@ -423,11 +423,7 @@ fn a_payment_whose_time_is_up_behind_its_top_up_is_looked_into_before_it_ends() 
     bench.now += 29_000;
     bench.seal(vec![attempt.hash]);
     let mined = bench.mined(&attempt, true, &[]);
-    let effects = bench.tell(Event::Found { id, mined });
-    let [Effect::Investigate { payments, .. }] = &effects[..] else {
-        panic!("{effects:?}")
-    };
-    assert_eq!(payments[0].id, queued.id);
+    assert_eq!(bench.left(id, mined), [queued.id]);
 }
 
 #[test]
@@ -474,13 +470,14 @@ fn an_allowance_that_a_reorg_took_is_waited_for_again_a_few_times() {
         let (id, _, attempt) = bench.open(effects);
         bench.seal(vec![attempt.hash]);
         let mined = bench.mined(&attempt, false, &[]);
-        bench.tell(Event::Found { id, mined });
+        bench.left(id, mined);
         let lacking = Finding::WouldRevert(Reason::Permit2AllowanceRequired);
-        let effects = bench.investigated(id, vec![(queued.id, lacking)]);
-        let [(_, resolution)] = &closing(&effects)[..] else {
+        let effects = bench.investigated(vec![(queued.id, lacking)]);
+        let resolutions = explaining(&effects);
+        let [(_, resolution)] = &resolutions[..] else {
             panic!("{effects:?}")
         };
         assert_eq!(*resolution != Resolution::Requeued, last, "{resolution:?}");
-        bench.closed(id);
+        bench.explained(&resolutions);
     }
 }

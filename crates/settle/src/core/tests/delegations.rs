@@ -15,14 +15,9 @@ fn delegated(number: u64) -> Queued {
     queued
 }
 
-/// What became of a delegation whose slot's end was looked into.
+/// What became of a delegation when its slot closed.
 fn ended(bench: &mut Bench, id: SlotId, mined: Mined) -> SettlementState {
     let effects = bench.tell(Event::Found { id, mined });
-    let [Effect::Investigate { payments, .. }] = &effects[..] else {
-        panic!("{effects:?}")
-    };
-    let findings = vec![(payments[0].id, Finding::Unguarded)];
-    let effects = bench.investigated(id, findings);
     match &closing(&effects)[..] {
         [(_, Resolution::Resolved(state))] => state.clone(),
         other => panic!("{other:?}"),
@@ -113,11 +108,10 @@ fn a_delegation_that_was_given_up_is_not_signed_again() {
 fn a_delegation_whose_nonce_a_stranger_took_is_not_signed_again() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(vec![delegated(1)]));
-    let (id, batch, _) = bench.open(effects);
+    let (id, ..) = bench.open(effects);
     let block = bench.head();
     bench.core.close_foreign(id, block, bench.now);
-    let findings = vec![(batch[0].id, Finding::Unguarded)];
-    let effects = bench.investigated(id, findings);
+    let effects = bench.tell(Event::Tick);
     let [(_, Resolution::Resolved(state))] = &closing(&effects)[..] else {
         panic!("{effects:?}")
     };

@@ -8,6 +8,7 @@ mod hand_over;
 mod orders;
 mod reorgs;
 mod slots;
+mod unexplained;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use teller_chain::FeePolicy;
@@ -100,6 +101,7 @@ fn empty_lane() -> RecoveredLane {
         next_nonce: AccountNonce(7),
         slots: Vec::new(),
         unfinal: Vec::new(),
+        unexplained: Vec::new(),
     }
 }
 
@@ -339,12 +341,29 @@ impl Bench {
         })
     }
 
-    fn investigated(&mut self, id: SlotId, findings: Vec<(SettlementId, Finding)>) -> Vec<Effect> {
-        let block = self.head();
+    /// Closes a slot with this receipt, and answers the payments that the chain is asked about then.
+    fn left(&mut self, id: SlotId, mined: Mined) -> Vec<SettlementId> {
+        let effects = self.tell(Event::Found { id, mined });
+        closing(&effects);
+        let effects = self.closed(id);
+        asked_about(&effects)
+    }
+
+    fn investigated(&mut self, findings: Vec<(SettlementId, Finding)>) -> Vec<Effect> {
         self.tell(Event::Investigated {
-            id,
-            block,
+            fence: fence(),
+            asked: findings.iter().map(|(id, _)| *id).collect(),
             findings,
+        })
+    }
+
+    /// The ledger has written what became of these payments.
+    fn explained(&mut self, resolutions: &[(SettlementId, Resolution)]) -> Vec<Effect> {
+        let ids: Vec<SettlementId> = resolutions.iter().map(|(id, _)| *id).collect();
+        self.tell(Event::UnexplainedResolved {
+            fence: fence(),
+            ids: ids.clone(),
+            changed: ids,
         })
     }
 
@@ -385,6 +404,24 @@ impl Bench {
         self.found(id, mined);
         self.closed(id);
         (id, batch[0].clone())
+    }
+}
+
+/// The unexplained payments that the chain is asked about.
+fn asked_about(effects: &[Effect]) -> Vec<SettlementId> {
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Investigate { payments, .. } => Some(payments),
+        _ => None,
+    });
+    let payments = asked.unwrap_or_else(|| panic!("nothing is asked by {effects:?}"));
+    payments.iter().map(|left| left.queued.id).collect()
+}
+
+/// What is written of unexplained payments.
+fn explaining(effects: &[Effect]) -> Vec<(SettlementId, Resolution)> {
+    match effects {
+        [Effect::ResolveUnexplained { resolutions, .. }] => resolutions.clone(),
+        other => panic!("nothing is explained by {other:?}"),
     }
 }
 

@@ -35,43 +35,21 @@ fn a_slot_whose_end_was_being_committed_when_the_reorg_came_is_reopened_after() 
 }
 
 #[test]
-fn what_was_being_looked_into_when_the_reorg_came_is_void() {
+fn what_was_being_looked_into_when_the_reorg_came_is_its_slots_again() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(1)));
     let (id, batch, attempt) = bench.open(effects);
     bench.seal(vec![attempt.hash]);
     let mined = bench.mined(&attempt, true, &[]);
-    let effects = bench.tell(Event::Found { id, mined });
-    let [Effect::Investigate { block, .. }] = &effects[..] else {
-        panic!("{effects:?}")
-    };
-    let block = *block;
-    bench.reorg(1);
-    let stale = Event::Investigated {
-        id,
-        block,
-        findings: vec![(
-            batch[0].id,
-            Finding::WouldRevert(Reason::InsufficientBalance),
-        )],
-    };
-    let effects = bench.tell(stale.clone());
+    bench.left(id, mined);
+    let effects = bench.reorg(1);
     assert!(
-        !effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::CloseSlot { .. })),
+        matches!(effects.last(), Some(Effect::ReopenSlots { .. })),
         "{effects:?}"
     );
-    bench.seal(vec![attempt.hash]);
-    let mined = bench.mined(&attempt, true, &[]);
-    bench.tell(Event::Found { id, mined });
-    let effects = bench.tell(stale);
-    assert!(
-        !effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::CloseSlot { .. })),
-        "{effects:?}"
-    );
+    let reverts = Finding::WouldRevert(Reason::InsufficientBalance);
+    let effects = bench.investigated(vec![(batch[0].id, reverts)]);
+    assert!(effects.is_empty(), "{effects:?}");
 }
 
 #[test]
@@ -307,10 +285,7 @@ fn a_settlement_by_others_is_taken_back_alone_when_only_its_block_is_lost() {
     let (id, batch, attempt) = bench.open(effects);
     bench.seal(vec![attempt.hash]);
     let own = bench.mined(&attempt, true, &[]);
-    bench.tell(Event::Found {
-        id,
-        mined: own.clone(),
-    });
+    bench.left(id, own);
     bench.seal(Vec::new());
     let block = bench.head();
     let receipt = teller_domain::Receipt {
@@ -321,19 +296,13 @@ fn a_settlement_by_others_is_taken_back_alone_when_only_its_block_is_lost() {
         gas_used: 0,
         cost: Wei::ZERO,
     };
-    let effects = bench.tell(Event::Investigated {
-        id,
-        block: own.block,
-        findings: vec![(
-            batch[0].id,
-            Finding::SettledElsewhere {
-                receipt,
-                ours: false,
-            },
-        )],
-    });
-    assert_eq!(closing(&effects).len(), 1);
-    bench.closed(id);
+    let elsewhere = Finding::SettledElsewhere {
+        receipt,
+        ours: false,
+    };
+    let found = explaining(&bench.investigated(vec![(batch[0].id, elsewhere)]));
+    assert_eq!(found.len(), 1);
+    bench.explained(&found);
     assert!(
         bench.reorg(1).is_empty(),
         "nothing stands at that height yet"

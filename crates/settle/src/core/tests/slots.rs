@@ -33,17 +33,11 @@ fn a_payment_without_its_events_is_never_settled() {
     let effects = bench.tell(Event::Accepted(payments(2)));
     let (id, batch, attempt) = bench.open(effects);
     let mined = bench.mined(&attempt, true, &batch[..1]);
-    let effects = bench.tell(Event::Found { id, mined });
-    let [Effect::Investigate { payments, .. }] = &effects[..] else {
-        panic!("{effects:?}")
-    };
-    assert_eq!(payments.len(), 1);
-    let findings = vec![(
-        payments[0].id,
-        Finding::WouldRevert(Reason::InsufficientBalance),
-    )];
-    let effects = bench.investigated(id, findings);
-    let resolutions = closing(&effects);
+    let asked = bench.left(id, mined);
+    assert_eq!(asked, [batch[1].id]);
+    let reverts = Finding::WouldRevert(Reason::InsufficientBalance);
+    let effects = bench.investigated(vec![(asked[0], reverts)]);
+    let resolutions = explaining(&effects);
     assert!(resolutions.iter().any(|(_, resolution)| matches!(
         resolution,
         Resolution::Resolved(SettlementState::Failed { refusal, .. }) if refusal.reason == Reason::InsufficientBalance
@@ -65,12 +59,7 @@ fn a_batch_that_reverts_whole_is_halved_until_the_culprit_is_alone() {
         let hostile = batch.iter().any(|queued| queued.id == culprit);
         let mined = bench.mined(&attempt, !hostile, if hostile { &[] } else { &batch });
         let after = bench.tell(Event::Found { id, mined });
-        let resolutions = if hostile && batch.len() == 1 {
-            let findings = vec![(culprit, Finding::WouldRevert(Reason::SimulationFailed))];
-            closing(&bench.investigated(id, findings))
-        } else {
-            closing(&after)
-        };
+        let resolutions = closing(&after);
         let ours = |(_, resolution): &&(_, _)| {
             matches!(
                 resolution,
@@ -79,6 +68,11 @@ fn a_batch_that_reverts_whole_is_halved_until_the_culprit_is_alone() {
         };
         settled += resolutions.iter().filter(ours).count();
         effects = bench.closed(id);
+        if hostile && batch.len() == 1 {
+            let reverts = Finding::WouldRevert(Reason::SimulationFailed);
+            let failed = explaining(&bench.investigated(vec![(culprit, reverts)]));
+            effects = bench.explained(&failed);
+        }
     }
     assert_eq!(settled, 7);
     assert!(transactions <= 7, "{transactions}");
@@ -97,10 +91,10 @@ fn a_third_try_travels_alone_and_a_fourth_is_not_made() {
         [id]
     );
     let mined = bench.mined(&attempt, true, &[]);
-    bench.tell(Event::Found { id: slot, mined });
-    let effects = bench.investigated(slot, vec![(id, Finding::WouldSettle)]);
+    bench.left(slot, mined);
+    let effects = bench.investigated(vec![(id, Finding::WouldSettle)]);
     assert!(matches!(
-        closing(&effects)[..],
+        explaining(&effects)[..],
         [(_, Resolution::Resolved(SettlementState::Failed { .. }))]
     ));
 }
@@ -191,15 +185,15 @@ fn a_parked_slot_releases_its_payments_when_the_no_op_is_mined_and_counts_no_try
     bench.seal(vec![no_op.hash]);
     let mined = bench.mined(&no_op, true, &[]);
     let effects = bench.tell(Event::Found { id, mined });
-    assert!(matches!(&effects[..], [Effect::Investigate { .. }]));
-    let findings = batch.iter().map(|queued| (queued.id, Finding::WouldSettle));
-    let effects = bench.investigated(id, findings.collect());
+    let left = Resolution::Unexplained { transaction: None };
+    let resolutions = closing(&effects);
     assert!(
-        closing(&effects)
+        resolutions
             .iter()
-            .all(|(_, resolution)| *resolution == Resolution::Requeued)
+            .all(|(_, resolution)| *resolution == left)
     );
     let effects = bench.closed(id);
+    assert_eq!(asked_about(&effects).len(), batch.len());
     assert!(
         matches!(
             &effects[0],
@@ -210,6 +204,9 @@ fn a_parked_slot_releases_its_payments_when_the_no_op_is_mined_and_counts_no_try
         ),
         "{effects:?}"
     );
+    let findings = batch.iter().map(|queued| (queued.id, Finding::WouldSettle));
+    let unused = explaining(&bench.investigated(findings.collect()));
+    let effects = bench.explained(&unused);
     let Some(Effect::ReadCode { payments, .. }) = effects.last() else {
         panic!("{effects:?}")
     };
@@ -342,7 +339,7 @@ fn a_payment_that_a_sibling_slot_settled_is_settled_under_that_hash() {
     let (id, batch, attempt) = bench.open(effects);
     bench.seal(vec![attempt.hash]);
     let mined = bench.mined(&attempt, true, &[]);
-    bench.tell(Event::Found { id, mined });
+    bench.left(id, mined);
     let receipt = teller_domain::Receipt {
         transaction: B256::repeat_byte(0x77),
         block: bench.at(bench.block - 1),
@@ -366,19 +363,13 @@ fn a_payment_that_a_sibling_slot_settled_is_settled_under_that_hash() {
         },
         ours: true,
     };
-    let effects = bench.investigated(id, vec![(batch[0].id, unsealed)]);
-    assert!(
-        !effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::CloseSlot { .. }))
-    );
-    let mined = bench.mined(&attempt, true, &[]);
-    bench.tell(Event::Found { id, mined });
+    let effects = bench.investigated(vec![(batch[0].id, unsealed)]);
+    assert!(effects.is_empty(), "{effects:?}");
     let block_before = bench.core.ancestry.standing(receipt.block);
     assert_eq!(block_before, super::super::ancestry::Standing::Sealed);
-    let effects = bench.investigated(id, vec![(batch[0].id, elsewhere)]);
+    let effects = bench.investigated(vec![(batch[0].id, elsewhere)]);
     assert_eq!(
-        closing(&effects),
+        explaining(&effects),
         [(
             batch[0].id,
             Resolution::Resolved(SettlementState::Settled(receipt))

@@ -18,6 +18,10 @@ pub struct Endpoint {
     pub down_until_ms: u64,
     /// Its index of transactions is behind its state until this moment: it knows of no receipt and no transaction.
     pub forgets_until_ms: u64,
+    /// Its logs are so many blocks behind its state.
+    pub log_lag: u64,
+    /// It answers without any logs until this moment.
+    pub blind_until_ms: u64,
 }
 
 impl Endpoint {
@@ -28,6 +32,8 @@ impl Endpoint {
             lags_until_ms: 0,
             down_until_ms: 0,
             forgets_until_ms: 0,
+            log_lag: 0,
+            blind_until_ms: 0,
         }
     }
 

@@ -78,6 +78,8 @@ pub struct State {
     pub authorizations: BTreeMap<(Address, B256), Spent>,
     /// Whose tokens Permit2 may move.
     pub allowances: BTreeSet<Address>,
+    /// The token keeps a unit of every transfer.
+    pub takes_fee: bool,
 }
 
 /// What a transaction sees of its block.
@@ -133,6 +135,11 @@ impl State {
 
     pub fn dollars(&self, holder: Address) -> U256 {
         self.dollars.get(&holder).copied().unwrap_or_default()
+    }
+
+    /// How much of a transfer reaches its payee.
+    fn lands(&self, value: U256) -> U256 {
+        value.saturating_sub(U256::from(u8::from(self.takes_fee)))
     }
 
     pub fn spent(&self, payer: Address, nonce: B256) -> Option<Spent> {
@@ -341,7 +348,7 @@ impl State {
                     vec![AUTHORIZATION_USED, from.into_word(), *nonce],
                     Bytes::new(),
                 );
-                Ok((spent, vec![used, moved(*from, *to, *value)]))
+                Ok((spent, vec![used, moved(*from, *to, self.lands(*value))]))
             }
             TokenCall::CancelAuthorization { authorizer, nonce } => {
                 if self.spent(*authorizer, *nonce).is_some() {
@@ -387,7 +394,8 @@ impl State {
                     topics: vec![REDEEMED, from.into_word(), *nonce],
                     data: Bytes::new(),
                 };
-                Ok((spent, vec![moved(*from, *to, *value), settled, noted]))
+                let moved = moved(*from, *to, self.lands(*value));
+                Ok((spent, vec![moved, settled, noted]))
             }
             TokenCall::Transfer { to, value } => {
                 spent += warm.look_at(caller) + warm.look_at(*to);
@@ -395,7 +403,7 @@ impl State {
                 if *value > self.dollars(caller) {
                     return Err((spent, Some(Reason::InsufficientBalance)));
                 }
-                Ok((spent, vec![moved(caller, *to, *value)]))
+                Ok((spent, vec![moved(caller, *to, self.lands(*value))]))
             }
         }
     }
@@ -437,9 +445,10 @@ impl State {
     }
 
     fn apply(&mut self, caller: Address, call: &TokenCall) {
+        let fee = U256::from(u8::from(self.takes_fee));
         let mut pay = |from: Address, to: Address, value: U256| {
             *self.dollars.entry(from).or_default() -= value;
-            *self.dollars.entry(to).or_default() += value;
+            *self.dollars.entry(to).or_default() += value.saturating_sub(fee);
         };
         match call {
             TokenCall::TransferWithAuthorization {

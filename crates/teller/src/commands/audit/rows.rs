@@ -18,6 +18,7 @@ pub fn recorded(row: &Settlement) -> Option<&Receipt> {
         SettlementState::Accepted
         | SettlementState::Assigned { .. }
         | SettlementState::Preconfirmed { .. }
+        | SettlementState::Unexplained { .. }
         | SettlementState::Failed { .. }
         | SettlementState::Expired
         | SettlementState::Withdrawn => None,

@@ -215,7 +215,9 @@ impl Walk<'_> {
                 walked.tally.compensations += u64::try_from(entries.len()).unwrap_or(u64::MAX);
                 rows::check_told(&row, &entries, &self.blank(), &mut found);
                 match &row.state {
-                    SettlementState::Accepted => walked.tally.unresolved += 1,
+                    SettlementState::Accepted | SettlementState::Unexplained { .. } => {
+                        walked.tally.unresolved += 1;
+                    }
                     SettlementState::Assigned { slot, .. }
                     | SettlementState::Preconfirmed { slot, .. } => {
                         walked.tally.unresolved += 1;
