@@ -9,6 +9,8 @@ const artifacts = join(here, "artifacts");
 const names = [
   "CompactWallet",
   "DelegationManager",
+  "FeeDollar",
+  "FeeToken",
   "HostileWallet",
   "Multicall3",
   "PaymentLens",

@@ -55,7 +55,7 @@ contract PlainToken {
         emit Approval(owner, spender, value);
     }
 
-    function _transfer(address from, address to, uint256 value) private {
+    function _transfer(address from, address to, uint256 value) internal virtual {
         require(to != address(0), "ERC20: transfer to the zero address");
         uint256 balance = balanceOf[from];
         require(value <= balance, "ERC20: transfer amount exceeds balance");

@@ -419,7 +419,7 @@ contract TestDollar {
     }
 
     /// Both accounts were checked not to be blacklisted, so the flag bit is clear in what is read here.
-    function _transfer(address from, address to, uint256 value) private {
+    function _transfer(address from, address to, uint256 value) internal virtual {
         require(from != address(0), "ERC20: transfer from the zero address");
         require(to != address(0), "ERC20: transfer to the zero address");
         uint256 balance = balanceAndFlag[from];

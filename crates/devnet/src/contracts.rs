@@ -80,6 +80,10 @@ pub enum Contract {
     SmartWalletFactory,
     /// Redeems delegations (ERC-7710).
     DelegationManager,
+    /// [`Contract::TestDollar`] that keeps a hundredth of every transfer.
+    FeeDollar,
+    /// [`Contract::PlainToken`] that keeps a hundredth of every transfer.
+    FeeToken,
 }
 
 /// The code that makes Permit2, and the salt that puts it where it is.
@@ -112,6 +116,14 @@ impl Contract {
     /// [`DevnetError::Artifact`] when the committed file is broken.
     pub fn runtime(self) -> Result<Bytes, DevnetError> {
         let (name, text) = match self {
+            Self::FeeDollar => (
+                "FeeDollar",
+                include_str!("../../../contracts/artifacts/FeeDollar.json"),
+            ),
+            Self::FeeToken => (
+                "FeeToken",
+                include_str!("../../../contracts/artifacts/FeeToken.json"),
+            ),
             Self::TestDollar => (
                 "TestDollar",
                 include_str!("../../../contracts/artifacts/TestDollar.json"),

@@ -27,6 +27,7 @@ mod settle;
 #[path = "../support/mod.rs"]
 mod support;
 mod times;
+mod unexplained;
 mod upto;
 mod verify;
 mod wallets;
