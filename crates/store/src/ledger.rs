@@ -20,7 +20,7 @@ use crate::{
 /// authority over reservations, always.
 #[async_trait]
 pub trait Ledger: Catalogue {
-    /// Answers if the ledger can take writes.
+    /// Writes something, durably, to find out if the ledger takes writes.
     async fn ping(&self) -> StoreResult<()>;
 
     /// The ledger's clock: for leases and row times.

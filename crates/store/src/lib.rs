@@ -48,6 +48,6 @@ pub use redis::RedisReservations;
 pub use reservations::{HoldPurpose, HoldVersion, Reservations, ReserveOutcome, ReserveRequest};
 pub use sqlite::SqliteLedger;
 pub use stores::{
-    LedgerUrl, ReservationsUrl, Stores, migrate, open_ledger, open_ledger_for_orders,
-    open_ledger_read_only,
+    LedgerUrl, ReservationsUrl, Stores, check_ledger, check_reservations, migrate, open_ledger,
+    open_ledger_for_orders, open_ledger_read_only,
 };

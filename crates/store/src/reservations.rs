@@ -42,7 +42,8 @@ pub struct ReserveRequest {
     pub balance: AssetAmount,
     /// The block that it was read at.
     pub read_at_block: u64,
-    /// Now.
+    /// Now, by a clock of this process that does not jump. How long the holds last is counted from here; where processes
+    /// share reservations they end by the store's own clock.
     pub now: UnixMillis,
     /// When the nonce hold ends: the authorization's `validBefore`, at most 24 h from now.
     pub nonce_hold_until: UnixMillis,
@@ -81,6 +82,9 @@ pub enum ReserveOutcome {
 pub trait Reservations: Send + Sync + 'static {
     /// Answers if holds can be granted to verify. [`crate::StoreError::Recovering`] while lost holds are being loaded.
     async fn ping(&self) -> StoreResult<()>;
+
+    /// As [`Reservations::ping`], and writes something to find out if holds can be written.
+    async fn probe(&self) -> StoreResult<()>;
 
     /// Grants or refuses both holds at once, atomically. While lost holds are being loaded verify gets
     /// [`crate::StoreError::Recovering`], and settle is held against those that are there. Grouped inside.

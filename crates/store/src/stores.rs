@@ -1,5 +1,6 @@
 //! Which stores a configuration names, and how they are opened.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -49,6 +50,38 @@ impl FromStr for LedgerUrl {
             None => refused("a ledger URL begins with sqlite:// or postgres://"),
         }
     }
+}
+
+/// The URL with its password percent-encoded, if it is not: one with `@`, `/`, `?` or `#` would end the host's name too
+/// early. What is encoded already is left alone.
+pub(crate) fn encode_password(url: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.into();
+    };
+    // The last one: a host has none.
+    let Some((login, address)) = rest.rsplit_once('@') else {
+        return url.into();
+    };
+    let Some((user, password)) = login.split_once(':') else {
+        return url.into();
+    };
+    let ends_a_host = |c: char| matches!(c, '@' | '/' | '?' | '#' | '[' | ']');
+    // A host and its port may come before an `@` in an option.
+    let is_address = user.contains(ends_a_host)
+        || password.split_once('/').is_some_and(|(port, path)| {
+            !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && path.contains('?')
+        });
+    if is_address || !password.contains(ends_a_host) {
+        return url.into();
+    }
+    let encoded: String = password
+        .chars()
+        .map(|c| match ends_a_host(c) {
+            true => format!("%{:02X}", u32::from(c)),
+            false => c.to_string(),
+        })
+        .collect();
+    format!("{scheme}://{user}:{encoded}@{address}").into()
 }
 
 /// Where reservations are. Never prints a password.
@@ -176,6 +209,34 @@ pub async fn open_ledger_for_orders(url: &LedgerUrl) -> StoreResult<Arc<dyn Ledg
     }
 }
 
+/// Whether a ledger can be used. One in Postgres is written to; a file is read, for its owner may be running, and may be
+/// missing, for its owner makes it.
+pub async fn check_ledger(url: &LedgerUrl) -> StoreResult<()> {
+    match url {
+        LedgerUrl::Sqlite(path) if !path.exists() => Ok(()),
+        LedgerUrl::Sqlite(path) => {
+            SqliteLedger::open_read_only(path).await?.close().await;
+            Ok(())
+        }
+        LedgerUrl::Postgres(url) => PostgresLedger::connect(url).await?.ping().await,
+    }
+}
+
+/// Whether reservations can be used: that they take holds, and that Redis does not evict them.
+pub async fn check_reservations(url: &ReservationsUrl) -> StoreResult<()> {
+    match url {
+        ReservationsUrl::Memory => Ok(()),
+        ReservationsUrl::Redis(url) => {
+            let reservations = RedisReservations::connect(url, REDIS_PREFIX).await?;
+            match reservations.probe().await {
+                // So are those of a cluster that was never started.
+                Err(StoreError::Recovering) => Ok(()),
+                probed => probed,
+            }
+        }
+    }
+}
+
 /// Brings the tables of a ledger up to date.
 pub async fn migrate(url: &LedgerUrl) -> StoreResult<()> {
     match url {
@@ -184,5 +245,42 @@ pub async fn migrate(url: &LedgerUrl) -> StoreResult<()> {
             Ok(())
         }
         LedgerUrl::Postgres(url) => PostgresLedger::migrate(url).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_may_have_characters_that_end_a_host() {
+        let encoded = |url: &str| encode_password(url).into_owned();
+        assert_eq!(
+            encoded("postgres://teller:p@ss/w#d?[x]@db.example:5432/teller?sslmode=require"),
+            "postgres://teller:p%40ss%2Fw%23d%3F%5Bx%5D@db.example:5432/teller?sslmode=require"
+        );
+        assert_eq!(
+            encoded("redis://:p@/#@cache:6379/0"),
+            "redis://:p%40%2F%23@cache:6379/0"
+        );
+        for as_it_is in [
+            "postgres://teller:p%40ss@db/teller",
+            "postgres://teller@db/teller",
+            "postgres://teller:plain:colon@db/teller",
+            "postgres://db:5432/teller?user=me@corp",
+            "postgres://db/teller?user=me@corp&x=a:b",
+            "redis://127.0.0.1:6379",
+            "sqlite://a:b@c/d.db",
+        ] {
+            assert_eq!(encoded(as_it_is), as_it_is);
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_as_the_password() {
+        let url = encode_password("redis://:p@/#%2f@127.0.0.1:6379/0").into_owned();
+        let client = ::redis::Client::open(url).unwrap();
+        let password = client.get_connection_info().redis_settings().password();
+        assert_eq!(password, Some("p@/#/"));
     }
 }

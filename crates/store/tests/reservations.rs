@@ -633,6 +633,33 @@ mod lost {
     }
 }
 
+mod clocks {
+    use super::*;
+
+    /// Two processes at the same moment, of which one takes it to be 90 s later.
+    #[tokio::test]
+    async fn a_process_whose_clock_is_ahead_ends_nobody_s_hold() {
+        let url = std::env::var("TELLER_TEST_REDIS_URL").unwrap();
+        let prefix = format!("test-{}", uuid::Uuid::now_v7().simple());
+        let connect = || RedisReservations::connect(&url, &prefix);
+        let (right, ahead) = (connect().await.unwrap(), connect().await.unwrap());
+        right.recovered().await.unwrap();
+        let payer = payer();
+        let held = request(payer, COIN, COIN);
+        let granted = right.reserve(held.clone()).await.unwrap();
+        assert_eq!(Reserved::from(granted), Granted);
+        let mut other = at(&request(payer, COIN, COIN), 90_000);
+        other.nonce_hold_until = UnixMillis(NOW + 690_000);
+        let refused = ahead.reserve(other).await.unwrap();
+        assert_eq!(Reserved::from(refused), short(COIN));
+        let same = ahead.reserve(at(&held, 90_000 + 600_000)).await.unwrap();
+        assert_eq!(Reserved::from(same), AuthorizationHeld);
+        let later = UnixMillis(NOW + 3_600_000);
+        let released = ahead.release(held.key, &held.tenant, held.digest, later);
+        assert!(released.await.unwrap(), "it had not ended");
+    }
+}
+
 mod agreement {
     use super::*;
     use proptest::prelude::*;

@@ -39,7 +39,13 @@ impl World<'_> {
             self.check.fault("write answer lost");
         }
         let done = self.stage.runtime.block_on(call);
-        if let Err(error @ (StoreError::Corrupt(_) | StoreError::Unavailable { .. })) = &done {
+        if let Err(
+            error @ (StoreError::Corrupt(_)
+            | StoreError::Unavailable { .. }
+            | StoreError::Refused { .. }
+            | StoreError::ReadOnly { .. }),
+        ) = &done
+        {
             self.broken(format!("the ledger itself fails: {error}"));
         }
         Written {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use alloy_primitives::keccak256;
 use teller_chain::LocalSigner;
-use teller_store::{MemoryReservations, SqliteLedger, StoreError, StoreResult};
+use teller_store::{MemoryReservations, SqliteLedger, StoreResult};
 
 /// How often a read is tried.
 const READS: u32 = 20;
@@ -58,7 +58,7 @@ impl Stage {
     {
         for _ in 0..READS {
             match self.runtime.block_on(read()) {
-                Err(StoreError::Unavailable { .. }) => {}
+                Err(error) if error.is_retryable() => {}
                 done => return done.unwrap(),
             }
         }

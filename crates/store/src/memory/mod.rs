@@ -68,6 +68,11 @@ impl MemoryReservations {
 fn of_reservations(error: StoreError) -> StoreError {
     match error {
         StoreError::Unavailable { cause, .. } => StoreError::unavailable("reservations", cause),
+        StoreError::Refused { cause, .. } => StoreError::refused("reservations", cause),
+        StoreError::ReadOnly { cause, .. } => StoreError::ReadOnly {
+            store: "reservations",
+            cause,
+        },
         other => other,
     }
 }
@@ -80,6 +85,10 @@ impl Reservations for MemoryReservations {
             .await
             .map(|_| ())
             .map_err(of_reservations)
+    }
+
+    async fn probe(&self) -> StoreResult<()> {
+        self.writer.probe().await.map_err(of_reservations)
     }
 
     async fn reserve(&self, request: ReserveRequest) -> StoreResult<ReserveOutcome> {

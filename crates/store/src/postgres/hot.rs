@@ -1,12 +1,13 @@
 //! The grouped calls of the hot path: one statement for a whole group, by `UNNEST`.
 
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
 
-use sqlx::PgPool;
+use futures::future::BoxFuture;
+use sqlx::PgConnection;
 use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementId, UnixMillis};
 use uuid::Uuid;
 
+use super::pool::Pool;
 use crate::authorizations::AuthorizationColumns;
 use crate::claiming::{Claim, refused, tells};
 use crate::rows::{
@@ -26,33 +27,35 @@ pub(super) use clock;
 /// How often a group is run again that stood in another's way.
 const TRIES_AFTER_UNDONE: usize = 3;
 
+/// One kind of grouped call.
+pub(super) type Run<I, O> =
+    for<'c> fn(&'c mut PgConnection, Vec<I>) -> BoxFuture<'c, StoreResult<Vec<O>>>;
+
 /// Runs a group together. If a row spoils it, each runs alone, so that it fails no neighbour.
-pub(super) async fn together<I, O, R>(
-    pool: PgPool,
+pub(super) async fn together<I: Clone, O>(
+    pool: Pool,
     requests: Vec<I>,
-    run: impl Fn(PgPool, Vec<I>) -> R,
-) -> Vec<StoreResult<O>>
-where
-    I: Clone,
-    R: Future<Output = StoreResult<Vec<O>>>,
-{
-    let mut outcome = super::bounded(run(pool.clone(), requests.clone())).await;
+    run: Run<I, O>,
+) -> Vec<StoreResult<O>> {
+    let mut outcome = pool.call(|c| run(c, requests.clone())).await;
     for _ in 0..TRIES_AFTER_UNDONE {
         if !matches!(outcome, Err(StoreError::Undone)) {
             break;
         }
-        outcome = super::bounded(run(pool.clone(), requests.clone())).await;
+        outcome = pool.call(|c| run(c, requests.clone())).await;
     }
     match outcome {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
-        Err(error @ StoreError::Unavailable { .. }) => {
-            requests.iter().map(|_| Err(error.clone())).collect()
-        }
+        Err(
+            error @ (StoreError::Unavailable { .. }
+            | StoreError::Refused { .. }
+            | StoreError::ReadOnly { .. }),
+        ) => requests.iter().map(|_| Err(error.clone())).collect(),
         Err(error) if requests.len() == 1 => vec![Err(error)],
         Err(_) => {
             let mut answers = Vec::with_capacity(requests.len());
             for request in requests {
-                let alone = super::bounded(run(pool.clone(), vec![request])).await;
+                let alone = pool.call(|c| run(c, vec![request])).await;
                 answers.push(alone.and_then(|answers| {
                     answers
                         .into_iter()
@@ -85,7 +88,7 @@ impl Keys {
 
 /// See [`crate::Ledger::accept`].
 pub(super) async fn accept(
-    pool: PgPool,
+    connection: &mut PgConnection,
     requests: Vec<NewSettlement>,
 ) -> StoreResult<Vec<AcceptOutcome>> {
     // One statement cannot touch a row twice: the first of each authorization goes, in an order that all processes
@@ -96,13 +99,20 @@ pub(super) async fn accept(
         .filter(|request| seen.insert(request.payment.key))
         .collect();
     first.sort_by_key(|request| request.payment.key);
-    let mut new = insert(&pool, &first).await?;
+    let mut new = insert(connection, &first).await?;
     let known: Vec<AuthorizationKey> = requests
         .iter()
         .filter(|request| !new.contains_key(&request.id))
         .map(|request| request.payment.key)
         .collect();
-    let known = find(&pool, &known).await?;
+    // What was inserted is committed, whatever becomes of the rest.
+    let inserted = !new.is_empty();
+    let known = find(connection, &known)
+        .await
+        .map_err(|error| match inserted {
+            true => error.after_commit(),
+            false => error,
+        })?;
     requests
         .iter()
         .map(|request| match new.remove(&request.id) {
@@ -120,7 +130,7 @@ pub(super) async fn accept(
 }
 
 async fn insert(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     requests: &[&NewSettlement],
 ) -> StoreResult<HashMap<SettlementId, UnixMillis>> {
     let mut keys = Keys::default();
@@ -208,7 +218,7 @@ async fn insert(
     .bind(states.iter().map(|state| state.cost.as_deref()).collect::<Vec<_>>())
     .bind(requests.iter().map(|request| attribution_column(request)).collect::<Vec<Option<Vec<u8>>>>())
     .bind(authorizations.iter().map(|a| a.token_approval.as_deref()).collect::<Vec<_>>())
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
     inserted
@@ -222,7 +232,7 @@ async fn insert(
 }
 
 async fn find(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     wanted: &[AuthorizationKey],
 ) -> StoreResult<HashMap<AuthorizationKey, Settlement>> {
     let mut keys = Keys::default();
@@ -243,7 +253,7 @@ async fn find(
     .bind(keys.authorities)
     .bind(keys.payers)
     .bind(keys.nonces)
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
     rows.iter()
@@ -256,16 +266,16 @@ async fn find(
 
 /// See [`crate::Ledger::find`].
 pub(super) async fn find_each(
-    pool: PgPool,
+    connection: &mut PgConnection,
     keys: Vec<AuthorizationKey>,
 ) -> StoreResult<Vec<Option<Settlement>>> {
-    let found = find(&pool, &keys).await?;
+    let found = find(connection, &keys).await?;
     Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
 }
 
 /// One round: distinct settlements; answers those that were not claimed, and whether their success was delivered.
-pub(super) async fn claim_round(
-    pool: &PgPool,
+async fn claim_round(
+    connection: &mut PgConnection,
     claims: &[Claim],
 ) -> StoreResult<HashMap<SettlementId, bool>> {
     let mut sorted = claims.to_vec();
@@ -296,7 +306,7 @@ pub(super) async fn claim_round(
     .bind(sorted.iter().map(|(_, _, process, _)| process.0).collect::<Vec<Uuid>>())
     .bind(&hashes)
     .bind(&levels)
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
     let claimed = ids_of(&claimed)?;
@@ -311,7 +321,7 @@ pub(super) async fn claim_round(
     .bind(&ids)
     .bind(&hashes)
     .bind(&levels)
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
     refused(claims, &claimed, &settled)
@@ -324,10 +334,16 @@ fn ids_of(rows: &[sqlx::postgres::PgRow]) -> StoreResult<HashSet<SettlementId>> 
 }
 
 /// See [`crate::Ledger::claim_delivery`].
-pub(super) async fn claim(pool: PgPool, claims: Vec<Claim>) -> StoreResult<Vec<ClaimOutcome>> {
+pub(super) async fn claim(
+    connection: &mut PgConnection,
+    claims: Vec<Claim>,
+) -> StoreResult<Vec<ClaimOutcome>> {
     let mut rounds = crate::claiming::Rounds::of(claims);
     while let Some(round) = rounds.next_round() {
-        let refused = claim_round(&pool, &round).await?;
+        let refused = claim_round(connection, &round)
+            .await
+            // An earlier statement may have claimed some.
+            .map_err(StoreError::after_commit)?;
         rounds.answer(&round, &refused);
     }
     Ok(rounds.outcomes())
@@ -335,7 +351,7 @@ pub(super) async fn claim(pool: PgPool, claims: Vec<Claim>) -> StoreResult<Vec<C
 
 /// See [`crate::Ledger::confirm_delivery`].
 pub(super) async fn confirm(
-    pool: PgPool,
+    connection: &mut PgConnection,
     deliveries: Vec<(SettlementId, RequestId)>,
 ) -> StoreResult<Vec<()>> {
     let mut sorted = deliveries.clone();
@@ -348,7 +364,7 @@ pub(super) async fn confirm(
     ))
     .bind(sorted.iter().map(|(id, _)| id.0).collect::<Vec<Uuid>>())
     .bind(sorted.iter().map(|(_, request)| request.0).collect::<Vec<Uuid>>())
-    .fetch_all(&pool)
+    .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
     let confirmed = ids_of(&confirmed)?;
@@ -362,7 +378,10 @@ pub(super) async fn confirm(
 }
 
 /// See [`crate::Ledger::tell_failure`].
-pub(super) async fn tell_failure(pool: PgPool, ids: Vec<SettlementId>) -> StoreResult<Vec<bool>> {
+pub(super) async fn tell_failure(
+    connection: &mut PgConnection,
+    ids: Vec<SettlementId>,
+) -> StoreResult<Vec<bool>> {
     let told = sqlx::query(concat!(
         "WITH locked AS (SELECT s.id FROM settlements AS s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE) ",
         "UPDATE settlements AS s SET told = 'failure', told_reason = coalesce(s.reason, $2), told_transaction = NULL, ",
@@ -371,7 +390,7 @@ pub(super) async fn tell_failure(pool: PgPool, ids: Vec<SettlementId>) -> StoreR
     ))
     .bind(ids.iter().map(|id| id.0).collect::<Vec<Uuid>>())
     .bind(Reason::AuthorizationExpired.as_str())
-    .fetch_all(&pool)
+    .fetch_all(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
     let told = ids_of(&told)?;

@@ -10,6 +10,7 @@ mod hot;
 mod lanes;
 #[path = "../sql/open_slots.rs"]
 mod open_slots;
+mod pool;
 #[path = "../sql/queue.rs"]
 mod queue;
 #[path = "../sql/reading.rs"]
@@ -23,14 +24,13 @@ mod slots;
 #[path = "../sql/top_ups.rs"]
 mod top_ups;
 
-use std::future::Future;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::PgConnection;
+use sqlx::postgres::PgListener;
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, ChainId, Compensation, FencedLane,
     IdempotencyKey, LaneMode, Level, PaymentDigest, ProcessId, RequestId, Resolution, Settlement,
@@ -39,6 +39,7 @@ use teller_domain::{
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use self::pool::{Pool, bounded};
 use crate::claiming::Claim;
 use crate::group::Grouper;
 use crate::pruning::Pruning;
@@ -48,16 +49,10 @@ use crate::{
     AcceptOutcome, AuditSlot, Catalogue, CatalogueBounds, CataloguePage, CatalogueQuery,
     ClaimOutcome, Duty, IdempotencyOutcome, LaneRecovery, LaneView, Ledger, MadeTopUp, Milestone,
     NewListing, NewSettlement, NewSlot, OpenSlotOutcome, SearchWords, SettlementEvent,
-    SettlementPage, SettlementQuery, Settlers, SlotClosure, Spending, StoreError, StoreResult,
-    Success, Wanted, migrations,
+    SettlementPage, SettlementQuery, Settlers, SlotClosure, Spending, StoreResult, Success, Wanted,
+    migrations,
 };
 
-/// How many connections a process has at most.
-const CONNECTIONS: u32 = 16;
-/// How long the server works on a statement or waits for a lock.
-const STATEMENT_TIMEOUT: &str = "5000";
-/// How long a call takes at most, whatever the network does.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many requests share one statement at most.
 const LARGEST_GROUP: usize = 512;
 /// How many groups of one kind are in flight at once.
@@ -69,7 +64,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// The ledger in a Postgres database.
 pub struct PostgresLedger {
-    pool: PgPool,
+    pool: Pool,
     accepts: Grouper<NewSettlement, AcceptOutcome>,
     finds: Grouper<AuthorizationKey, Option<Settlement>>,
     claims: Grouper<Claim, ClaimOutcome>,
@@ -86,39 +81,11 @@ impl Drop for PostgresLedger {
     }
 }
 
-/// A call that does not answer in time may or may not have happened.
-async fn bounded<T>(call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
-    tokio::time::timeout(CALL_TIMEOUT, call)
-        .await
-        .unwrap_or_else(|_| Err(StoreError::unavailable("ledger", "no answer in time")))
-}
-
-async fn connect(url: &str) -> StoreResult<PgPool> {
-    let options: PgConnectOptions = url.parse().map_err(|_| {
-        StoreError::Configuration("the Postgres ledger's URL cannot be read".to_owned())
-    })?;
-    let options = options
-        .application_name("teller")
-        .options([
-            ("statement_timeout", STATEMENT_TIMEOUT),
-            ("lock_timeout", STATEMENT_TIMEOUT),
-            ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT),
-        ])
-        .disable_statement_logging();
-    bounded(async {
-        PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(CALL_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(StoreError::of_ledger)
-    })
-    .await
-}
-
 /// Wakes watchers when any process has changed a settlement. Lost notifications are what polling is for.
-async fn listen(pool: PgPool, changes: watch::Sender<u64>) {
+async fn listen(pool: Pool, changes: watch::Sender<u64>) {
+    let mut demotions = pool.demotions();
     loop {
+        demotions.mark_unchanged();
         let heard = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;
@@ -127,19 +94,16 @@ async fn listen(pool: PgPool, changes: watch::Sender<u64>) {
                 changes.send_modify(|version| *version += 1);
             }
         };
-        let ended: Result<(), sqlx::Error> = heard.await;
+        let ended: Result<(), sqlx::Error> = tokio::select! {
+            ended = heard => ended,
+            // Another server may be the primary, and this one would stay silent.
+            _ = demotions.changed() => Ok(()),
+        };
         if ended.is_err() && pool.is_closed() {
             return;
         }
         tokio::time::sleep(LISTEN_AGAIN).await;
     }
-}
-
-async fn prune(pool: PgPool) -> StoreResult<bool> {
-    let mut transaction = pool.begin().await.map_err(StoreError::of_ledger)?;
-    let more = lanes::prune(&mut transaction).await?;
-    transaction.commit().await.map_err(StoreError::of_ledger)?;
-    Ok(more)
 }
 
 impl PostgresLedger {
@@ -149,59 +113,21 @@ impl PostgresLedger {
     ///
     /// [`StoreError::Configuration`] if migrations are pending.
     pub async fn connect(url: &str) -> StoreResult<Self> {
-        let pool = connect(url).await?;
+        let pool = Pool::connect(url).await?;
         migrations::expect_postgres(&pool).await?;
         let (changes, _) = watch::channel(0);
         let listener = tokio::spawn(listen(pool.clone(), changes.clone())).abort_handle();
-        let accepts = {
-            let pool = pool.clone();
-            Grouper::start(
-                "postgres",
-                "accept",
-                LARGEST_GROUP,
-                PARALLEL,
-                move |group| hot::together(pool.clone(), group, hot::accept),
-            )
-        };
-        let finds = {
-            let pool = pool.clone();
-            Grouper::start("postgres", "find", LARGEST_GROUP, PARALLEL, move |group| {
-                hot::together(pool.clone(), group, hot::find_each)
-            })
-        };
-        let claims = {
-            let pool = pool.clone();
-            Grouper::start("postgres", "claim", LARGEST_GROUP, PARALLEL, move |group| {
-                hot::together(pool.clone(), group, hot::claim)
-            })
-        };
-        let confirms = {
-            let pool = pool.clone();
-            Grouper::start(
-                "postgres",
-                "confirm",
-                LARGEST_GROUP,
-                PARALLEL,
-                move |group| hot::together(pool.clone(), group, hot::confirm),
-            )
-        };
-        let failures = {
-            let pool = pool.clone();
-            Grouper::start(
-                "postgres",
-                "tell_failure",
-                LARGEST_GROUP,
-                PARALLEL,
-                move |group| hot::together(pool.clone(), group, hot::tell_failure),
-            )
-        };
         Ok(Self {
+            accepts: grouped(&pool, "accept", |c, group| Box::pin(hot::accept(c, group))),
+            finds: grouped(&pool, "find", |c, group| Box::pin(hot::find_each(c, group))),
+            claims: grouped(&pool, "claim", |c, group| Box::pin(hot::claim(c, group))),
+            confirms: grouped(&pool, "confirm", |c, group| {
+                Box::pin(hot::confirm(c, group))
+            }),
+            failures: grouped(&pool, "tell_failure", |c, group| {
+                Box::pin(hot::tell_failure(c, group))
+            }),
             pool,
-            failures,
-            accepts,
-            finds,
-            claims,
-            confirms,
             changes,
             listener,
             pruning: Pruning::default(),
@@ -210,14 +136,10 @@ impl PostgresLedger {
 
     /// Runs the pending migrations; processes that try at once wait for each other.
     pub async fn migrate(url: &str) -> StoreResult<()> {
-        let pool = connect(url).await?;
+        let pool = Pool::connect(url).await?;
         let migrated = migrations::postgres(&pool).await;
         pool.close().await;
         migrated
-    }
-
-    async fn begin(&self) -> StoreResult<Transaction<'static, Postgres>> {
-        bounded(async { self.pool.begin().await.map_err(StoreError::of_ledger) }).await
     }
 
     /// One call in a transaction of its own.
@@ -226,31 +148,7 @@ impl PostgresLedger {
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, StoreResult<T>> + Send,
         T: Send,
     {
-        let mut transaction = self.begin().await?;
-        let done = bounded(work(&mut transaction)).await;
-        self.end(transaction, done).await
-    }
-
-    /// Commits, or undoes everything after an error.
-    async fn end<T>(
-        &self,
-        transaction: Transaction<'static, Postgres>,
-        done: StoreResult<T>,
-    ) -> StoreResult<T> {
-        match done {
-            Ok(answer) => {
-                let committed =
-                    bounded(async { transaction.commit().await.map_err(StoreError::of_ledger) });
-                self.told(committed.await.map(|()| answer))
-            }
-            Err(error) => {
-                // If even this fails the connection is given up, and with it the transaction.
-                let _ =
-                    bounded(async { transaction.rollback().await.map_err(StoreError::of_ledger) })
-                        .await;
-                Err(error)
-            }
-        }
+        self.told(self.pool.transact(work).await)
     }
 
     /// This process's watchers need not wait for the notification.
@@ -260,6 +158,16 @@ impl PostgresLedger {
         }
         done
     }
+}
+
+fn grouped<I, O>(pool: &Pool, operation: &'static str, run: hot::Run<I, O>) -> Grouper<I, O>
+where
+    I: Clone + Send + Sync + 'static,
+    O: Send + 'static,
+{
+    let pool = pool.clone();
+    let together = move |group| hot::together(pool.clone(), group, run);
+    Grouper::start("postgres", operation, LARGEST_GROUP, PARALLEL, together)
 }
 
 #[async_trait]
@@ -286,7 +194,7 @@ impl Catalogue for PostgresLedger {
 #[async_trait]
 impl Ledger for PostgresLedger {
     async fn ping(&self) -> StoreResult<()> {
-        bounded(reading::now(&self.pool)).await.map(|_| ())
+        self.pool.transact(|c| Box::pin(queue::probe(c))).await
     }
 
     async fn now(&self) -> StoreResult<UnixMillis> {
@@ -308,8 +216,10 @@ impl Ledger for PostgresLedger {
             .run(move |c| Box::pin(lanes::heartbeat(c, process, duty, lease_ms)))
             .await?;
         let pool = self.pool.clone();
-        self.pruning
-            .run_if_due(move || bounded(prune(pool.clone())));
+        self.pruning.run_if_due(move || {
+            let pool = pool.clone();
+            async move { pool.transact(|c| Box::pin(lanes::prune(c))).await }
+        });
         Ok(settlers)
     }
 

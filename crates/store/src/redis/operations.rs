@@ -31,6 +31,25 @@ pub(super) fn scripts() -> [&'static Script; 7] {
     ]
 }
 
+/// By which clock holds end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// Redis' own: processes whose clocks differ agree on every hold.
+    Server,
+    /// That of each request, which a test may move.
+    Caller,
+}
+
+impl Clock {
+    /// What the scripts get as the present moment.
+    fn argument(self, callers_ms: u64) -> String {
+        match self {
+            Self::Server => "-".to_owned(),
+            Self::Caller => callers_ms.to_string(),
+        }
+    }
+}
+
 /// One atomic change of one payer's holds.
 pub(super) enum Operation {
     Reserve(Box<ReserveRequest>, HoldVersion),
@@ -76,20 +95,20 @@ impl Operation {
         format!("{prefix}:{{{}:{}}}", key.chain.0, hex::encode(key.payer))
     }
 
-    pub(super) fn arguments(&self) -> Vec<String> {
+    pub(super) fn arguments(&self, clock: Clock) -> Vec<String> {
         match self {
             Self::Reserve(request, version) => {
                 let settling = request.purpose == HoldPurpose::Settle;
-                let mut arguments = request_arguments(request, settling);
+                let mut arguments = request_arguments(request, settling, clock);
                 arguments.push(version_digits(*version));
                 arguments
             }
-            Self::Restore(request) => request_arguments(request, true),
+            Self::Restore(request) => request_arguments(request, true, clock),
             Self::Release(key, tenant, digest, now) => vec![
                 member(key),
                 hex::encode(tenant.0),
                 hex::encode(digest.0),
-                now.to_string(),
+                clock.argument(*now),
             ],
             Self::GiveBack(key, tenant, digest, version) => vec![
                 member(key),
@@ -177,7 +196,7 @@ fn amount(digits: &str) -> StoreResult<AssetAmount> {
         .map_err(|_| odd())
 }
 
-fn request_arguments(request: &ReserveRequest, settling: bool) -> Vec<String> {
+fn request_arguments(request: &ReserveRequest, settling: bool, clock: Clock) -> Vec<String> {
     let hold = Hold::of(request, settling);
     let purpose = match request.purpose {
         HoldPurpose::Settle => "settle",
@@ -195,8 +214,8 @@ fn request_arguments(request: &ReserveRequest, settling: bool) -> Vec<String> {
         purpose.to_owned(),
         digits(request.balance),
         request.read_at_block.to_string(),
-        request.now.0.to_string(),
-        hold.nonce_until.to_string(),
-        hold.balance_until.to_string(),
+        clock.argument(request.now.0),
+        hold.nonce_until.saturating_sub(request.now.0).to_string(),
+        hold.balance_until.saturating_sub(request.now.0).to_string(),
     ]
 }

@@ -22,6 +22,15 @@ local function text(list)
   return table.concat(parts)
 end
 
+-- Milliseconds since 1970 by Redis' own clock, which all processes share; tests give another.
+local function moment(given)
+  if given ~= '-' then return tonumber(given) end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function after(now, ms) return string.format('%.0f', now + tonumber(ms)) end
+
 local ZERO = string.rep('0', 72)
 
 local function add(left, right)

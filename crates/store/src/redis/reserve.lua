@@ -1,17 +1,17 @@
 local member, asset, value, tenant, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local idempotency, purpose, balance = ARGV[6], ARGV[7], ARGV[8]
-local read_at, now = tonumber(ARGV[9]), tonumber(ARGV[10])
-local nonce_until, balance_until, version = ARGV[11], ARGV[12], ARGV[13]
-local ttl = tonumber(nonce_until) - now
+local read_at, now = tonumber(ARGV[9]), moment(ARGV[10])
+local nonce_until, balance_until, version = after(now, ARGV[11]), after(now, ARGV[12]), ARGV[13]
+local ttl, present = tonumber(ARGV[11]), after(now, 0)
 
 -- What ended since the last look.
-for _, ended in ipairs(redis.call('ZRANGEBYSCORE', balance_key(asset), '-inf', ARGV[10])) do
+for _, ended in ipairs(redis.call('ZRANGEBYSCORE', balance_key(asset), '-inf', present)) do
   uncount(ended, get(ended) or { asset = asset, value = ZERO })
 end
 for _, past in ipairs(redis.call('ZRANGEBYSCORE', mined_key(asset), '-inf', read_at - 64)) do
   remove(past)
 end
-for _, ended in ipairs(redis.call('ZRANGEBYSCORE', nonces, '-inf', ARGV[10], 'LIMIT', 0, 256)) do
+for _, ended in ipairs(redis.call('ZRANGEBYSCORE', nonces, '-inf', present, 'LIMIT', 0, 256)) do
   local hold = get(ended)
   if not hold then redis.call('ZREM', nonces, ended) elseif hold.mined == '-' then remove(ended) end
 end

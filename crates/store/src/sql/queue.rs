@@ -32,6 +32,19 @@ pub(super) async fn is_first(
     .map_err(StoreError::of_ledger)
 }
 
+/// Writes a row of its own, anew each time: whoever may read may not be able to write.
+pub(super) async fn probe(connection: &mut Connection) -> StoreResult<()> {
+    sqlx::query(concat!(
+        "INSERT INTO milestones (name, reached_at) SELECT 'probed', ms FROM ",
+        clock!(),
+        " WHERE true ON CONFLICT (name) DO UPDATE SET reached_at = excluded.reached_at"
+    ))
+    .execute(connection)
+    .await
+    .map(|_| ())
+    .map_err(StoreError::of_ledger)
+}
+
 pub(super) async fn withdraw(connection: &mut Connection, id: SettlementId) -> StoreResult<bool> {
     sqlx::query(concat!(
         "UPDATE settlements SET state = 'withdrawn', updated_at = ms FROM ",

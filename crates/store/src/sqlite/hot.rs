@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use alloy_primitives::hex;
 use serde_json::{Value, json};
-use sqlx::{Connection, Row, SqliteConnection, SqlitePool};
+use sqlx::{Row, SqliteConnection, SqlitePool};
 use teller_domain::{AuthorizationKey, Reason, RequestId, Settlement, SettlementId, UnixMillis};
 use uuid::Uuid;
 
@@ -364,9 +364,4 @@ impl Grouped for Failures {
             .collect::<StoreResult<HashSet<_>>>()?;
         Ok(requests.iter().map(|id| told.contains(id)).collect())
     }
-}
-
-/// The writer answers this, so an answer means that writes are possible.
-pub(super) async fn ping(connection: &mut SqliteConnection) -> StoreResult<()> {
-    connection.ping().await.map_err(StoreError::of_ledger)
 }

@@ -5,6 +5,8 @@
 #[path = "../sql/catalogue.rs"]
 mod catalogue;
 mod dialect;
+#[cfg(test)]
+mod full_disk;
 mod holds;
 mod hot;
 #[path = "../sql/lanes.rs"]
@@ -270,9 +272,7 @@ impl Catalogue for SqliteLedger {
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn ping(&self) -> StoreResult<()> {
-        self.writer()?
-            .job(|connection| Box::pin(hot::ping(connection)))
-            .await
+        self.writer()?.probe().await
     }
 
     async fn now(&self) -> StoreResult<UnixMillis> {

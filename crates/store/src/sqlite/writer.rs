@@ -9,7 +9,7 @@ use sqlx::{Connection, SqliteConnection};
 use teller_domain::SettlementId;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{holds, hot};
+use super::{holds, hot, queue};
 use crate::claiming::Claim;
 use crate::group::{Reply, record_group};
 use crate::{AcceptOutcome, ClaimOutcome, NewSettlement, StoreError, StoreResult};
@@ -32,9 +32,13 @@ pub(super) trait Grouped {
     ) -> impl Future<Output = StoreResult<Vec<Self::Answer>>> + Send;
 }
 
+/// Whether the group's transaction still stands. A disk that is full undoes all of it, and what is done after that would
+/// commit by itself: nothing may be.
+type Standing = Result<(), StoreError>;
+
 /// A write of its own kind, done inside the group's transaction.
 trait Job: Send {
-    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, ()>;
+    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, Standing>;
     fn finish(self: Box<Self>, committed: &StoreResult<()>);
 }
 
@@ -49,11 +53,12 @@ where
     F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, StoreResult<T>> + Send,
     T: Send,
 {
-    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, ()> {
+    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, Standing> {
         Box::pin(async move {
             if let Some(work) = self.work.take() {
-                self.answer = in_savepoint(connection, work).await;
+                self.answer = in_savepoint(connection, work).await?;
             }
+            Ok(())
         })
     }
 
@@ -152,6 +157,12 @@ impl Writer {
         .await
     }
 
+    /// Writes something, durably.
+    pub(crate) async fn probe(&self) -> StoreResult<()> {
+        self.job(|connection| Box::pin(queue::probe(connection)))
+            .await
+    }
+
     pub(crate) async fn hold_permit(&self) -> StoreResult<HoldPermit<'_>> {
         self.sender
             .reserve()
@@ -190,19 +201,19 @@ impl<G: Grouped> Batch<G> {
         self.replies.push(reply);
     }
 
-    async fn run(&mut self, connection: &mut SqliteConnection) {
+    async fn run(&mut self, connection: &mut SqliteConnection) -> Standing {
         if self.requests.is_empty() {
-            return;
+            return Ok(());
         }
         record_group("sqlite", G::NAME, self.requests.len());
         let requests = &self.requests;
-        match run_in_savepoint::<G>(connection, requests).await {
+        match run_in_savepoint::<G>(connection, requests).await? {
             Ok(answers) => self.answers = answers.into_iter().map(Ok).collect(),
             Err(error) if self.requests.len() == 1 => self.answers = vec![Err(error)],
             // One bad row must not fail its neighbours.
             Err(_) => {
                 for request in self.requests.chunks(1) {
-                    let alone = run_in_savepoint::<G>(connection, request).await;
+                    let alone = run_in_savepoint::<G>(connection, request).await?;
                     self.answers.push(alone.and_then(|answers| {
                         answers.into_iter().next().ok_or_else(|| {
                             StoreError::Corrupt("a write went unanswered".to_owned())
@@ -211,6 +222,7 @@ impl<G: Grouped> Batch<G> {
                 }
             }
         }
+        Ok(())
     }
 
     fn finish(self, committed: &StoreResult<()>) {
@@ -232,15 +244,16 @@ struct Group {
 }
 
 impl Group {
-    async fn run(&mut self, connection: &mut SqliteConnection) {
-        self.holds.run(connection).await;
-        self.accepts.run(connection).await;
-        self.claims.run(connection).await;
-        self.confirms.run(connection).await;
-        self.failures.run(connection).await;
+    async fn run(&mut self, connection: &mut SqliteConnection) -> Standing {
+        self.holds.run(connection).await?;
+        self.accepts.run(connection).await?;
+        self.claims.run(connection).await?;
+        self.confirms.run(connection).await?;
+        self.failures.run(connection).await?;
         for job in &mut self.jobs {
-            job.run(connection).await;
+            job.run(connection).await?;
         }
+        Ok(())
     }
 
     fn touches_ledger(&self) -> bool {
@@ -322,14 +335,25 @@ async fn commit(
         } else {
             "PRAGMA synchronous = NORMAL"
         };
-        execute(connection, pragma).await?;
+        execute(connection, pragma)
+            .await
+            .map_err(StoreError::before_commit)?;
         *syncing = durable;
     }
-    execute(connection, "BEGIN IMMEDIATE").await?;
-    group.run(connection).await;
-    let committed = execute(connection, "COMMIT").await;
+    let worked = match execute(connection, "BEGIN IMMEDIATE").await {
+        Ok(()) => group.run(connection).await,
+        Err(error) => Err(error),
+    };
+    let committed = match worked {
+        Ok(()) => sqlx::query("COMMIT")
+            .execute(&mut *connection)
+            .await
+            .map(|_| ())
+            .map_err(StoreError::of_commit),
+        Err(error) => Err(error.before_commit()),
+    };
     if committed.is_err() {
-        // Fails only when the commit has ended the transaction itself.
+        // Fails only where SQLite has ended the transaction itself.
         let _ = execute(connection, "ROLLBACK").await;
     }
     committed
@@ -344,7 +368,10 @@ async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> StoreR
 }
 
 /// Runs `work`, and undoes what it did if it fails.
-async fn in_savepoint<T, F>(connection: &mut SqliteConnection, work: F) -> StoreResult<T>
+async fn in_savepoint<T, F>(
+    connection: &mut SqliteConnection,
+    work: F,
+) -> Result<StoreResult<T>, StoreError>
 where
     F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, StoreResult<T>>,
 {
@@ -357,7 +384,7 @@ where
 async fn run_in_savepoint<G: Grouped>(
     connection: &mut SqliteConnection,
     requests: &[G::Request],
-) -> StoreResult<Vec<G::Answer>> {
+) -> Result<StoreResult<Vec<G::Answer>>, StoreError> {
     execute(connection, "SAVEPOINT step").await?;
     let answers = G::run(connection, requests).await;
     end_savepoint(connection, answers).await
@@ -366,10 +393,12 @@ async fn run_in_savepoint<G: Grouped>(
 async fn end_savepoint<T>(
     connection: &mut SqliteConnection,
     answer: StoreResult<T>,
-) -> StoreResult<T> {
-    if answer.is_err() {
-        execute(connection, "ROLLBACK TO step").await?;
+) -> Result<StoreResult<T>, StoreError> {
+    if let Err(error) = &answer {
+        let undone = execute(connection, "ROLLBACK TO step").await;
+        // There is no such savepoint any more: the answer says what has undone everything.
+        undone.map_err(|_| error.clone())?;
     }
     execute(connection, "RELEASE step").await?;
-    answer
+    Ok(answer)
 }

@@ -291,7 +291,9 @@ impl TestReservations {
             Backend::Cluster => {
                 let url = environment("TELLER_TEST_REDIS_URL");
                 let prefix = format!("test-{}", uuid::Uuid::now_v7().simple());
-                let reservations = RedisReservations::connect(&url, &prefix).await.unwrap();
+                let reservations = RedisReservations::connect_by_callers_clock(&url, &prefix)
+                    .await
+                    .unwrap();
                 reservations.recovered().await.unwrap();
                 Self {
                     reservations: Arc::new(reservations),
@@ -308,7 +310,11 @@ impl TestReservations {
             ledger.reopen().await;
             self.reservations = Arc::new(MemoryReservations::open(ledger.sqlite()).await.unwrap());
         } else if let Some((url, prefix)) = &self.redis {
-            self.reservations = Arc::new(RedisReservations::connect(url, prefix).await.unwrap());
+            self.reservations = Arc::new(
+                RedisReservations::connect_by_callers_clock(url, prefix)
+                    .await
+                    .unwrap(),
+            );
         }
     }
 
