@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use teller_domain::PaymentDigest;
@@ -33,6 +34,7 @@ impl InFlight {
         Settling {
             in_flight: self.clone(),
             digest,
+            has_noted: AtomicBool::new(false),
         }
     }
 }
@@ -42,6 +44,8 @@ impl InFlight {
 pub(crate) struct Settling {
     in_flight: Arc<InFlight>,
     digest: PaymentDigest,
+    /// Whether this settle was the first to note that its payment may be accepted.
+    has_noted: AtomicBool,
 }
 
 impl Settling {
@@ -52,11 +56,30 @@ impl Settling {
         if !begun.accepted.insert(name) {
             return;
         }
+        self.has_noted.store(true, Ordering::Relaxed);
         begun.order.push_back(name);
         if begun.order.len() > REMEMBERED
             && let Some(oldest) = begun.order.pop_front()
         {
             begun.accepted.remove(&oldest);
+        }
+    }
+
+    /// The ledger has not accepted it, for certain. What another settle has noted stays, and what one beside this may rely on.
+    pub(crate) fn was_refused(&self) {
+        let mut begun = self.in_flight.lock();
+        let is_beside_another = begun
+            .under_way
+            .get(&self.digest)
+            .is_some_and(|count| *count > 1);
+        if is_beside_another || !self.has_noted.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let name = begun.hasher.hash_one(self.digest);
+        begun.accepted.remove(&name);
+        // It is among the newest.
+        if let Some(place) = begun.order.iter().rposition(|noted| *noted == name) {
+            begun.order.remove(place);
         }
     }
 
@@ -100,7 +123,15 @@ mod tests {
         drop(second);
         assert!(first.is_alone());
         first.may_be_accepted();
+        first.was_refused();
+        assert!(first.is_alone(), "the ledger has refused it");
+        first.may_be_accepted();
+        let second = in_flight.begin(digest);
+        first.was_refused();
         drop(first);
+        assert!(!second.is_alone(), "it was beside another");
+        second.was_refused();
+        drop(second);
         assert!(!in_flight.begin(digest).is_alone());
         assert!(
             in_flight

@@ -372,7 +372,12 @@ async fn begin(
             hold.delivered();
             Begun::Unclear
         }
-        Err(error) => Begun::NotAccepted(error.into()),
+        Err(error) => {
+            // This settle has written nothing. An identical one may have, and then there is an outcome to wait for.
+            settling.was_refused();
+            let not_accepted = Begun::NotAccepted(error.into());
+            overtaken(settler, request, settling, not_accepted).await
+        }
     }
 }
 

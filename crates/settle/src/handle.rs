@@ -25,7 +25,7 @@ use crate::core::{Event, Queued};
 use crate::delivery::Delivery;
 use crate::waiters::{Waiters, Waiting};
 
-/// How often an accept whose fate is unknown is looked up again while somebody waits for it.
+/// How often an accept whose fate is unknown is tried again while somebody waits for it.
 const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
 
 /// How often a settlement is read again, at most, because what was to be told of it has changed.
@@ -55,8 +55,8 @@ pub struct Ticket {
 enum Place {
     /// It is in the ledger.
     Known(Box<Settlement>),
-    /// It is there under this id, or the authorization is not there at all, or another settlement has it.
-    Uncertain(SettlementId),
+    /// It is there as it was to be accepted, or the authorization is not there at all, or another settlement has it.
+    Uncertain(Box<NewSettlement>),
 }
 
 impl Ticket {
@@ -193,7 +193,10 @@ impl Settler {
             attribution: request.attribution.clone(),
             queued_by: has_engine.then_some(self.shared.process),
         };
-        match Boundary::Accept.around(self.ledger().accept(new)).await {
+        match Boundary::Accept
+            .around(self.ledger().accept(new.clone()))
+            .await
+        {
             Ok(AcceptOutcome::Accepted(settlement)) => {
                 self.announce(&settlement).await;
                 Ok(Known::Accepted(Ticket {
@@ -205,7 +208,7 @@ impl Settler {
             Err(error) if error.is_uncertain() => {
                 tracing::warn!(%error, "an accept has no certain end");
                 Ok(Known::Accepted(Ticket {
-                    place: Place::Uncertain(id),
+                    place: Place::Uncertain(Box::new(new)),
                     waiting: None,
                 }))
             }
@@ -224,9 +227,11 @@ impl Settler {
     ) -> SettleAnswer {
         let deadline = Instant::now() + wait;
         let Ticket { place, waiting } = ticket;
+        // A first accept that is under way still would bring a withdrawn payment back.
+        let may_withdraw = matches!(place, Place::Known(_));
         let found = match place {
             Place::Known(settlement) => Some(*settlement),
-            Place::Uncertain(id) => Box::pin(self.find_uncertain(request, id, deadline)).await,
+            Place::Uncertain(new) => Box::pin(self.accept_again(request, *new, deadline)).await,
         };
         let Some(mut settlement) = found else {
             return SettleAnswer::Pending {
@@ -248,7 +253,7 @@ impl Settler {
                 match timeout_at(deadline, waiting.newer()).await {
                     Ok(state) => settlement.state = state,
                     Err(_) => {
-                        settlement = Box::pin(self.give_up_waiting(settlement)).await;
+                        settlement = Box::pin(self.give_up_waiting(settlement, may_withdraw)).await;
                         break;
                     }
                 }
@@ -295,25 +300,36 @@ impl Settler {
         }
     }
 
-    /// Looks for a payment whose accept, under the id `own`, may have been written.
-    async fn find_uncertain(
+    /// Accepts a payment once more whose accept may or may not have been written: the ledger takes it under its id once, so
+    /// that an answer says for certain that it is there. `None` if there is no answer until the wait is over, or another
+    /// payment has the authorization.
+    async fn accept_again(
         &self,
         request: &PaymentRequest,
-        own: SettlementId,
+        new: NewSettlement,
         deadline: Instant,
     ) -> Option<Settlement> {
         while Instant::now() < deadline {
-            if let Ok(Some(settlement)) = self.ledger().find(request.payment.key).await {
-                // Others announce what they have accepted.
-                if settlement.id == own {
-                    self.announce(&settlement).await;
+            let settlement = match timeout_at(deadline, self.ledger().accept(new.clone())).await {
+                Ok(Ok(AcceptOutcome::Accepted(settlement) | AcceptOutcome::Exists(settlement))) => {
+                    settlement
                 }
-                return match self.existing(request, settlement) {
-                    Known::Accepted(ticket) => ticket.settlement().cloned(),
-                    Known::New | Known::Refused(_) => None,
-                };
+                Ok(Err(error)) => {
+                    tracing::debug!(settlement = %new.id, %error, "an accept still has no certain end");
+                    tokio::time::sleep(UNCERTAIN_POLL).await;
+                    continue;
+                }
+                Err(_) => return None,
+            };
+            // Others announce what they have accepted.
+            if settlement.id == new.id {
+                self.announce(&settlement).await;
+                return Some(settlement);
             }
-            tokio::time::sleep(UNCERTAIN_POLL).await;
+            return match self.existing(request, settlement) {
+                Known::Accepted(ticket) => ticket.settlement().cloned(),
+                Known::New | Known::Refused(_) => None,
+            };
         }
         None
     }
@@ -330,9 +346,9 @@ impl Settler {
 
     /// The wait is over. The withdrawal is atomic in the ledger: either nothing was signed and nothing will be, or
     /// the payment is on its way.
-    async fn give_up_waiting(&self, settlement: Settlement) -> Settlement {
+    async fn give_up_waiting(&self, settlement: Settlement, may_withdraw: bool) -> Settlement {
         let id = settlement.id;
-        if settlement.state == SettlementState::Accepted {
+        if may_withdraw && settlement.state == SettlementState::Accepted {
             match Boundary::Withdraw.around(self.ledger().withdraw(id)).await {
                 Ok(false) => {}
                 Ok(true) => self.forget(&settlement).await,
