@@ -95,6 +95,11 @@ async fn is_new(stores: &Stores) -> StoreResult<bool> {
 fn hold(settlement: &Settlement, now: UnixMillis, balance_hold: Duration) -> ReserveRequest {
     let payment = &settlement.payment;
     let valid_until = payment.valid_before().0.saturating_mul(1_000);
+    let balance_hold_until = now.0.saturating_add(millis(balance_hold));
+    // The ledger's clock may be ahead of the chain's: what is open still holds its value as long as any other.
+    let nonce_hold_until = valid_until
+        .min(now.0.saturating_add(LONGEST_NONCE_HOLD_MS))
+        .max(balance_hold_until);
     ReserveRequest {
         key: payment.key,
         asset: payment.asset,
@@ -107,8 +112,8 @@ fn hold(settlement: &Settlement, now: UnixMillis, balance_hold: Duration) -> Res
         balance: AssetAmount(U256::MAX),
         read_at_block: 0,
         now,
-        nonce_hold_until: UnixMillis(valid_until.min(now.0.saturating_add(LONGEST_NONCE_HOLD_MS))),
-        balance_hold_until: UnixMillis(now.0.saturating_add(millis(balance_hold))),
+        nonce_hold_until: UnixMillis(nonce_hold_until),
+        balance_hold_until: UnixMillis(balance_hold_until),
     }
 }
 

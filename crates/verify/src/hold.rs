@@ -1,8 +1,8 @@
 //! The holds that a valid verdict carries.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::Address;
 use teller_domain::{AuthorizationKey, PaymentDigest, TenantId, UnixMillis};
@@ -11,11 +11,13 @@ use tokio::runtime::Handle;
 
 use crate::fresh::Judge;
 
-/// The clock of leases and holds.
-pub(crate) fn wall_clock() -> UnixMillis {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+/// The clock of holds: the time since 1970 as this process found it when it first looked, and what has passed since. It
+/// does not jump when the system's clock is set.
+pub(crate) fn hold_clock() -> UnixMillis {
+    static START: LazyLock<(SystemTime, Instant)> =
+        LazyLock::new(|| (SystemTime::now(), Instant::now()));
+    let (wall, then) = *START;
+    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default() + then.elapsed();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::checks::check_request;
 use crate::findings::{check_codeless, check_inspection, signed_by_key};
 use crate::fresh::{Fresh, Judge, Reading};
-use crate::hold::{GiveBack, Hold, wall_clock};
+use crate::hold::{GiveBack, Hold, hold_clock};
 use crate::meters::{Stage, count_elsewhere};
 use crate::network::Network;
 use crate::{CheckError, Policy, Verdict, VerifyNetwork, approvals};
@@ -113,7 +113,7 @@ impl Verifier {
     ) -> Result<bool, StoreError> {
         self.0
             .reservations
-            .release(key, tenant, digest, wall_clock())
+            .release(key, tenant, digest, hold_clock())
             .await
     }
 
@@ -355,7 +355,7 @@ impl Inner {
         chain_now: UnixSeconds,
     ) -> Result<Hold, Stop> {
         let payment = &request.payment;
-        let now = wall_clock();
+        let now = hold_clock();
         let reserve = ReserveRequest {
             key: payment.key,
             asset: payment.asset,
