@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod dev;
 mod engine_watch;
+mod probe;
 mod recovery;
 mod telemetry;
 mod wiring;

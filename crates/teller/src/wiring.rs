@@ -22,6 +22,7 @@ use crate::chains::Chain;
 use crate::commands::Failure;
 use crate::config::{Auth, Config, Role, Secret, SignerKey};
 use crate::engine_watch::EngineWatch;
+use crate::probe::Probes;
 use crate::recovery;
 use crate::telemetry;
 
@@ -155,7 +156,8 @@ pub async fn start(config: &Config, role: Role, health: Health) -> Result<Teller
         config.reservations.recovery,
     ));
 
-    let readiness = readiness(&chains, &stores);
+    let probes = Probes::start(&stores, &mut chores).await;
+    let readiness = readiness(&chains, &probes);
     health.started(readiness.clone());
     let mut teller = Teller {
         rest: None,
@@ -336,17 +338,11 @@ fn auth(auth: &Auth) -> teller_api::Auth {
     }
 }
 
-fn readiness(chains: &[Chain], stores: &Stores) -> Readiness {
-    let (ledger, reservations) = (Arc::clone(&stores.ledger), Arc::clone(&stores.reservations));
+fn readiness(chains: &[Chain], probes: &Probes) -> Readiness {
+    let (ledger, reservations) = (probes.ledger(), probes.reservations());
     let readiness = Readiness::new()
-        .with("ledger", move || {
-            let ledger = Arc::clone(&ledger);
-            async move { ledger.ping().await.is_ok() }
-        })
-        .with("reservations", move || {
-            let reservations = Arc::clone(&reservations);
-            async move { reservations.ping().await.is_ok() }
-        });
+        .with("ledger", move || std::future::ready(ledger()))
+        .with("reservations", move || std::future::ready(reservations()));
     chains.iter().fold(readiness, |readiness, chain| {
         let fresh = chain.freshness();
         readiness.with(chain.id().to_string(), move || std::future::ready(fresh()))
@@ -359,14 +355,15 @@ fn ledger_url(url: &Secret) -> Result<LedgerUrl, Failure> {
         .map_err(|error| Failure::new("ledger.url cannot be used", error))
 }
 
+fn reservations_url(url: &Secret) -> Result<ReservationsUrl, Failure> {
+    url.expose()
+        .parse()
+        .map_err(|error| Failure::new("reservations.url cannot be used", error))
+}
+
 /// Waits for stores that are away: a teller that is started before its database is none the worse for it.
 async fn open_stores(config: &Config) -> Result<Stores, Failure> {
-    let reservations: ReservationsUrl = config
-        .reservations
-        .url
-        .expose()
-        .parse()
-        .map_err(|error| Failure::new("reservations.url cannot be used", error))?;
+    let reservations = reservations_url(&config.reservations.url)?;
     Stores::open_when_reachable(
         &ledger_url(&config.ledger.url)?,
         &reservations,
@@ -381,6 +378,20 @@ pub async fn migrate(config: &Config) -> Result<(), Failure> {
     teller_store::migrate(&ledger_url(&config.ledger.url)?)
         .await
         .map_err(|error| Failure::new("the ledger cannot be migrated", error))
+}
+
+/// Whether the ledger that is configured can be used: Postgres is written to, a file beside a running teller is read.
+pub async fn check_ledger(config: &Config) -> Result<(), Failure> {
+    teller_store::check_ledger(&ledger_url(&config.ledger.url)?)
+        .await
+        .map_err(|error| Failure::new("the ledger cannot be used", error))
+}
+
+/// Whether the reservations that are configured can be used.
+pub async fn check_reservations(config: &Config) -> Result<(), Failure> {
+    teller_store::check_reservations(&reservations_url(&config.reservations.url)?)
+        .await
+        .map_err(|error| Failure::new("the reservations cannot be used", error))
 }
 
 /// Opens a ledger for reading only: beside a running teller, and with nothing written.

@@ -1,4 +1,4 @@
-//! `teller check`: does the configuration fit the chain? Asks every endpoint itself, past all failover.
+//! `teller check`: does the configuration fit the chain and the stores? Asks every endpoint itself, past all failover.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::Failure;
 use super::decimal;
 use crate::config::{Config, Network};
 use crate::telemetry;
+use crate::wiring;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Gas that a signer should be able to pay for: some hundred full batches at a fee of 0.01 gwei.
@@ -28,6 +29,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         Some(key) => report.fine(format!("receipts are signed by {}", key.address)),
         None => report.fine("receipts are not signed: there is no receipts.key"),
     }
+    stores(&mut report, config).await;
     for network in &config.networks {
         for (index, url) in network.rpc.iter().enumerate() {
             let name = format!("{} rpc[{index}]", network.id);
@@ -72,6 +74,19 @@ impl Report {
     fn wrong(&mut self, line: impl AsRef<str>) {
         self.wrong += 1;
         println!("  WRONG  {}", line.as_ref());
+    }
+}
+
+async fn stores(report: &mut Report, config: &Config) {
+    let (ledger, reservations) = tokio::join!(
+        wiring::check_ledger(config),
+        wiring::check_reservations(config)
+    );
+    for (name, outcome) in [("ledger", ledger), ("reservations", reservations)] {
+        match outcome {
+            Ok(()) => report.fine(format!("{name}: can be used")),
+            Err(failure) => report.wrong(format!("{name}: {failure}")),
+        }
     }
 }
 

@@ -160,6 +160,14 @@ fn describe_nodes_and_stores() {
         "teller_node_endpoint_healthy",
         "1 while an endpoint is used, 0 while it is avoided; endpoints are numbered as configured"
     );
+    describe_gauge!(
+        "teller_store_writable",
+        "1 while a store (ledger, reservations) takes writes and has what it must have, by the last probe; else 0"
+    );
+    describe_gauge!(
+        "teller_reservations_may_evict",
+        "1 while the reservations' Redis throws keys away when its memory is full, so that holds can vanish"
+    );
     describe_histogram!(
         "teller_store_group_size",
         Unit::Count,
@@ -348,6 +356,7 @@ mod tests {
         let mut measured = BTreeSet::from(["teller_build_info".to_owned()]);
         for file in [
             include_str!("compensations.rs"),
+            include_str!("../probe.rs"),
             // Only what it sets itself; what it starts at zero must be measured elsewhere.
             include_str!("zeros.rs").rsplit("counter!").next().unwrap(),
         ] {

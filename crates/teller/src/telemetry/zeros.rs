@@ -7,9 +7,20 @@ use teller_domain::{Level, SettlementStateKind, Wei};
 use super::compensations::register_compensations;
 use crate::config::{Config, Network};
 
+/// How a call to a node fails, as `teller-chain` names it.
+const NODE_ERRORS: [&str; 6] = [
+    "timeout",
+    "refused",
+    "rpc",
+    "http",
+    "bad_answer",
+    "no_endpoint",
+];
+
 /// Registers them. Call it after the recorder was installed.
 pub fn register_metrics(config: &Config) {
     register_compensations();
+    gauge!("teller_reservations_may_evict").set(0.0);
     for network in &config.networks {
         register_network(network);
     }
@@ -23,6 +34,10 @@ fn register_network(network: &Network) {
         "teller_settles_without_hold_total",
     ] {
         counter!(metric, "network" => name.clone()).increment(0);
+    }
+    for kind in NODE_ERRORS {
+        counter!("teller_node_errors_total", "network" => name.clone(), "kind" => kind)
+            .increment(0);
     }
     let outcomes = SettlementStateKind::ALL
         .into_iter()
