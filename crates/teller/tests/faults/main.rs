@@ -10,6 +10,7 @@
 
 mod boundaries;
 mod crash;
+mod demoted;
 mod fees;
 mod node;
 mod reorg;

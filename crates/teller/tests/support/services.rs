@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::Connection;
@@ -153,6 +155,78 @@ impl Postgres {
         }
     }
 
+    /// A server that follows this one, from a copy of its data as it is now. `Postgres::promote` makes it a primary.
+    pub async fn standby(&self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        if is_root() {
+            run(Command::new("chown").arg("nobody").arg(directory.path()));
+        }
+        let mut standby = Self {
+            programs: self.programs.clone(),
+            directory,
+            port: free_port(),
+            child: None,
+        };
+        let copy = standby.programs.join("pg_basebackup");
+        let data = standby.data();
+        let mut command = standby.unprivileged(&copy);
+        command.args(["-h", "127.0.0.1", "-U", "teller", "-R", "-X", "stream"]);
+        command.args(["-c", "fast", "-p", &self.port.to_string(), "-D"]);
+        run(command.arg(data));
+        standby.restart().await;
+        standby
+    }
+
+    /// Waits until this standby has all that the primary has, and makes it a primary.
+    pub async fn promote(&self, primary: &Self) {
+        let at: String = primary.ask("SELECT pg_current_wal_lsn()::text").await;
+        let start = Instant::now();
+        let behind = format!("SELECT (pg_last_wal_replay_lsn() < '{at}')::text");
+        while self.ask(&behind).await == "true" {
+            assert!(start.elapsed() < READY_WITHIN, "the standby stays behind");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(self.ask("SELECT pg_promote()::text").await, "true");
+    }
+
+    /// Every transaction is read-only from now on, also of connections that are there; or writes are taken again.
+    pub async fn read_only(&self, is_read_only: bool) {
+        let mut connection = self.answers().await;
+        // The first would be refused once the second is in force.
+        let statements = [
+            "SET default_transaction_read_only = off",
+            match is_read_only {
+                true => "ALTER SYSTEM SET default_transaction_read_only = on",
+                false => "ALTER SYSTEM RESET default_transaction_read_only",
+            },
+            "SELECT pg_reload_conf()",
+        ];
+        for statement in statements {
+            sqlx::raw_sql(statement)
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        }
+    }
+
+    async fn ask(&self, query: &str) -> String {
+        let mut connection = self.answers().await;
+        let query = sqlx::AssertSqlSafe(query.to_owned());
+        sqlx::query_scalar(query)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL with another port: that of a switch before it.
+    pub fn url_at(&self, port: u16) -> String {
+        format!("postgres://teller@127.0.0.1:{port}/{DATABASE}")
+    }
+
     /// The fast shutdown: transactions under way are rolled back.
     pub fn stop(&mut self) {
         self.end("INT");
@@ -213,6 +287,7 @@ fn is_root() -> bool {
 pub struct Redis {
     port: u16,
     child: Option<Child>,
+    directory: tempfile::TempDir,
 }
 
 impl Redis {
@@ -220,6 +295,7 @@ impl Redis {
         let mut server = Self {
             port: free_port(),
             child: None,
+            directory: tempfile::tempdir().unwrap(),
         };
         server.restart().await;
         server
@@ -231,8 +307,16 @@ impl Redis {
 
     /// Starts an empty one on the same port.
     pub async fn restart(&mut self) {
+        self.directory = tempfile::tempdir().unwrap();
+        self.restart_as_saved().await;
+    }
+
+    /// Starts one on the same port, with what the last one has saved.
+    pub async fn restart_as_saved(&mut self) {
         let child = tied(Path::new("redis-server"))
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .arg("--dir")
+            .arg(self.directory.path())
             .args(["--save", "", "--appendonly", "no"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -247,6 +331,23 @@ impl Redis {
 
     pub fn flush(&self) {
         assert!(self.ask("FLUSHALL"));
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs a command that must succeed; answers what Redis says.
+    pub fn tell(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let told = Command::new("redis-cli")
+            .args(["-e", "-h", "127.0.0.1", "-p", &port])
+            .args(command)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.status.success(), "{command:?}: {text}");
+        text
     }
 
     fn ask(&self, command: &str) -> bool {
@@ -269,5 +370,44 @@ impl Drop for Redis {
         if self.child.is_some() {
             self.kill();
         }
+    }
+}
+
+/// A name that can lead to another server: connections are passed on to a port that a test may change. Those that are
+/// there stay where they are.
+pub struct Switch {
+    pub port: u16,
+    target: Arc<AtomicU16>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Switch {
+    pub async fn to(target: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = Arc::new(AtomicU16::new(target));
+        let current = Arc::clone(&target);
+        let task = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let port = current.load(Ordering::Relaxed);
+                tokio::spawn(async move {
+                    // A side that goes away ends the other.
+                    if let Ok(mut far) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+            }
+        });
+        Self { port, target, task }
+    }
+
+    pub fn turn_to(&self, target: u16) {
+        self.target.store(target, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
