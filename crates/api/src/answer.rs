@@ -225,9 +225,14 @@ impl SettleVerdict {
                 Reason::DuplicateSettlement,
                 "the payment is settled, and another request was told so",
             )),
+            Self::Pending { transaction: None } => Some((
+                Reason::SettlementPending,
+                "the outcome is not known yet, and no transaction to tell of; ask again with the identical request",
+            )),
             Self::Pending { .. } => Some((
                 Reason::SettlementPending,
-                "the outcome is not known yet; ask again with the identical request",
+                "the outcome is not known yet, and the transaction may still be replaced by one with another hash; \
+                 ask again with the identical request",
             )),
             Self::Failed { refusal, .. } => Some((refusal.reason, &refusal.detail)),
         }

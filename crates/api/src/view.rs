@@ -143,22 +143,6 @@ pub(crate) struct PageView {
     pub(crate) more: bool,
 }
 
-/// The newest attempt, or where it was settled or failed.
-pub(crate) fn transaction_of(state: &SettlementState) -> Option<B256> {
-    match state {
-        SettlementState::Assigned { transaction, .. }
-        | SettlementState::Preconfirmed { transaction, .. } => Some(*transaction),
-        SettlementState::Settled(_) | SettlementState::SettledExternally(_) => {
-            receipt_of(state).map(|receipt| receipt.transaction)
-        }
-        SettlementState::Failed { transaction, .. } => *transaction,
-        SettlementState::Accepted
-        | SettlementState::Unexplained { .. }
-        | SettlementState::Expired
-        | SettlementState::Withdrawn => None,
-    }
-}
-
 /// The receipt, if there is one; what charged nothing has none.
 pub(crate) fn receipt_of(state: &SettlementState) -> Option<&Receipt> {
     match state {
@@ -195,7 +179,9 @@ impl From<&Settlement> for SettlementView {
             nonce: payment.key.nonce.0.to_string(),
             valid_after: payment.validity.valid_after().to_string(),
             valid_before: payment.void_from().to_string(),
-            transaction: transaction_of(&settlement.state)
+            transaction: settlement
+                .state
+                .transaction()
                 .map(|hash| hash.to_string())
                 .unwrap_or_default(),
             receipt: receipt_of(&settlement.state).map(|receipt| ReceiptView {

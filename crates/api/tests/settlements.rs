@@ -92,6 +92,7 @@ async fn bench_as(config: ApiConfig, auth: Auth) -> Bench {
         },
         payments: vec![settlement.id],
         top_up: None,
+        after: None,
     };
     ledger.open_slot(fence, slot).await.unwrap();
     Bench {

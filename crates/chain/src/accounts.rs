@@ -120,9 +120,7 @@ impl Nodes {
     /// # Errors
     /// When no endpoint gave a usable answer.
     pub async fn given(&self, transaction: B256) -> Result<Option<(Address, Wei)>, NodeError> {
-        let found: Option<WireTransfer> = self
-            .read("eth_getTransactionByHash", (transaction,))
-            .await?;
+        let found: Option<WireTransfer> = self.transaction(transaction).await?;
         Ok(found.and_then(|found| Some((found.to?, Wei(found.value)))))
     }
 }

@@ -176,7 +176,7 @@ impl Endpoint {
                 let fresh = ClientBuilder::default()
                     .ws(connect.clone())
                     .await
-                    .map_err(from_transport)?;
+                    .map_err(|_| NodeError::Refused)?;
                 *slot = Some(fresh.clone());
                 Ok(fresh)
             }
@@ -195,8 +195,10 @@ impl Endpoint {
         if !error.blames_endpoint() {
             return self.succeeded();
         }
-        if let (Link::Ws { client, .. }, NodeError::Refused | NodeError::Timeout) =
-            (&self.link, error)
+        if let (
+            Link::Ws { client, .. },
+            NodeError::Refused | NodeError::Broken | NodeError::Timeout,
+        ) = (&self.link, error)
         {
             *client.lock().await = None;
         }

@@ -13,9 +13,12 @@ pub enum NodeError {
     /// No answer in time; whatever was asked may still happen.
     #[error("the node did not answer in time")]
     Timeout,
-    /// No connection, or it broke.
+    /// No connection: nothing was handed to the node.
     #[error("the node could not be reached")]
     Refused,
+    /// The connection broke before an answer; whatever was asked may still happen.
+    #[error("the connection to the node broke")]
+    Broken,
     /// The node answered with a JSON-RPC error.
     #[error("the node refused with {code}: {message}")]
     Rpc {
@@ -42,7 +45,11 @@ impl NodeError {
     /// Whether the same question may be answered later, or elsewhere.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Timeout | Self::Refused | Self::Http { .. } | Self::BadAnswer(_) => true,
+            Self::Timeout
+            | Self::Refused
+            | Self::Broken
+            | Self::Http { .. }
+            | Self::BadAnswer(_) => true,
             Self::Rpc { code, .. } => !matches!(code, -32602..=-32600),
             Self::NoEndpoint => false,
         }
@@ -51,7 +58,11 @@ impl NodeError {
     /// Whether the endpoint is at fault, as opposed to the question.
     pub(crate) fn blames_endpoint(&self) -> bool {
         match self {
-            Self::Timeout | Self::Refused | Self::Http { .. } | Self::BadAnswer(_) => true,
+            Self::Timeout
+            | Self::Refused
+            | Self::Broken
+            | Self::Http { .. }
+            | Self::BadAnswer(_) => true,
             // -32005 and -32097 are what providers say when a limit is exceeded.
             Self::Rpc { code, .. } => matches!(code, -32005 | -32097),
             Self::NoEndpoint => false,
@@ -78,17 +89,71 @@ impl NodeError {
         .any(|text| message.contains(text))
     }
 
+    /// Whether an answer was given, and it was a "no": what was asked is not under way. Without an answer nobody knows.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused | Self::NoEndpoint => true,
+            // A gateway whose node did not answer.
+            Self::Http { status } => !matches!(status, 502 | 504),
+            Self::Rpc { message, .. } => {
+                let message = message.to_ascii_lowercase();
+                !["timed out", "timeout", "deadline exceeded"]
+                    .iter()
+                    .any(|text| message.contains(text))
+            }
+            Self::Timeout | Self::Broken | Self::BadAnswer(_) => false,
+        }
+    }
+
+    /// What an error says of a transaction that was asked for: nodes have words for "not seen here" where others answer
+    /// `null`. `None` for an error that says nothing of it.
+    pub(crate) fn absence(&self) -> Option<Absence> {
+        let Self::Rpc { message, .. } = self else {
+            return None;
+        };
+        let message = message.to_ascii_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        if says(&["indexing"]) {
+            return Some(Absence::Unsearched);
+        }
+        let thing = says(&["transaction", "receipt", "tx"]);
+        let missing = says(&[
+            "not found",
+            "notfound",
+            "not exist",
+            "unknown transaction",
+            "unknown tx",
+            "not known",
+            "could not find",
+            "couldn't find",
+            "cannot find",
+            "no such",
+        ]);
+        let alone = message.trim_end_matches('.') == "not found";
+        ((thing && missing && !self.lacks_block()) || alone).then_some(Absence::NotFound)
+    }
+
     /// The word for metrics.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
             Self::Refused => "refused",
+            Self::Broken => "broken",
             Self::Rpc { .. } => "rpc",
             Self::Http { .. } => "http",
             Self::BadAnswer(_) => "bad_answer",
             Self::NoEndpoint => "no_endpoint",
         }
     }
+}
+
+/// That a node has not seen a transaction, as an error says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// It has looked.
+    NotFound,
+    /// Its index is being built: it has not seen the transaction so far, which is no evidence that there is none.
+    Unsearched,
 }
 
 /// What became of an `eth_call` that gave no result.
@@ -163,10 +228,10 @@ fn from_kind(kind: TransportErrorKind) -> NodeError {
         TransportErrorKind::Custom(error) | TransportErrorKind::NonRetryable(error) => {
             match error.downcast::<NodeError>() {
                 Ok(error) => *error,
-                Err(_) => NodeError::Refused,
+                Err(_) => NodeError::Broken,
             }
         }
-        _ => NodeError::Refused,
+        _ => NodeError::Broken,
     }
 }
 
@@ -183,6 +248,66 @@ mod tests {
         let clean = sanitise(&text);
         assert!(clean.starts_with("cannot reach (url) now"), "{clean}");
         assert!(clean.chars().count() <= MESSAGE_LENGTH);
+    }
+
+    #[test]
+    fn the_words_of_nodes_for_what_they_have_not_seen_are_known() {
+        let rpc = |code, message: &str| NodeError::Rpc {
+            code,
+            message: message.to_owned(),
+        };
+        let unsearched = rpc(-32000, "transaction indexing is in progress");
+        assert_eq!(unsearched.absence(), Some(Absence::Unsearched));
+        for words in [
+            "transaction not found",
+            "Transaction receipt not found",
+            "unknown transaction",
+            "could not find transaction",
+            "not found",
+            "tx not exist",
+        ] {
+            assert_eq!(
+                rpc(-32000, words).absence(),
+                Some(Absence::NotFound),
+                "{words}"
+            );
+        }
+        for words in [
+            "header not found",
+            "the method does not exist",
+            "rate limit",
+            "method not found",
+        ] {
+            assert_eq!(rpc(-32601, words).absence(), None, "{words}");
+        }
+        assert_eq!(NodeError::Timeout.absence(), None);
+    }
+
+    #[test]
+    fn only_an_answer_is_a_refusal() {
+        for refusal in [
+            NodeError::Refused,
+            NodeError::Http { status: 429 },
+            NodeError::Http { status: 503 },
+            NodeError::Rpc {
+                code: -32005,
+                message: "limit exceeded".to_owned(),
+            },
+        ] {
+            assert!(refusal.is_refusal(), "{refusal}");
+        }
+        for silence in [
+            NodeError::Timeout,
+            NodeError::Broken,
+            NodeError::Http { status: 504 },
+            NodeError::BadAnswer("not JSON"),
+            NodeError::Rpc {
+                code: -32002,
+                message: "request timed out".to_owned(),
+            },
+        ] {
+            assert!(!silence.is_refusal(), "{silence}");
+        }
     }
 
     #[test]

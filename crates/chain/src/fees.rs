@@ -68,6 +68,19 @@ impl FeePolicy {
         })
     }
 
+    /// The `maxFeePerGas` of an attempt that was replaced so many times, while the base fee asks for no more than that.
+    pub fn replaced(&self, max_fee_per_gas: u128, times: usize) -> u128 {
+        let mut fee = max_fee_per_gas;
+        for _ in 0..times {
+            let raised = raise(fee);
+            if self.max_fee_ceiling.is_some_and(|ceiling| raised > ceiling) {
+                break;
+            }
+            fee = raised;
+        }
+        fee
+    }
+
     /// Whether even the base fee alone is above the operator's ceiling: nothing new is worth signing until it falls.
     pub fn exceeds_ceiling(&self, base_fee: u128) -> bool {
         self.max_fee_ceiling
@@ -91,6 +104,20 @@ mod tests {
         let fees = FeePolicy::default().initial(5_000_000, 1_000_000);
         assert_eq!(fees.max_fee_per_gas, 21_000_000);
         assert_eq!(fees.max_priority_fee_per_gas, 1_000_000);
+    }
+
+    #[test]
+    fn what_replacements_come_to_is_known_before() {
+        let mut policy = FeePolicy::default();
+        let mut fees = policy.initial(5_000_000, 1_000_000);
+        assert_eq!(policy.replaced(fees.max_fee_per_gas, 0), 21_000_000);
+        let foreseen = policy.replaced(fees.max_fee_per_gas, 3);
+        for _ in 0..3 {
+            fees = policy.replacement(fees, 5_000_000, 1_000_000).unwrap();
+        }
+        assert_eq!(foreseen, fees.max_fee_per_gas);
+        policy.max_fee_ceiling = Some(24_000_000);
+        assert_eq!(policy.replaced(21_000_000, 3), 23_625_000);
     }
 
     #[test]

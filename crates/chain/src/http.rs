@@ -53,10 +53,12 @@ impl HttpTransport {
 
 /// The error's own text holds the URL and is dropped here.
 fn broken(error: reqwest::Error) -> TransportError {
-    TransportErrorKind::custom(if error.is_timeout() {
+    TransportErrorKind::custom(if error.is_connect() {
+        NodeError::Refused
+    } else if error.is_timeout() {
         NodeError::Timeout
     } else {
-        NodeError::Refused
+        NodeError::Broken
     })
 }
 

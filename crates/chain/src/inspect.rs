@@ -444,7 +444,9 @@ fn blames_items(error: &CallError) -> bool {
             NodeError::Rpc { .. } => !error.lacks_block(),
             NodeError::Http { status } => *status == 413,
             NodeError::BadAnswer(_) => true,
-            NodeError::Timeout | NodeError::Refused | NodeError::NoEndpoint => false,
+            NodeError::Timeout | NodeError::Refused | NodeError::Broken | NodeError::NoEndpoint => {
+                false
+            }
         },
     }
 }

@@ -34,7 +34,7 @@ pub use lens::{
     Simulation, Target,
 };
 pub use nodes::{NodeConfig, Nodes};
-pub use send::SendOutcome;
+pub use send::{SendOutcome, Sending};
 pub use sightings::{BlockCheck, Sighting};
 pub use signer::{LocalSigner, SignerError};
 pub use wire::{Block, Log, TxReceipt};

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use teller_domain::{AccountNonce, ChainId, Wei};
 
 use crate::endpoint::Endpoint;
+use crate::error::Absence;
+use crate::sightings::{RECEIPT, TRANSACTION, seen};
 use crate::wire::{Quantity, WireBlock, WireCall, WireLog, WireReceipt};
 use crate::{Block, CallError, Log, NodeError, TxReceipt};
 
@@ -197,10 +199,13 @@ impl Nodes {
 
     /// The receipts of these transactions, in one batch and in their order; `None` for what is not mined.
     pub async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<TxReceipt>>, NodeError> {
-        let params: Vec<_> = hashes.iter().map(|hash| (*hash,)).collect();
-        let receipts: Vec<Option<WireReceipt>> = self
-            .read_batch("eth_getTransactionReceipt", &params)
-            .await?;
+        let receipts = self
+            .failover(|endpoint| async move {
+                let seen = seen::<WireReceipt>(&endpoint, RECEIPT, hashes).await?;
+                seen.certain()
+            })
+            .await
+            .map_err(not_a_call)?;
         Ok(receipts
             .into_iter()
             .map(|receipt| receipt.map(TxReceipt::from))
@@ -212,10 +217,16 @@ impl Nodes {
         &self,
         transaction: B256,
     ) -> Result<Option<(Option<Address>, Bytes)>, NodeError> {
-        let found: Option<WireCall> = self
-            .read("eth_getTransactionByHash", (transaction,))
-            .await?;
+        let found: Option<WireCall> = self.transaction(transaction).await?;
         Ok(found.map(|call| (call.to, call.input)))
+    }
+
+    /// A transaction, if an endpoint has it. Some have an error for what they do not have.
+    pub(crate) async fn transaction<R: RpcRecv>(&self, hash: B256) -> Result<Option<R>, NodeError> {
+        match self.read(TRANSACTION, (hash,)).await {
+            Err(error) if error.absence() == Some(Absence::NotFound) => Ok(None),
+            answer => answer,
+        }
     }
 
     /// Whether any endpoint knows these transactions, mined or waiting. A "no" takes the word of two endpoints where
@@ -224,20 +235,22 @@ impl Nodes {
     /// # Errors
     /// When something is unknown to those that answered and too few did.
     pub async fn transactions_known(&self, hashes: &[B256]) -> Result<Vec<bool>, NodeError> {
-        let params: Vec<_> = hashes.iter().map(|hash| (*hash,)).collect();
-        let answers = join_all(self.0.endpoints.iter().map(|endpoint| {
-            endpoint.batch::<_, Option<serde::de::IgnoredAny>>("eth_getTransactionByHash", &params)
-        }))
-        .await;
+        let asked = self.0.endpoints.iter();
+        let asked =
+            asked.map(|endpoint| seen::<serde::de::IgnoredAny>(endpoint, TRANSACTION, hashes));
+        let answers = join_all(asked).await;
         let mut known = vec![false; hashes.len()];
         let mut witnesses = 0;
         let mut failure = NodeError::NoEndpoint;
         for answer in answers {
             match answer {
-                Ok(found) => {
-                    witnesses += 1;
-                    for (known, found) in known.iter_mut().zip(found) {
+                Ok(seen) => {
+                    for (known, found) in known.iter_mut().zip(&seen.each) {
                         *known |= found.is_some();
+                    }
+                    match seen.certain() {
+                        Ok(_) => witnesses += 1,
+                        Err(error) => failure = not_a_call(error),
                     }
                 }
                 Err(CallError::Node(error)) => failure = error,

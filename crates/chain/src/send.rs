@@ -60,13 +60,44 @@ impl SendOutcome {
     }
 }
 
+/// What became of bytes that were sent, and whether any node may have them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sending {
+    /// What those that were asked said, as far as it goes.
+    pub outcome: SendOutcome,
+    /// One of them took the bytes, or was given them and did not answer. Otherwise none was reached, or all refused.
+    pub handed_over: bool,
+}
+
+impl Sending {
+    fn answered(outcome: SendOutcome) -> Self {
+        Self {
+            handed_over: outcome.is_taken(),
+            outcome,
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            outcome: self.outcome.or(other.outcome),
+            handed_over: self.handed_over || other.handed_over,
+        }
+    }
+}
+
 impl Nodes {
+    /// What [`Self::send_noting`] says of the outcome.
+    pub async fn send(&self, raw: &Bytes) -> SendOutcome {
+        self.send_noting(raw).await.outcome
+    }
+
     /// Sends signed bytes to the first healthy endpoint, and after 150 ms or a refusal the identical bytes to a second
     /// one if there is one. Any acceptance wins.
-    pub async fn send(&self, raw: &Bytes) -> SendOutcome {
+    pub async fn send_noting(&self, raw: &Bytes) -> Sending {
         let mut order = self.in_order().into_iter();
         let Some(first) = order.next() else {
-            return SendOutcome::Unknown(NodeError::NoEndpoint.to_string());
+            let none = NodeError::NoEndpoint.to_string();
+            return Sending::answered(SendOutcome::Unknown(none));
         };
         let Some(second) = order.next() else {
             return send_to(first, raw.clone()).await;
@@ -74,26 +105,26 @@ impl Nodes {
         let mut first = Box::pin(send_to(first, raw.clone()));
         let early = timeout(SECOND_AFTER, &mut first).await.ok();
         match early {
-            Some(outcome) if outcome.is_taken() => outcome,
-            Some(outcome) => outcome.or(send_to(second, raw.clone()).await),
+            Some(sending) if sending.outcome.is_taken() => sending,
+            Some(sending) => sending.or(send_to(second, raw.clone()).await),
             None => {
                 let mut second = Box::pin(send_to(second, raw.clone()));
-                let (outcome, first_is_open) = tokio::select! {
-                    outcome = &mut first => (outcome, false),
-                    outcome = &mut second => (outcome, true),
+                let (sending, first_is_open) = tokio::select! {
+                    sending = &mut first => (sending, false),
+                    sending = &mut second => (sending, true),
                 };
-                if outcome.is_taken() {
-                    return outcome;
+                if sending.outcome.is_taken() {
+                    return sending;
                 }
                 let other = if first_is_open { first } else { second };
-                outcome.or(other.await)
+                sending.or(other.await)
             }
         }
     }
 }
 
 /// A task of its own, so that whoever stops waiting for the outcome does not tear a half-written request.
-async fn send_to(endpoint: Arc<Endpoint>, raw: Bytes) -> SendOutcome {
+async fn send_to(endpoint: Arc<Endpoint>, raw: Bytes) -> Sending {
     let index = endpoint.index;
     let task = tokio::spawn(async move {
         endpoint
@@ -101,10 +132,24 @@ async fn send_to(endpoint: Arc<Endpoint>, raw: Bytes) -> SendOutcome {
             .await
     });
     match task.await {
-        Ok(Ok(_)) => SendOutcome::Accepted,
-        Ok(Err(CallError::Node(NodeError::Rpc { message, .. }))) => classify(&message),
-        Ok(Err(error)) => SendOutcome::Unknown(format!("endpoint {index}: {error}")),
-        Err(_) => SendOutcome::Unknown(format!("endpoint {index}: the task ended")),
+        Ok(Ok(_)) => Sending::answered(SendOutcome::Accepted),
+        Ok(Err(CallError::Node(error))) => {
+            let outcome = match &error {
+                NodeError::Rpc { message, .. } => classify(message),
+                other => SendOutcome::Unknown(format!("endpoint {index}: {other}")),
+            };
+            Sending {
+                handed_over: outcome.is_taken() || !error.is_refusal(),
+                outcome,
+            }
+        }
+        Ok(Err(error @ CallError::Reverted(_))) => {
+            Sending::answered(SendOutcome::Unknown(format!("endpoint {index}: {error}")))
+        }
+        Err(_) => Sending {
+            outcome: SendOutcome::Unknown(format!("endpoint {index}: the task ended")),
+            handed_over: true,
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use alloy_json_rpc::RpcRecv;
 use alloy_primitives::{Address, B256, U64};
 use futures::future::join_all;
 use serde::de::IgnoredAny;
@@ -10,6 +11,7 @@ use teller_domain::{AccountNonce, BlockRef};
 use tokio::time::timeout;
 
 use crate::endpoint::Endpoint;
+use crate::error::Absence;
 use crate::nodes::not_a_call;
 use crate::wire::{Quantity, WireBlock, WireReceipt};
 use crate::{Block, CallError, NodeError, Nodes, TxReceipt};
@@ -25,6 +27,10 @@ pub struct Sighting {
     pub receipts: Vec<TxReceipt>,
     /// Whether it knows any of the transactions, mined or waiting.
     pub known: bool,
+    /// Whether it has looked everywhere: one whose index of transactions is being built does not know what it has.
+    pub searched: bool,
+    /// The account's nonce at an older block that was named, if it could be told.
+    pub nonce_then: Option<AccountNonce>,
 }
 
 /// Which of some blocks are canonical. Those that could not be told of are in neither list.
@@ -37,10 +43,17 @@ pub struct BlockCheck {
 }
 
 impl Nodes {
-    /// Asks every endpoint, all at once and each within the time limit of one call. Those that fail are left out.
-    pub async fn sightings(&self, account: Address, hashes: &[B256]) -> Vec<Sighting> {
+    /// Asks every endpoint, all at once and each within the time limit of one call. Those that fail are left out. `then`
+    /// is an older block at which the nonce is wanted as well.
+    pub async fn sightings(
+        &self,
+        account: Address,
+        hashes: &[B256],
+        then: Option<BlockRef>,
+    ) -> Vec<Sighting> {
         let asked = self.all().iter().map(|endpoint| async move {
-            let sighting = timeout(endpoint.deadline, sighting(endpoint, account, hashes)).await;
+            let asked = sighting(endpoint, account, hashes, then);
+            let sighting = timeout(endpoint.deadline, asked).await;
             match sighting {
                 Ok(Ok(sighting)) => Some(sighting),
                 Ok(Err(error)) => {
@@ -134,8 +147,8 @@ impl Nodes {
     pub async fn flashblock_receipts(&self, hashes: &[B256]) -> Result<Vec<TxReceipt>, NodeError> {
         let mut failure = None;
         for endpoint in self.flashblocks() {
-            match receipts_of(&endpoint, hashes).await {
-                Ok(receipts) => return Ok(receipts),
+            match seen::<WireReceipt>(&endpoint, RECEIPT, hashes).await {
+                Ok(receipts) => return Ok(receipts.mined()),
                 Err(error) => failure = Some(not_a_call(error)),
             }
         }
@@ -148,47 +161,133 @@ async fn sighting(
     endpoint: &Arc<Endpoint>,
     account: Address,
     hashes: &[B256],
+    then: Option<BlockRef>,
 ) -> Result<Sighting, CallError> {
     let head: Option<WireBlock> = endpoint
         .call("eth_getBlockByNumber", ("latest", false))
         .await?;
     let head = head.ok_or(NodeError::BadAnswer("no latest block"))?;
     let sealed = Block::from(head).reference();
-    let Quantity(nonce): Quantity<U64> = endpoint
-        .call(
-            "eth_getTransactionCount",
-            (account, U64::from(sealed.number)),
-        )
-        .await?;
-    let receipts = receipts_of(endpoint, hashes).await?;
-    let known = !receipts.is_empty() || knows_any(endpoint, hashes).await?;
+    let sealed_nonce = nonce_at(endpoint, account, sealed.number).await?;
+    let receipts = seen::<WireReceipt>(endpoint, RECEIPT, hashes).await?;
+    let mut searched = receipts.unsearched.is_none();
+    let receipts = receipts.mined();
+    let mut known = !receipts.is_empty();
+    if !known {
+        let found = seen::<IgnoredAny>(endpoint, TRANSACTION, hashes).await?;
+        known = found.each.iter().any(Option::is_some);
+        searched &= found.unsearched.is_none();
+    }
+    let nonce_then = match then {
+        Some(block) => nonce_of(endpoint, account, block).await.ok(),
+        None => None,
+    };
     Ok(Sighting {
         sealed,
-        sealed_nonce: AccountNonce(nonce.to()),
+        sealed_nonce,
         receipts,
         known,
+        searched,
+        nonce_then,
     })
 }
 
-async fn receipts_of(
+async fn nonce_at(
     endpoint: &Arc<Endpoint>,
-    hashes: &[B256],
-) -> Result<Vec<TxReceipt>, CallError> {
-    let params: Vec<_> = hashes.iter().map(|hash| (*hash,)).collect();
-    let receipts: Vec<Option<WireReceipt>> =
-        endpoint.batch("eth_getTransactionReceipt", &params).await?;
-    Ok(receipts
-        .into_iter()
-        .flatten()
-        .map(TxReceipt::from)
-        .collect())
+    account: Address,
+    height: u64,
+) -> Result<AccountNonce, CallError> {
+    let Quantity(nonce): Quantity<U64> = endpoint
+        .call("eth_getTransactionCount", (account, U64::from(height)))
+        .await?;
+    Ok(AccountNonce(nonce.to()))
 }
 
-async fn knows_any(endpoint: &Arc<Endpoint>, hashes: &[B256]) -> Result<bool, CallError> {
+/// The hash behind the read: what the endpoint took for that height before is what it still takes for it.
+async fn nonce_of(
+    endpoint: &Arc<Endpoint>,
+    account: Address,
+    block: BlockRef,
+) -> Result<AccountNonce, CallError> {
+    let nonce = nonce_at(endpoint, account, block.number).await?;
+    match endpoint.hash_at(block.number).await? == Some(block.hash) {
+        true => Ok(nonce),
+        false => Err(NodeError::BadAnswer("the endpoint has another block there").into()),
+    }
+}
+
+pub(crate) const RECEIPT: &str = "eth_getTransactionReceipt";
+pub(crate) const TRANSACTION: &str = "eth_getTransactionByHash";
+
+/// What an endpoint has of some transactions, in their order.
+pub(crate) struct Seen<T> {
+    pub(crate) each: Vec<Option<T>>,
+    /// Why `None` is no evidence, if it is none.
+    unsearched: Option<NodeError>,
+}
+
+impl<T> Seen<T> {
+    /// The same as evidence.
+    ///
+    /// # Errors
+    /// When something was not seen by an endpoint that has not looked everywhere.
+    pub(crate) fn certain(self) -> Result<Vec<Option<T>>, CallError> {
+        match self.unsearched {
+            Some(error) => Err(error.into()),
+            None => Ok(self.each),
+        }
+    }
+}
+
+impl Seen<WireReceipt> {
+    fn mined(self) -> Vec<TxReceipt> {
+        self.each
+            .into_iter()
+            .flatten()
+            .map(TxReceipt::from)
+            .collect()
+    }
+}
+
+/// Asks in one batch; each by itself if the endpoint has an error for what it has not seen.
+pub(crate) async fn seen<T: RpcRecv>(
+    endpoint: &Arc<Endpoint>,
+    method: &'static str,
+    hashes: &[B256],
+) -> Result<Seen<T>, CallError> {
     let params: Vec<_> = hashes.iter().map(|hash| (*hash,)).collect();
-    let found: Vec<Option<IgnoredAny>> =
-        endpoint.batch("eth_getTransactionByHash", &params).await?;
-    Ok(found.iter().any(Option::is_some))
+    match endpoint.batch(method, &params).await {
+        Err(CallError::Node(error)) if error.absence().is_some() => {}
+        answer => {
+            return answer.map(|each| Seen {
+                each,
+                unsearched: None,
+            });
+        }
+    }
+    let calls = params
+        .into_iter()
+        .map(|params| endpoint.call::<_, Option<T>>(method, params));
+    let mut seen = Seen {
+        each: Vec::with_capacity(hashes.len()),
+        unsearched: None,
+    };
+    for answer in join_all(calls).await {
+        let found = match answer {
+            Ok(found) => found,
+            Err(CallError::Node(error)) => match error.absence() {
+                Some(Absence::NotFound) => None,
+                Some(Absence::Unsearched) => {
+                    seen.unsearched = Some(error);
+                    None
+                }
+                None => return Err(error.into()),
+            },
+            Err(error) => return Err(error),
+        };
+        seen.each.push(found);
+    }
+    Ok(seen)
 }
 
 /// The hashes at these heights; `None` above the endpoint's head.

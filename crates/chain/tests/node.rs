@@ -269,7 +269,7 @@ async fn every_endpoint_says_for_itself_what_it_sees_of_a_slot() {
     let hashes = [B256::random(), noop.hash];
 
     alone.send(&noop.raw).await;
-    let waiting = three.sightings(signer.address(), &hashes).await;
+    let waiting = three.sightings(signer.address(), &hashes, None).await;
     let known: Vec<_> = waiting
         .iter()
         .map(|s| (s.known, s.receipts.len()))
@@ -279,7 +279,7 @@ async fn every_endpoint_says_for_itself_what_it_sees_of_a_slot() {
     assert_eq!(waiting[0].sealed_nonce, nonce);
 
     devnet.rpc("evm_mine", json!([])).await.unwrap();
-    let mined = three.sightings(signer.address(), &hashes).await;
+    let mined = three.sightings(signer.address(), &hashes, None).await;
     assert_eq!(mined[0].sealed_nonce, nonce.next());
     assert_eq!(mined[0].receipts[0].transaction, noop.hash);
     assert_eq!(mined[0].receipts[0].block, mined[0].sealed);

@@ -109,8 +109,9 @@ pub enum SettlementState {
     Assigned {
         /// The slot.
         slot: SlotId,
-        /// Hash of the newest attempt.
-        transaction: B256,
+        /// Hash of the newest attempt that carries it and was handed to an endpoint; none while there is no such attempt. A
+        /// further attempt has another hash.
+        transaction: Option<B256>,
     },
     /// In a slot, and seen to settle in a Flashblock that no sealed block has confirmed yet.
     Preconfirmed {
@@ -255,6 +256,18 @@ impl SettlementState {
             | Self::Failed { .. }
             | Self::Expired
             | Self::Withdrawn => None,
+        }
+    }
+
+    /// The hash to tell: of the transaction that may settle it, or that settled it or shows why it failed.
+    pub fn transaction(&self) -> Option<B256> {
+        match self {
+            Self::Settled(Receipt::NOTHING) => None,
+            Self::Settled(receipt) | Self::SettledExternally(receipt) => Some(receipt.transaction),
+            Self::Preconfirmed { transaction, .. } => Some(*transaction),
+            Self::Assigned { transaction, .. } | Self::Failed { transaction, .. } => *transaction,
+            // The transaction that carried an unexplained payment did not settle it.
+            Self::Accepted | Self::Unexplained { .. } | Self::Expired | Self::Withdrawn => None,
         }
     }
 

@@ -138,6 +138,8 @@ pub struct Slot {
     pub state: SlotState,
     /// When it was opened, by the database's clock.
     pub opened_at: UnixMillis,
+    /// The newest block that its opener knew: a nonce that had passed then was used before there was this slot.
+    pub after: Option<BlockRef>,
     /// Every attempt, oldest first; never empty.
     pub attempts: Vec<Attempt>,
     /// The payments that are assigned to it, in the order of the batch.

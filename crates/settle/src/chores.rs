@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::gauge;
-use teller_domain::{BlockRef, UnixMillis};
+use alloy_primitives::Address;
+use teller_chain::NodeError;
+use teller_domain::{BlockRef, UnixMillis, Wei};
 use teller_store::{Ledger, StoreResult, Wanted};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::core::{Event, Queued};
+use crate::core::{Event, Funds, Queued};
 use crate::engine::{Appetite, Intake, Shell, stopping};
 use crate::report;
 use crate::waiters::Waiters;
 
 /// How often tips and balances are read.
 const MONEY_PERIOD: Duration = Duration::from_secs(10);
+/// What a payment takes of a batch's bytes, roughly: its call, its place in Multicall3's and what is attributed to it.
+const BYTES_A_PAYMENT: usize = 512;
 /// How often the `safe` and `finalized` heads are read.
 const LEVELS_PERIOD: Duration = Duration::from_secs(3);
 /// How often the ledger is asked what was spent today.
@@ -153,25 +156,63 @@ impl Shell {
 
     /// Reads what gas costs and what the signers have left.
     pub(crate) async fn watch_money(self: Arc<Self>) {
-        let network = self.chain().to_string();
         loop {
             if let Ok(tip) = self.parts.nodes.tip().await {
                 self.tell(Event::Tip(tip)).await;
             }
-            for (index, signer) in self.parts.signers.iter().enumerate() {
-                if let Ok(balance) = self.parts.nodes.balance(signer.address()).await {
-                    let labels = [
-                        ("network", network.clone()),
-                        ("signer_index", index.to_string()),
-                    ];
-                    gauge!("teller_signer_balance_wei", &labels).set(f64::from(balance.0));
-                }
+            let data_fee = self.data_fee().await;
+            for signer in &self.parts.signers {
+                self.tell_funds(signer.address(), data_fee).await;
             }
             tokio::select! {
                 () = stopping(self.stopped.clone()) => return,
                 () = sleep(MONEY_PERIOD) => {}
             }
         }
+    }
+
+    /// The newest block, whether it is followed yet or not.
+    async fn newest(&self) -> Result<BlockRef, NodeError> {
+        match self.parts.heads.latest() {
+            Some(head) => Ok(head.block.reference()),
+            None => Ok(self.parts.nodes.head().await?.reference()),
+        }
+    }
+
+    /// The most that a full batch pays for its data beside its gas, as far as that can be said.
+    pub(crate) async fn data_fee(&self) -> Wei {
+        let limits = &self.parts.core.limits;
+        let bytes = limits.max_items.saturating_mul(BYTES_A_PAYMENT);
+        let bound = async {
+            let newest = self.newest().await?;
+            self.parts.nodes.data_fee_bound(bytes, newest).await
+        };
+        bound.await.unwrap_or_else(|error| {
+            tracing::debug!(network = %self.chain(), %error, "what data costs could not be read");
+            Wei::ZERO
+        })
+    }
+
+    /// Reads what a signer has and how many of its transactions are mined. One that cannot be read is read again later.
+    pub(crate) async fn tell_funds(&self, signer: Address, data_fee: Wei) {
+        let read = async {
+            let newest = self.newest().await?;
+            self.parts.nodes.account(signer, newest).await
+        };
+        let account = match read.await {
+            Ok(account) => account,
+            Err(error) => {
+                tracing::warn!(%signer, %error, "a signer's balance could not be read; it is read again");
+                return;
+            }
+        };
+        report::balance(self, signer, account.balance);
+        let funds = Funds {
+            nonce: account.nonce,
+            balance: account.balance,
+            data_fee,
+        };
+        self.tell(Event::FundsRead { signer, funds }).await;
     }
 }
 

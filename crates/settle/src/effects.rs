@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes};
-use teller_chain::{LocalSigner, SendOutcome, SignerError};
+use teller_chain::{LocalSigner, SendOutcome, Sending, SignerError};
 use teller_domain::{
     AccountNonce, Attempt, AuthorizationKey, BlockRef, Fees, FencedLane, LaneMode, Level,
     Resolution, SettlementId, SettlementState, SlotId,
@@ -54,12 +54,14 @@ impl Shell {
                 attempt,
                 payments,
                 top_up,
+                after,
             } => {
                 let slot = NewSlot {
                     id,
                     attempt,
                     payments,
                     top_up,
+                    after,
                 };
                 self.open_slot(fence, slot).await;
             }
@@ -68,12 +70,15 @@ impl Shell {
             Effect::AddAttempt { fence, id, attempt } => self.add_attempt(fence, id, attempt).await,
             Effect::Broadcast { id, attempt, again } => {
                 report::broadcast(self.chain(), &attempt, again);
-                let outcome = self.send(&attempt).await;
+                let (outcome, handed_over) = self.send(&attempt).await;
                 let hash = attempt.hash;
                 self.tell(Event::Sent { id, hash, outcome }).await;
+                if handed_over {
+                    self.note_handed_over(hash).await;
+                }
             }
             Effect::FindReceipts { lookups, place } => self.find_receipts(lookups, place).await,
-            Effect::LookUp { id, hashes } => self.look_up(id, hashes).await,
+            Effect::LookUp { id, hashes, then } => self.look_up(id, hashes, then).await,
             Effect::Investigate { fence, payments } => self.investigate(fence, payments).await,
             Effect::ResolveUnexplained { fence, resolutions } => {
                 self.resolve_unexplained(fence, resolutions).await;
@@ -185,11 +190,21 @@ impl Shell {
         self.tell(Event::LaneLost { fence }).await;
     }
 
-    async fn send(&self, attempt: &Attempt) -> Sent {
-        match Boundary::Send
-            .around(self.parts.nodes.send(&attempt.raw))
-            .await
-        {
+    /// From now on the hash may be told. What cannot be noted now is noted when the bytes are sent again.
+    async fn note_handed_over(&self, hash: B256) {
+        if let Err(error) = self.ledger.note_handed_over(hash).await {
+            tracing::warn!(transaction = %hash, %error, "it could not be noted that a transaction was sent; its hash is not told");
+        }
+    }
+
+    /// What became of the bytes, and whether a node may have them.
+    async fn send(&self, attempt: &Attempt) -> (Sent, bool) {
+        let sending = self.parts.nodes.send_noting(&attempt.raw);
+        let Sending {
+            outcome,
+            handed_over,
+        } = Boundary::Send.around(sending).await;
+        let sent = match outcome {
             SendOutcome::Accepted | SendOutcome::AlreadyKnown => Sent::Accepted,
             SendOutcome::NonceTooLow => Sent::NonceTooLow,
             SendOutcome::Underpriced => Sent::Underpriced,
@@ -202,7 +217,8 @@ impl Shell {
                 tracing::warn!(transaction = %attempt.hash, %said, "a broadcast had no certain end");
                 Sent::Unknown
             }
-        }
+        };
+        (sent, handed_over)
     }
 
     async fn preconfirm(

@@ -111,7 +111,7 @@ pub enum SettleAnswer {
     Pending {
         /// The settlement, if the ledger could be read.
         settlement: Option<Settlement>,
-        /// Hash of the newest attempt, if bytes were signed.
+        /// Hash of the newest attempt that was handed to an endpoint, if one was. It may change.
         transaction: Option<B256>,
     },
 }
@@ -435,7 +435,7 @@ impl Settler {
         match (noted, settlement.state.refusal()) {
             (Ok(true), Some(refusal)) => Ok(SettleAnswer::Failed {
                 refusal,
-                transaction: transaction_of(&settlement.state),
+                transaction: settlement.state.transaction(),
                 settlement,
             }),
             (Ok(_), _) => match self.read_again(id).await {
@@ -450,26 +450,9 @@ impl Settler {
     }
 }
 
-/// The newest attempt, or where it was settled or failed.
-fn transaction_of(state: &SettlementState) -> Option<B256> {
-    match state {
-        SettlementState::Assigned { transaction, .. }
-        | SettlementState::Preconfirmed { transaction, .. } => Some(*transaction),
-        SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
-            Some(receipt.transaction)
-        }
-        SettlementState::Failed { transaction, .. } => *transaction,
-        // The transaction that carried an unexplained payment did not settle it.
-        SettlementState::Unexplained { .. }
-        | SettlementState::Accepted
-        | SettlementState::Expired
-        | SettlementState::Withdrawn => None,
-    }
-}
-
 fn pending(settlement: Settlement) -> SettleAnswer {
     SettleAnswer::Pending {
-        transaction: transaction_of(&settlement.state),
+        transaction: settlement.state.transaction(),
         settlement: Some(settlement),
     }
 }

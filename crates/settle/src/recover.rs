@@ -14,10 +14,17 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::core::{Event, Queued, RecoveredLane, RecoveredSlot, Unexplained};
 use crate::effects::RETRY;
 use crate::engine::{EngineError, EngineStatus, Shell, stopping};
+use crate::report;
 use crate::share::Holding;
 
 /// Settlements read in one look-up.
 const READ_CHUNK: usize = 500;
+/// A nonce that is to be adopted is asked for so often: of the nodes behind a load balancer one may be behind.
+const NONCE_LOOKS: u32 = 2;
+/// And so often at most, where answers come from older blocks than the newest that is known.
+const MOST_NONCE_LOOKS: u32 = 5;
+/// Between two looks.
+const NONCE_PAUSE: Duration = Duration::from_millis(200);
 /// A lane is handed over at most this often.
 const SPREAD_PERIOD: Duration = Duration::from_secs(1);
 
@@ -187,8 +194,11 @@ impl Shell {
                     // reopens them; or it has taken a stranger's transaction behind which the lane had adopted its
                     // nonce, and the core fills the gap once something waits behind it.
                     Some(known) if known >= sealed => known,
-                    _ => {
+                    known => {
                         self.ledger.adopt_nonce(lane.fence, sealed).await?;
+                        if let Some(known) = known {
+                            report::used_by_others(self.chain(), signer, known, sealed);
+                        }
                         sealed
                     }
                 }
@@ -196,6 +206,8 @@ impl Shell {
         };
         let slots = self.recovered_slots(signer, open_slots).await?;
         let unexplained = self.recovered_unexplained(unexplained).await?;
+        // Known before the lane's first batch is formed, if it can be.
+        self.tell_funds(signer, self.data_fee().await).await;
         Ok(Some(RecoveredLane {
             fence: lane.fence,
             mode: lane.mode,
@@ -209,11 +221,28 @@ impl Shell {
     /// The highest nonce that any endpoint has in a sealed block: one that lags would have a used nonce adopted.
     async fn sealed_nonce(&self, signer: Address) -> Result<AccountNonce, Setback> {
         let nodes = &self.parts.nodes;
-        let seen = nodes.sightings(signer, &[]).await;
-        if seen.len() < nodes.endpoints() {
-            tracing::warn!(%signer, answered = seen.len(), endpoints = nodes.endpoints(), "a signer's nonce is read without all endpoints");
+        let mut highest = None;
+        let mut fresh = 0;
+        for look in 0..MOST_NONCE_LOOKS {
+            if look > 0 {
+                sleep(NONCE_PAUSE).await;
+            }
+            let seen = nodes.sightings(signer, &[], None).await;
+            if seen.len() < nodes.endpoints() {
+                tracing::warn!(%signer, answered = seen.len(), endpoints = nodes.endpoints(), "a signer's nonce is read without all endpoints");
+            }
+            let newest = self.parts.heads.latest();
+            let newest = newest.map_or(0, |head| head.block.number);
+            fresh += u32::from(seen.iter().any(|seen| seen.sealed.number >= newest));
+            highest = seen
+                .into_iter()
+                .map(|seen| seen.sealed_nonce)
+                .max()
+                .max(highest);
+            if highest.is_none() || fresh >= NONCE_LOOKS {
+                break;
+            }
         }
-        let highest = seen.into_iter().map(|seen| seen.sealed_nonce).max();
         highest.ok_or_else(|| Setback::Passing("no node tells the signer's nonce".to_owned()))
     }
 
@@ -271,6 +300,7 @@ impl Shell {
         };
         let recovered = open_slots.into_iter().map(|slot| RecoveredSlot {
             id: slot.id,
+            after: slot.after,
             payments: queued(&slot.payments),
             ended: queued(&slot.ended),
             preconfirmed: preconfirmed(&slot.payments),

@@ -7,7 +7,7 @@ use alloy_primitives::Address;
 use metrics::{counter, gauge, histogram};
 use teller_domain::{
     AccountNonce, Attempt, AttemptKind, ChainId, LaneMode, Level, Resolution, SettlementId,
-    SettlementState, SettlementStateKind, SlotEnd, SlotId,
+    SettlementState, SettlementStateKind, SlotEnd, SlotId, Wei,
 };
 use teller_store::{SlotClosure, Spending, TopUp};
 
@@ -45,6 +45,29 @@ pub(crate) fn core(shell: &Shell, core: &Core) {
     gauge!("teller_oldest_open_slot_age_seconds", "network" => network).set(age);
     counter!("teller_invariant_violations_total", "invariant" => "attempts")
         .absolute(core.unsound_attempts());
+}
+
+/// What a signer has.
+pub(crate) fn balance(shell: &Shell, signer: Address, balance: Wei) {
+    let mut signers = shell.parts.signers.iter();
+    let Some(index) = signers.position(|each| each.address() == signer) else {
+        return;
+    };
+    let network = shell.chain().to_string();
+    gauge!("teller_signer_balance_wei", "network" => network, "signer_index" => index.to_string())
+        .set(f64::from(balance.0));
+}
+
+/// A lane without open slots goes on behind nonces that others have used.
+pub(crate) fn used_by_others(
+    chain: ChainId,
+    signer: Address,
+    next: AccountNonce,
+    sealed: AccountNonce,
+) {
+    let nonces = sealed.0.saturating_sub(next.0);
+    counter!("teller_external_nonces_total", "network" => chain.to_string()).increment(nonces);
+    tracing::warn!(%signer, %next, %sealed, "a signer's key was used outside teller while nothing of its lane was open; the lane goes on with the chain's nonce");
 }
 
 /// Reorgs among what was seen.

@@ -169,14 +169,16 @@ impl Shell {
         }
     }
 
-    pub(crate) async fn look_up(&self, id: SlotId, hashes: Vec<B256>) {
+    pub(crate) async fn look_up(&self, id: SlotId, hashes: Vec<B256>, then: Option<BlockRef>) {
         let nodes = &self.parts.nodes;
-        let seen = nodes.sightings(id.signer, &hashes).await;
+        let seen = nodes.sightings(id.signer, &hashes, then).await;
         let sightings = seen.into_iter().map(|seen| Sighting {
             sealed: seen.sealed,
             sealed_nonce: seen.sealed_nonce,
             mined: self.likeliest(seen.receipts).map(mined),
             known: seen.known,
+            searched: seen.searched,
+            nonce_then: seen.nonce_then,
         });
         self.tell(Event::LookedUp {
             id,

@@ -155,13 +155,17 @@ pub trait Ledger: Catalogue {
     /// only for each payer and token.
     async fn open_slot(&self, fence: FencedLane, slot: NewSlot) -> StoreResult<OpenSlotOutcome>;
 
-    /// Adds a signed attempt to an open slot; the payments' newest transaction is its hash from now on (not for a no-op).
+    /// Adds a signed attempt to an open slot.
     async fn add_attempt(
         &self,
         fence: FencedLane,
         slot: SlotId,
         attempt: Attempt,
     ) -> StoreResult<()>;
+
+    /// Notes that an attempt was handed to an endpoint: from now on its hash may be told as its payments' transaction
+    /// ([`SettlementState::Assigned`]). That is a fact about bytes, whoever owns the lane. Once more changes nothing.
+    async fn note_handed_over(&self, attempt: B256) -> StoreResult<()>;
 
     /// Notes that an attempt of an open slot was seen in a Flashblock and which payments it settled there, with the
     /// indexes of their `Transfer` logs: assigned -> preconfirmed. Payments of the slot that are preconfirmed and not

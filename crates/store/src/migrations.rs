@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgPool, Row, SqlSafeStr, SqliteConnection};
 
 use crate::{StoreError, StoreResult};
 
-const SQLITE: [(i64, &str, &str); 8] = [
+const SQLITE: [(i64, &str, &str); 9] = [
     (
         1,
         "ledger",
@@ -49,9 +49,14 @@ const SQLITE: [(i64, &str, &str); 8] = [
         "approvals",
         include_str!("../../../migrations/sqlite/0008_approvals.sql"),
     ),
+    (
+        9,
+        "handed_over",
+        include_str!("../../../migrations/sqlite/0009_handed_over.sql"),
+    ),
 ];
 
-const POSTGRES: [(i64, &str, &str); 8] = [
+const POSTGRES: [(i64, &str, &str); 9] = [
     (
         1,
         "ledger",
@@ -91,6 +96,11 @@ const POSTGRES: [(i64, &str, &str); 8] = [
         8,
         "approvals",
         include_str!("../../../migrations/postgres/0008_approvals.sql"),
+    ),
+    (
+        9,
+        "handed_over",
+        include_str!("../../../migrations/postgres/0009_handed_over.sql"),
     ),
 ];
 

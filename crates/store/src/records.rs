@@ -218,6 +218,8 @@ pub struct NewSlot {
     pub payments: Vec<SettlementId>,
     /// What the attempt gives the payer of its one payment, instead of settling that.
     pub top_up: Option<TopUp>,
+    /// The newest block that its opener knew: a nonce that had passed then was used before there was this slot.
+    pub after: Option<BlockRef>,
 }
 
 /// What [`Ledger::open_slot`] did.

@@ -106,7 +106,7 @@ impl StateColumns {
             SettlementState::Assigned { slot, transaction } => Self {
                 slot_signer: Some(slot.signer.to_vec()),
                 slot_nonce: Some(signed(slot.nonce.0, "an account nonce")?),
-                transaction: Some(transaction.to_vec()),
+                transaction: transaction.map(|hash| hash.to_vec()),
                 ..named
             },
             SettlementState::Preconfirmed {
@@ -160,7 +160,7 @@ impl StateColumns {
             SettlementStateKind::Withdrawn => SettlementState::Withdrawn,
             SettlementStateKind::Assigned => SettlementState::Assigned {
                 slot: self.slot(chain)?,
-                transaction: word(&present(self.transaction, "transaction")?)?,
+                transaction: self.transaction.as_deref().map(word).transpose()?,
             },
             SettlementStateKind::Preconfirmed => SettlementState::Preconfirmed {
                 slot: self.slot(chain)?,
@@ -208,6 +208,18 @@ impl StateColumns {
     }
 }
 
+/// The transaction that may be told of a payment: while it is in a slot, the newest attempt that carries it and that an
+/// endpoint was handed.
+macro_rules! told_transaction {
+    () => {
+        "CASE WHEN s.state = 'assigned' THEN \
+         (SELECT a.hash FROM attempts AS a WHERE a.chain_id = s.chain_id AND a.signer = s.slot_signer \
+         AND a.nonce = s.slot_nonce AND a.kind = 'batch' AND a.handed_over_at IS NOT NULL \
+         ORDER BY a.position DESC LIMIT 1) ELSE s.transaction_hash END"
+    };
+}
+pub(crate) use told_transaction;
+
 /// The columns that [`settlement`] reads, in its order; `$amount` says how a decimal column becomes text.
 macro_rules! settlement_columns {
     ($text:literal) => {
@@ -216,7 +228,7 @@ macro_rules! settlement_columns {
             ", s.valid_after", $text, ", s.valid_before", $text,
             ", s.authorization_kind, s.signature_kind, s.signature, s.factory, s.factory_calldata, s.permitted", $text,
             ", s.facilitator, s.token_permit, s.token_approval, s.digest, s.tries, s.accepted_at, s.updated_at, s.state, ",
-            "s.slot_signer, s.slot_nonce, s.transaction_hash, s.reason, s.detail, s.block_number, s.block_hash, ",
+            "s.slot_signer, s.slot_nonce, ", $crate::rows::told_transaction!(), ", s.reason, s.detail, s.block_number, s.block_hash, ",
             "s.log_index, s.level, s.gas_used, s.cost", $text,
             ", s.told, s.told_transaction, s.told_level, s.told_reason, s.told_at, s.attribution"
         )
@@ -443,24 +455,33 @@ pub(crate) enum Part {
     Ended,
 }
 
+/// An open slot's own row.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) nonce: AccountNonce,
+    pub(crate) opened_at: UnixMillis,
+    pub(crate) after: Option<BlockRef>,
+}
+
 /// Open slots from their rows, all sorted by nonce.
 pub(crate) fn assemble(
     chain: ChainId,
     signer: Address,
-    opened: Vec<(AccountNonce, UnixMillis)>,
+    opened: Vec<Opened>,
     attempts: Vec<(AccountNonce, Attempt)>,
     payments: Vec<(AccountNonce, SettlementId, Part)>,
 ) -> Vec<Slot> {
     let mut slots: Vec<Slot> = opened
         .into_iter()
-        .map(|(nonce, opened_at)| Slot {
+        .map(|opened| Slot {
             id: SlotId {
                 chain,
                 signer,
-                nonce,
+                nonce: opened.nonce,
             },
             state: SlotState::Open,
-            opened_at,
+            opened_at: opened.opened_at,
+            after: opened.after,
             attempts: Vec::new(),
             payments: Vec::new(),
             ended: Vec::new(),

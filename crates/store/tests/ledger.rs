@@ -464,12 +464,11 @@ async fn closing_a_slot_resolves_and_requeues(store: TestLedger) {
     let slot = new_slot(5, &payments);
     store.ledger.open_slot(fence, slot.clone()).await.unwrap();
     for settlement in store.ledger.settlements(&payments).await.unwrap() {
-        let transaction = slot.attempt.hash;
         assert_eq!(
             settlement.state,
             SettlementState::Assigned {
                 slot: slot.id,
-                transaction
+                transaction: None
             }
         );
         assert_eq!(settlement.tries, 1);
@@ -603,22 +602,29 @@ async fn attempts_are_added_in_order_and_name_the_newest_hash(store: TestLedger)
         },
     );
     assert!(matches!(stolen.await, Err(StoreError::Conflict { .. })));
-    let found = store
-        .ledger
-        .settlement(settlement.id)
-        .await
-        .unwrap()
-        .unwrap();
-    let transaction = second.hash;
-    assert_eq!(
-        found.state,
-        SettlementState::Assigned {
-            slot: slot.id,
-            transaction
+    // A hash is told once its bytes were handed to an endpoint: the newest of those that carry the payment.
+    let told = || async {
+        let found = store.ledger.settlement(settlement.id).await;
+        match found.unwrap().unwrap().state {
+            SettlementState::Assigned { transaction, .. } => transaction,
+            other => panic!("{other:?}"),
         }
-    );
+    };
+    assert_eq!(told().await, None);
+    let third_is_a_no_op = third.hash;
+    for (handed_over, is_told) in [
+        (third_is_a_no_op, None),
+        (slot.attempt.hash, Some(slot.attempt.hash)),
+        (second.hash, Some(second.hash)),
+        (slot.attempt.hash, Some(second.hash)),
+        (hash(0xdead), Some(second.hash)),
+    ] {
+        store.ledger.note_handed_over(handed_over).await.unwrap();
+        assert_eq!(told().await, is_told);
+    }
     let open = store.ledger.open_slots(CHAIN, SIGNER).await.unwrap();
     assert_eq!(open[0].attempts, [slot.attempt, second, third]);
+    assert_eq!(open[0].after, slot.after);
     assert_eq!(open[0].state, SlotState::Open);
 }
 

@@ -66,8 +66,9 @@ async fn a_flashblock_is_noted_and_taken_back(store: TestLedger) {
     };
     let assigned = SettlementState::Assigned {
         slot: slot.id,
-        transaction: second.hash,
+        transaction: Some(second.hash),
     };
+    store.ledger.note_handed_over(second.hash).await.unwrap();
     let first = slot.attempt.hash;
     let preconfirm = |transaction, named: Vec<(SettlementId, u64)>| {
         let ledger = &store.ledger;
@@ -260,7 +261,7 @@ async fn a_reopened_slot_has_its_payments_back(store: TestLedger) {
             state(&store, *id).await,
             SettlementState::Assigned {
                 slot: slot.id,
-                transaction: slot.attempt.hash
+                transaction: None
             }
         );
     }

@@ -38,7 +38,7 @@ fn requeue(ids: &[SettlementId]) -> Vec<(SettlementId, Resolution)> {
 fn assigned(slot: &NewSlot) -> SettlementState {
     SettlementState::Assigned {
         slot: slot.id,
-        transaction: slot.attempt.hash,
+        transaction: None,
     }
 }
 

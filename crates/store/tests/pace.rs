@@ -79,6 +79,7 @@ async fn settles(store: &TestLedger, what: &str, count: usize, concurrency: usiz
                 attempt: first,
                 payments: batch.to_vec(),
                 top_up: None,
+                after: None,
             };
             store.ledger.open_slot(fence, slot).await.unwrap();
             let settled =

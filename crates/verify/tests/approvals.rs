@@ -292,6 +292,7 @@ impl World {
                 token: PLAIN_TOKEN,
                 value,
             }),
+            after: None,
         };
         let opened = self.ledger.open_slot(fence, slot.clone()).await.unwrap();
         assert_eq!(opened, OpenSlotOutcome::Opened);

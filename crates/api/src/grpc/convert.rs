@@ -7,7 +7,7 @@ use teller_domain::{
 
 use crate::answer::ApiError;
 use crate::proto;
-use crate::view::{receipt_of, transaction_of};
+use crate::view::receipt_of;
 
 pub(super) fn scheme(scheme: Scheme) -> proto::Scheme {
     match scheme {
@@ -102,7 +102,9 @@ pub(super) fn settlement(row: &Row) -> proto::Settlement {
         valid_before: payment.valid_before().0,
         valid_after_decimal: payment.validity.valid_after().to_string(),
         valid_before_decimal: payment.void_from().to_string(),
-        transaction: transaction_of(&row.state)
+        transaction: row
+            .state
+            .transaction()
             .map(|hash| hash.to_string())
             .unwrap_or_default(),
         receipt: receipt_of(&row.state).map(|receipt| proto::Receipt {

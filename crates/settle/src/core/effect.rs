@@ -63,6 +63,8 @@ pub enum Effect {
         payments: Vec<SettlementId>,
         /// What it gives the payer of its one payment, if it gives anything.
         top_up: Option<TopUp>,
+        /// The newest block.
+        after: Option<BlockRef>,
     },
     /// Look what became of the approvals that came with these payments. Answer: [`Event::ApprovalsSeen`].
     LookAtApprovals {
@@ -106,6 +108,8 @@ pub enum Effect {
         id: SlotId,
         /// The hashes of its attempts.
         hashes: Vec<B256>,
+        /// An older block at which the signer's nonce is wanted as well.
+        then: Option<BlockRef>,
     },
     /// Ask the chain what became of unexplained payments, each at no earlier block than the one that closed its slot.
     /// Answer: [`Event::Investigated`].

@@ -7,7 +7,7 @@ use teller_domain::{
 };
 use teller_store::{Spending, UnfinalSlot};
 
-use super::{Queued, Unexplained};
+use super::{Funds, Queued, Unexplained};
 
 /// A sealed block.
 #[derive(Debug, Clone)]
@@ -127,6 +127,10 @@ pub struct Sighting {
     pub mined: Option<Mined>,
     /// Whether it knows any of the hashes, mined or waiting.
     pub known: bool,
+    /// Whether it has looked everywhere: otherwise what it does not know is no evidence.
+    pub searched: bool,
+    /// The signer's nonce at the block that [`super::Effect::LookUp`] names, if it could tell.
+    pub nonce_then: Option<AccountNonce>,
 }
 
 /// An open slot as the ledger has it.
@@ -134,6 +138,8 @@ pub struct Sighting {
 pub struct RecoveredSlot {
     /// Its name.
     pub id: SlotId,
+    /// The newest block that its opener knew.
+    pub after: Option<BlockRef>,
     /// Every attempt, oldest first.
     pub attempts: Vec<Attempt>,
     /// Its payments.
@@ -364,6 +370,13 @@ pub enum Event {
     },
     /// What settling has cost today.
     Spent(Spending),
+    /// What a signer has, and how many of its transactions are mined.
+    FundsRead {
+        /// The signer.
+        signer: Address,
+        /// What was read.
+        funds: Funds,
+    },
     /// What the node thinks is a fair tip, wei for each unit of gas.
     Tip(u128),
     /// The process is about to end: sign nothing new.

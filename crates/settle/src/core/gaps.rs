@@ -7,7 +7,7 @@
 
 use teller_domain::{Attempt, FencedLane, LaneMode, SlotId};
 
-use super::lane::{Gap, OpenSlot, Phase, Schedule};
+use super::lane::{Gap, Lane, OpenSlot, Phase, Schedule};
 use super::rules::Rule;
 use super::slots::WITNESSES;
 use super::{Again, Core, Effect, Sighting, ToSign};
@@ -16,6 +16,23 @@ use super::{Again, Core, Effect, Sighting, ToSign};
 const NOOP_GAS: u64 = 21_000;
 
 impl Core {
+    /// A lane with nothing open whose next nonce the chain has passed reads its nonce again, and adopts what the chain has
+    /// reached: others have used the key meanwhile, or it was read from a node that was behind.
+    pub(super) fn catch_up(&mut self) {
+        if !self.rules.hold(Rule::AdoptIdle) {
+            return;
+        }
+        let stopped = |lane: &Lane| matches!(lane.mode, LaneMode::Frozen | LaneMode::Thawing);
+        let behind = self.lanes.values().filter(|lane| {
+            lane.is_behind() && lane.is_empty() && lane.leaving_since.is_none() && !stopped(lane)
+        });
+        for signer in behind.map(Lane::signer).collect::<Vec<_>>() {
+            tracing::warn!(%signer, "the chain has passed the lane's next nonce; it is read again");
+            self.drop_lane(signer);
+            self.emit(Effect::ReclaimLane { signer });
+        }
+    }
+
     /// Every endpoint that was asked about the lane's lowest open slot may show that the chain waits for a lower nonce.
     /// Nodes that are behind show that too, and so does a reorg that is still to be heard of: only what lasts is a gap, and
     /// only where no closed slot could be reopened.
@@ -92,6 +109,7 @@ impl Core {
             attempt: attempt.clone(),
             payments: Vec::new(),
             top_up: None,
+            after: None,
         });
         true
     }

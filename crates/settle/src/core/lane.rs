@@ -40,6 +40,8 @@ pub(super) struct Forming {
     pub(super) batch: u64,
     pub(super) payments: Vec<Queued>,
     pub(super) stage: Stage,
+    /// The newest block when its slot was given to the ledger.
+    pub(super) after: Option<BlockRef>,
 }
 
 /// How far a forming batch is.
@@ -56,7 +58,7 @@ pub(super) enum Stage {
 /// How far an open slot is.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Committed; a look-up must tell whether it was sent before.
+    /// Committed, perhaps sent: its bytes are to be sent again once its lane goes on and the chain's time is known.
     Recovered,
     /// On its way.
     Sent { acknowledged: bool },
@@ -131,6 +133,8 @@ pub(super) struct OpenSlot {
     pub(super) underpriced: bool,
     pub(super) foreign_uses: u32,
     pub(super) foreign_use_ms: u64,
+    /// The newest block before the slot was in the ledger: a nonce that had passed then was used before there was the slot.
+    pub(super) after: Option<BlockRef>,
     /// The Flashblock in which it was seen last, and the attempt.
     pub(super) preconfirmed: Option<(BlockRef, B256)>,
     pub(super) noting: Noting,
@@ -158,6 +162,7 @@ impl OpenSlot {
             underpriced: false,
             foreign_uses: 0,
             foreign_use_ms: now_ms,
+            after: None,
             preconfirmed: None,
             noting: Noting::No,
         }
@@ -221,8 +226,10 @@ pub struct Lane {
     pub(super) mode: LaneMode,
     /// A mode on its way into the ledger: what is read before it got there is old.
     pub(super) ordered: Option<Ordered>,
-    /// The signer has too little for gas; open slots are kept and sent again.
+    /// The signer has too little for any batch; open slots are kept and sent again.
     pub(super) out_of_funds: bool,
+    /// The highest nonce that the chain was seen to have reached.
+    pub(super) chain_nonce: AccountNonce,
     pub(super) slots: BTreeMap<AccountNonce, OpenSlot>,
     /// Closed slots that a reorg could still reopen.
     pub(super) unfinal: BTreeMap<AccountNonce, Unfinal>,
@@ -260,14 +267,22 @@ impl Lane {
         self.mode
     }
 
-    /// Whether the signer has too little for gas, as far as nodes said.
+    /// Whether the signer has too little for any batch, as far as nodes said.
     pub fn is_out_of_funds(&self) -> bool {
         self.out_of_funds
     }
 
     /// Whether it takes batches.
     pub fn is_usable(&self) -> bool {
-        takes_batches(self.mode) && !self.out_of_funds && self.leaving_since.is_none()
+        takes_batches(self.mode)
+            && !self.out_of_funds
+            && !self.is_behind()
+            && self.leaving_since.is_none()
+    }
+
+    /// Whether the chain has used nonces that no slot of the lane had.
+    pub fn is_behind(&self) -> bool {
+        self.chain_nonce > self.next_nonce
     }
 
     /// How many slots are open.
@@ -317,6 +332,7 @@ impl Lane {
             batch,
             payments,
             stage: Stage::Reading,
+            after: None,
         });
     }
 

@@ -265,10 +265,6 @@ impl Core {
         let Some(slot) = lane.slots.remove(&id.nonce) else {
             return;
         };
-        if lane.slots.is_empty() {
-            // Nothing is left whose sending could tell that there is money again: the next batch will.
-            lane.out_of_funds = false;
-        }
         for queued in &slot.payments {
             self.known.remove(&queued.id);
         }
@@ -286,6 +282,7 @@ impl Core {
                 }
             }
             budget::add(&mut self.spending, closed.cost, &closed.shares);
+            self.purses.spend(id, closed.cost);
             self.on_accepted(closed.requeue, now_ms);
         }
         self.thawed(id);

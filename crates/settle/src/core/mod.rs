@@ -12,6 +12,7 @@ mod chain;
 mod effect;
 mod ending;
 mod event;
+mod funds;
 mod gaps;
 mod hand_over;
 mod lane;
@@ -41,6 +42,7 @@ pub use event::{
     ApprovalStanding, BlockSummary, Event, Finding, Log, Mined, RecoveredLane, RecoveredSlot, Sent,
     Sighting,
 };
+pub use funds::Funds;
 pub use lane::{Lane, Schedule};
 pub use mined::Outcomes;
 pub use queue::Queue;
@@ -108,6 +110,7 @@ pub struct Core {
     ancestry: Ancestry,
     levels: unfinal::Heights,
     spending: teller_store::Spending,
+    purses: funds::Purses,
     tip: u128,
     draining: bool,
     unusable_since_ms: Option<u64>,
@@ -133,6 +136,7 @@ impl Core {
             ancestry: Ancestry::default(),
             levels: unfinal::Heights::default(),
             spending: teller_store::Spending::default(),
+            purses: funds::Purses::default(),
             tip: 0,
             draining: false,
             unusable_since_ms: None,
@@ -157,12 +161,15 @@ impl Core {
         }
         self.take_back_orphans();
         self.expire(now_ms);
+        self.judge_funds(now_ms);
+        self.catch_up();
         self.hand_over(now_ms);
         self.release_queue(now_ms);
         self.release_stranded(now_ms);
         self.look_at_approvals(now_ms);
         self.look_into_unexplained(now_ms);
         self.form_batches(now_ms);
+        self.resume_slots(now_ms);
         self.attend_slots(now_ms);
         std::mem::take(&mut self.effects)
     }
@@ -240,6 +247,7 @@ impl Core {
             Event::AcceptedResolved { ids } => self.forget(&ids),
             Event::Withdrawn(id) => self.on_withdrawn(id),
             Event::Spent(spending) => self.spending = spending,
+            Event::FundsRead { signer, funds } => self.on_funds_read(signer, funds),
             Event::Tip(tip) => self.tip = tip,
             Event::Drain => self.draining = true,
             Event::Tick => {}
@@ -400,7 +408,9 @@ impl Core {
         if self.draining || self.is_too_dear() {
             return;
         }
-        let (budgets, policy) = (&self.config.budgets, self.config.approvals);
+        let (budgets, gifts) = (&self.config.budgets, self.config.approvals);
+        let (policy, purses) = (self.config.fees, &self.purses);
+        let pays = self.rules.hold(Rule::FundsFirst);
         let within = self
             .config
             .limits
@@ -411,19 +421,26 @@ impl Core {
             let Some(room) = lane.room(self.config.depth, now_ms) else {
                 continue;
             };
+            // What this one cannot pay is for another.
+            let paid = match pays {
+                true => purses.within(limits, lane, fees, &policy),
+                false => Some(limits),
+            };
+            let Some(limits) = paid else { continue };
             // A top-up has a slot for itself: in a deep lane others do not wait behind a crowd of them.
             let others_wait = self.queue.iter().any(|queued| queued.top_up().is_none());
             let gives = lane.may_give(self.config.depth, others_wait);
             let spending = &self.spending;
-            let signer = lane.signer();
+            let (signer, paying) = (lane.signer(), &*lane);
             // Nobody but its facilitator can settle an `upto` payment.
             let allowed = |queued: &Queued| {
                 queued.payment.facilitator().is_none_or(|who| who == signer)
                     && budgets.allow(spending, &queued.tenant)
                     && queued.top_up().is_none_or(|top_up| {
                         gives
-                            && may_give(policy, spending, top_up.value)
+                            && may_give(gifts, spending, top_up.value)
                             && budgets.admit_top_up(&top_up, fees.max_fee_per_gas)
+                            && purses.admit_top_up(&top_up, paying, fees, &policy)
                     })
             };
             let Some(payments) = self.queue.take_batch(&limits, room, now_ms, allowed) else {

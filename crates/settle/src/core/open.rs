@@ -32,6 +32,7 @@ impl Core {
         let mut lookups = Vec::new();
         for RecoveredSlot {
             id,
+            after,
             attempts,
             payments,
             ended,
@@ -42,6 +43,7 @@ impl Core {
             self.queue.remove(&payments);
             let mut slot = OpenSlot::new(payments, attempts, Phase::Recovered, now_ms);
             slot.ended = ended;
+            slot.after = after;
             // Whichever block is sealed next confirms it or takes it back.
             let next = self.ancestry.newest().unwrap_or_default();
             slot.preconfirmed = preconfirmed.map(|transaction| (next, transaction));
@@ -55,6 +57,7 @@ impl Core {
             mode: recovered.mode,
             ordered: None,
             out_of_funds: false,
+            chain_nonce: recovered.next_nonce,
             slots,
             unfinal: unfinal.collect(),
             unexplained: Watched::default(),
@@ -75,6 +78,7 @@ impl Core {
         if recovered.mode == LaneMode::Thawing {
             self.begin_thaw(fence);
         } else {
+            // Their bytes go out again whatever is found: whether one is mined is known the sooner.
             lookups.into_iter().for_each(|id| self.look_up(id, now_ms));
         }
         self.end_rescue(fence);
@@ -219,11 +223,24 @@ impl Core {
         let budget = self.config.budgets.per_transaction;
         let limits = self.config.limits;
         let too_dear = self.is_too_dear();
+        let (policy, purses) = (self.config.fees, &self.purses);
+        let paying = self.lanes.get(&fence.signer);
+        let pays = self.rules.hold(Rule::FundsFirst);
         let affords = |fees: &Fees, payments: &[Queued]| {
             let within = limits.within(budget, fees.max_fee_per_gas);
+            let within = match paying {
+                Some(lane) if pays => {
+                    within.and_then(|within| purses.within(within, lane, *fees, &policy))
+                }
+                _ => within,
+            };
             !too_dear && within.is_some_and(|within| within.admit(payments.len(), gas_of(payments)))
         };
-        let fees = self.initial_fees();
+        let forming = paying.and_then(|lane| lane.forming.as_ref());
+        let affordable = forming.and_then(|forming| {
+            let fees = self.initial_fees()?;
+            affords(&fees, &forming.payments).then_some(fees)
+        });
         let (draining, max_gas) = (self.draining, limits.max_gas);
         let ticket = self.next_ticket();
         let Some(lane) = self.lane_mut(fence) else {
@@ -233,8 +250,7 @@ impl Core {
         let Some(forming) = lane.forming.as_mut() else {
             return;
         };
-        let fees = fees.filter(|fees| affords(fees, &forming.payments));
-        let (false, Some(fees), true) = (forming.payments.is_empty(), fees, usable) else {
+        let (false, Some(fees), true) = (forming.payments.is_empty(), affordable, usable) else {
             return self.dissolve(fence, now_ms);
         };
         forming.stage = Stage::Signing(ticket);
@@ -276,6 +292,7 @@ impl Core {
     ) {
         let early = !self.rules.hold(Rule::CommitBeforeSend);
         let draining = self.draining;
+        let after = self.ancestry.newest();
         let Some(lane) = self.lane_mut(fence).filter(|lane| lane.awaits(id)) else {
             return;
         };
@@ -290,6 +307,7 @@ impl Core {
             return;
         };
         forming.stage = Stage::Committing(attempt.clone());
+        forming.after = after;
         let payments = forming.payments.iter().map(|queued| queued.id).collect();
         let top_up = forming.payments.iter().find_map(Queued::top_up);
         if early {
@@ -305,6 +323,7 @@ impl Core {
             attempt,
             payments,
             top_up,
+            after,
         });
     }
 
@@ -320,6 +339,7 @@ impl Core {
         let Some(Forming {
             mut payments,
             stage: Stage::Committing(attempt),
+            after,
             ..
         }) = lane
             .forming
@@ -337,7 +357,8 @@ impl Core {
         let sent = Phase::Sent {
             acknowledged: false,
         };
-        let slot = OpenSlot::new(payments, vec![attempt.clone()], sent, now_ms);
+        let mut slot = OpenSlot::new(payments, vec![attempt.clone()], sent, now_ms);
+        slot.after = after;
         lane.slots.insert(id.nonce, slot);
         self.note_given(&given);
         self.judge_attempts(id);

@@ -49,12 +49,22 @@ pub enum Rule {
     UnexplainedLeaves,
     /// That nothing explains a used nonce is read at several blocks before it counts.
     SearchThoroughly,
+    /// A lane takes no batch that its signer may not be able to pay.
+    FundsFirst,
+    /// Committed bytes are sent again whatever nodes say of them.
+    SendUnasked,
+    /// That a node has not looked everywhere is no evidence that there is nothing.
+    SearchedOnly,
+    /// A nonce that was used before the ledger had a slot of it freezes nothing.
+    UsedBefore,
+    /// An idle lane adopts the nonce that the chain has reached.
+    AdoptIdle,
 }
 
 impl Rule {
     /// Every rule.
     #[cfg(test)]
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 28] = [
         Self::CommitBeforeSend,
         Self::AllHashes,
         Self::SealedBlocksOnly,
@@ -78,6 +88,11 @@ impl Rule {
         Self::ApprovalFirst,
         Self::UnexplainedLeaves,
         Self::SearchThoroughly,
+        Self::FundsFirst,
+        Self::SendUnasked,
+        Self::SearchedOnly,
+        Self::UsedBefore,
+        Self::AdoptIdle,
     ];
 }
 

@@ -14,6 +14,9 @@ use super::{Again, Core, Effect, Place, Sent, Sighting, ToSign};
 /// Looks, at least a block interval apart, that must agree before a lane is frozen.
 const FOREIGN_USE_LOOKS: u32 = 2;
 
+/// So many more where it cannot be told whether the nonce was used before its slot was opened.
+const UNSURE_LOOKS: u32 = 8;
+
 /// Endpoints that must agree on a foreign use, where so many are configured.
 pub(super) const WITNESSES: usize = 2;
 
@@ -102,12 +105,8 @@ impl Core {
         };
         // What is too much to give is not given: a lane does not stop for it, and its batches need less.
         let gives = slot.tops_up() && !slot.is_parked();
-        match outcome {
-            Sent::InsufficientFunds if gives => {}
-            Sent::InsufficientFunds => lane.out_of_funds = true,
-            Sent::Accepted => lane.out_of_funds = false,
-            _ => {}
-        }
+        // What nobody takes of a slot's first bytes is for another lane: a no-op costs less.
+        let gives_up = !slot.is_parked() && slot.attempts.len() == 1;
         let newest = slot
             .attempts
             .last()
@@ -129,8 +128,15 @@ impl Core {
                     transaction: None,
                 })
             }),
-            Sent::InsufficientFunds if gives => self.add_attempt(id, AttemptKind::NoOp),
-            Sent::InsufficientFunds | Sent::Unknown => {}
+            Sent::InsufficientFunds => {
+                if !gives {
+                    self.purses.refuse(id, now_ms);
+                }
+                if gives || gives_up {
+                    self.add_attempt(id, AttemptKind::NoOp);
+                }
+            }
+            Sent::Unknown => {}
         }
     }
 
@@ -244,7 +250,8 @@ impl Core {
         if !all {
             hashes = hashes.pop().into_iter().collect();
         }
-        self.emit(Effect::LookUp { id, hashes });
+        let then = slot.after.filter(|_| slot.foreign_uses > 0);
+        self.emit(Effect::LookUp { id, hashes, then });
     }
 
     pub(super) fn on_looked_up(
@@ -280,13 +287,20 @@ impl Core {
             .iter()
             .filter(|sighting| sighting.sealed_nonce > id.nonce)
             .peekable();
+        let searched_only = self.rules.hold(Rule::SearchedOnly);
+        let searched = |sighting: &Sighting| sighting.searched || !searched_only;
         if passed.peek().is_none() {
             if !sightings.is_empty() {
-                self.on_still_open(id, now_ms);
+                self.on_still_open(id);
+            }
+            if !self.rules.hold(Rule::SendUnasked) && sightings.iter().any(|seen| seen.searched) {
+                self.resume(id, now_ms);
             }
             return;
         }
-        let unknown = |sighting: &&Sighting| !sighting.known && sighting.mined.is_none();
+        let unknown = |sighting: &&Sighting| {
+            !sighting.known && sighting.mined.is_none() && searched(sighting)
+        };
         let witnesses = passed.filter(unknown).count();
         let contradicted = sightings.iter().any(|sighting| !unknown(&sighting));
         let enough = if careful {
@@ -297,27 +311,69 @@ impl Core {
         if enough && complete {
             // A slot is closed only by a block that is sealed and canonical here: one that a node alone has seen may be
             // left by the chain without this core ever hearing of it.
-            let newest = sightings
+            let passed = sightings
                 .iter()
-                .filter(|sighting| sighting.sealed_nonce > id.nonce)
+                .filter(|sighting| sighting.sealed_nonce > id.nonce);
+            let newest = passed
+                .clone()
                 .map(|sighting| sighting.sealed)
                 .filter(|block| self.ancestry.standing(*block) == Standing::Sealed)
                 .max_by_key(|block| block.number);
-            self.on_foreign_use(id, newest, now_ms);
+            let reached = passed.map(|sighting| sighting.sealed_nonce).max();
+            if let (Some(lane), Some(reached)) = (self.lanes.get_mut(&id.signer), reached) {
+                lane.chain_nonce = lane.chain_nonce.max(reached);
+            }
+            let used_before = self.was_used_before(id, &sightings, endpoints);
+            self.on_foreign_use(id, newest, used_before, now_ms);
         }
     }
 
+    /// Whether the nonce had been used before the slot was in the ledger; `None` where that cannot be told yet.
+    fn was_used_before(
+        &mut self,
+        id: SlotId,
+        sightings: &[Sighting],
+        endpoints: usize,
+    ) -> Option<bool> {
+        let known = self.slot_mut(id).is_some_and(|slot| slot.after.is_some());
+        if !known || !self.rules.hold(Rule::UsedBefore) {
+            return Some(false);
+        }
+        let then = sightings.iter().filter_map(|seen| seen.nonce_then);
+        if then.clone().any(|nonce| nonce <= id.nonce) {
+            return Some(false);
+        }
+        (then.count() >= WITNESSES.min(endpoints)).then_some(true)
+    }
+
     /// The nonce is open, and nothing of the slot is mined.
-    fn on_still_open(&mut self, id: SlotId, now_ms: u64) {
-        let cutoff = self.cutoff(now_ms);
-        let parks = self.rules.hold(Rule::ExpiredBecomesNoOp);
-        let Some(slot) = self.slot_mut(id) else {
+    fn on_still_open(&mut self, id: SlotId) {
+        if let Some(slot) = self.slot_mut(id) {
+            slot.foreign_uses = 0;
+            self.thawed(id);
+        }
+    }
+
+    /// Sends the bytes of slots again that were recovered from the ledger: whether they were sent before changes nothing.
+    pub(super) fn resume_slots(&mut self, now_ms: u64) {
+        if !self.rules.hold(Rule::SendUnasked) {
             return;
-        };
-        slot.foreign_uses = 0;
-        self.thawed(id);
+        }
+        let mut recovered = Vec::new();
+        for lane in self.lanes.values() {
+            let slots = lane.slots.iter();
+            let slots = slots.filter(|(_, slot)| matches!(slot.phase, Phase::Recovered));
+            recovered.extend(slots.map(|(nonce, _)| lane.slot_id(*nonce)));
+        }
+        for id in recovered {
+            self.resume(id, now_ms);
+        }
+    }
+
+    fn resume(&mut self, id: SlotId, now_ms: u64) {
+        let parks = self.rules.hold(Rule::ExpiredBecomesNoOp);
         // Before the first block nobody knows whether what may never have been sent is still in time.
-        let Some(cutoff) = cutoff else {
+        let Some(cutoff) = self.cutoff(now_ms) else {
             return;
         };
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
@@ -356,8 +412,15 @@ impl Core {
         }
     }
 
-    /// The nonce has passed and nobody knows any of the slot's hashes.
-    fn on_foreign_use(&mut self, id: SlotId, block: Option<teller_domain::BlockRef>, now_ms: u64) {
+    /// The nonce has passed and nobody knows any of the slot's hashes. That a nonce was used before the slot was in the
+    /// ledger, as by a node that was behind when the lane adopted it, says nothing against whoever has the key.
+    fn on_foreign_use(
+        &mut self,
+        id: SlotId,
+        block: Option<teller_domain::BlockRef>,
+        used_before: Option<bool>,
+        now_ms: u64,
+    ) {
         let interval = self.config.block_interval_ms;
         let careful = self.rules.hold(Rule::TwoWitnesses);
         let Some(lane) = self.lanes.get_mut(&id.signer) else {
@@ -373,12 +436,22 @@ impl Core {
             slot.foreign_uses += 1;
             slot.foreign_use_ms = now_ms;
         }
-        if careful && slot.foreign_uses < FOREIGN_USE_LOOKS {
+        let looks = match used_before {
+            Some(_) => FOREIGN_USE_LOOKS,
+            None => FOREIGN_USE_LOOKS + UNSURE_LOOKS,
+        };
+        if careful && slot.foreign_uses < looks {
             return;
         }
+        let goes_on = used_before == Some(true);
         match (mode, block) {
             (LaneMode::Thawing, Some(block)) => self.close_foreign(id, block, now_ms),
             (LaneMode::Frozen | LaneMode::Thawing, _) => {}
+            (_, Some(block)) if goes_on => {
+                tracing::warn!(slot = %id, "the nonce was used before the slot was opened: the lane was behind the chain and goes on with what that has reached");
+                self.close_foreign(id, block, now_ms);
+            }
+            (_, None) if goes_on => {}
             (LaneMode::Active | LaneMode::Draining | LaneMode::Rescuing, _) => {
                 self.set_mode(fence, LaneMode::Frozen, Some(id));
             }

@@ -136,8 +136,15 @@ impl Bench {
         }
     }
 
-    /// accepted -> assigned; answers the hash.
+    /// accepted -> assigned, and sent; answers the hash.
     async fn open(&self, nonce: u64, id: SettlementId) -> B256 {
+        let hash = self.commit(nonce, id).await;
+        self.ledger.note_handed_over(hash).await.unwrap();
+        hash
+    }
+
+    /// accepted -> assigned; answers the hash.
+    async fn commit(&self, nonce: u64, id: SettlementId) -> B256 {
         let hash = unique();
         let slot = NewSlot {
             id: self.slot(nonce),
@@ -153,6 +160,7 @@ impl Bench {
             },
             payments: vec![id],
             top_up: None,
+            after: None,
         };
         self.ledger.open_slot(self.fence, slot).await.unwrap();
         hash
@@ -224,6 +232,34 @@ fn pending_with(answer: &SettleAnswer) -> Option<B256> {
         SettleAnswer::Pending { transaction, .. } => *transaction,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn no_hash_is_told_of_bytes_that_no_node_was_given_and_a_retry_needs_none() {
+    let bench = Bench::new().await;
+    let request = request();
+    let ticket = bench.accept(&request).await;
+    let id = id_of(&ticket);
+    let hash = bench.commit(0, id).await;
+    let first = bench
+        .settler
+        .outcome(&request, ticket, Level::Included, SHORT)
+        .await;
+    assert_eq!(pending_with(&first), None);
+    assert_eq!(
+        pending_with(&bench.ask(&request, Level::Included).await),
+        None
+    );
+    // Sent meanwhile, by whichever process: the same request is told so.
+    bench.ledger.note_handed_over(hash).await.unwrap();
+    let again = bench.ask(&request, Level::Included).await;
+    assert_eq!(pending_with(&again), Some(hash));
+    bench.close(0, id, hash, settled(hash)).await;
+    let told = bench.ask(&request, Level::Included).await;
+    assert!(
+        matches!(&told, SettleAnswer::Settled { transaction, .. } if *transaction == hash),
+        "{told:?}"
+    );
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use teller_store::{Ledger, NewSlot, SlotClosure};
 
 use super::model::state::State;
 use super::model::transaction::Transaction;
+use super::purse::upfront;
 use super::sight::settling_log;
 use super::stalls::{Care, Stall};
 use super::world::{CUTOFF_SECONDS, Job, World};
@@ -69,6 +70,12 @@ pub struct Checker {
     pub given: BTreeMap<(Address, Address), SlotId>,
     /// Payments whose approvals a process has seen in place.
     pub approved: BTreeSet<(usize, SettlementId)>,
+    /// Idle lanes behind the chain: under which epoch, and for how many looks.
+    pub lagging: BTreeMap<(usize, Address), (u64, u32)>,
+    /// Attempts whose bytes a node was given, or may have been.
+    pub handed: BTreeSet<B256>,
+    /// Slots that were opened at a nonce that was used by then, and the block that showed it.
+    pub behind: BTreeMap<SlotId, BlockRef>,
     /// In how large a batch a process may put a payment whose batch has reverted.
     company: BTreeMap<(usize, SettlementId), usize>,
 }
@@ -99,6 +106,23 @@ impl Checker {
             }
         }
         keys
+    }
+
+    /// A nonce was used by nobody knows whom, before anything.
+    pub fn used_before(&mut self, signer: Address, nonce: u64, block: BlockRef) {
+        let place = (signer, nonce);
+        self.used_in.entry(place).or_default().push(block);
+        self.used.entry(place).or_default().insert(B256::ZERO);
+    }
+
+    /// The dearest attempt of each open slot of a signer from a nonce on.
+    pub fn open_attempts(&self, signer: Address, from: AccountNonce) -> Vec<Attempt> {
+        let open = self
+            .slots
+            .iter()
+            .filter(|(id, slot)| slot.open && id.signer == signer && id.nonce >= from);
+        open.filter_map(|(_, slot)| slot.attempts.iter().max_by_key(|a| upfront(a)).cloned())
+            .collect()
     }
 
     pub fn newest_kind(&self, id: SlotId) -> Option<AttemptKind> {
@@ -159,6 +183,7 @@ impl World<'_> {
                     return;
                 }
                 self.check_allowed(p, *id, *gas_limit, *fees, U256::ZERO);
+                self.check_paid(p, *id, *gas_limit, *fees);
                 let hasty = payments.iter().any(|q| {
                     let seen = self.check.approved.contains(&(p, q.id));
                     q.payment.token_approval().is_some() && !seen
@@ -277,6 +302,7 @@ impl World<'_> {
             attempt,
             payments,
             top_up,
+            after: _,
         } = opened;
         let id = *id;
         if let Some(top_up) = top_up {
@@ -457,6 +483,9 @@ impl World<'_> {
         self.demand(foreign, || {
             format!("a lane is frozen without a stranger's transaction in {slot:?}")
         });
+        if let Some(id) = slot {
+            self.check_frozen(id);
+        }
         let looks_after = self.rng.between(2_000, 15_000);
         self.schedule(looks_after, Job::Operator(fence.signer));
     }

@@ -298,6 +298,9 @@ impl World<'_> {
         if row.state.answers(self.clients[client].level) {
             return self.tell(client, at, &row);
         }
+        if let SettlementState::Assigned { transaction, .. } = row.state {
+            self.check_told_hash(transaction);
+        }
         if self.now_ms < self.clients[client].gives_up_ms {
             return self.schedule(700, Job::Client(client));
         }

@@ -91,7 +91,17 @@ impl World<'_> {
             10 => self.evict(endpoint),
             11 | 12 => self.interfere(),
             13 | 18 => self.change_payer(),
-            14 => self.drain_signer(),
+            14 | 21 => self.drain_signer(),
+            20 => {
+                self.check.fault("node builds its index");
+                let until = while_ms + 6_000;
+                let all = self.rng.chance(500);
+                for (index, node) in self.endpoints.iter_mut().enumerate() {
+                    if all || index == endpoint {
+                        node.indexing_until_ms = until;
+                    }
+                }
+            }
             17 if self.rng.chance(600) => self.order(),
             19 if self.may_drain(p) && self.rng.chance(350) => self.drain_process(p),
             15 if self.rng.chance(600) => self.use_key(),
@@ -237,9 +247,11 @@ impl World<'_> {
     fn drain_signer(&mut self) {
         self.check.fault("signer drained or refunded");
         let signer = *self.rng.pick(&self.signers.clone());
-        let wei = match self.rng.chance(500) {
-            true => U256::from(1_000),
-            false => U256::from(10).pow(U256::from(20)),
+        let wei = match self.rng.below(4) {
+            0 => U256::from(1_000),
+            // Enough for a no-op, not for a batch.
+            1 => U256::from(self.rng.between(100, 900)) * U256::from(1_000_000_000_000_u64),
+            _ => U256::from(10).pow(U256::from(20)),
         };
         self.chain
             .cheat(|state| state.accounts.entry(signer).or_default().wei = wei);

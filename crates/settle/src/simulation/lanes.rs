@@ -25,10 +25,13 @@ impl World<'_> {
             let jitter = world.rng.below(300);
             world.schedule(RETRY_MS + jitter, Job::Claim(p, signer));
         };
-        let Some(endpoint) = self.some_endpoint() else {
+        // Asked twice: one of the two may be told an old one.
+        let asked = [self.some_endpoint(), self.some_endpoint()];
+        let [Some(first), Some(second)] = asked else {
             return again(self);
         };
-        let sealed = self.view(endpoint).state.account(signer).nonce;
+        let sealed = self.told_nonce(first, signer);
+        let sealed = sealed.max(self.told_nonce(second, signer));
         let (ledger, owner) = (Arc::clone(&self.stage.ledger), self.processes[p].id);
         let signers = self.signers.len() as u64;
         let written =
@@ -71,6 +74,7 @@ impl World<'_> {
         };
         let slots = recovery.open_slots.iter().map(|slot| RecoveredSlot {
             id: slot.id,
+            after: slot.after,
             attempts: slot.attempts.clone(),
             payments: queued(&slot.payments),
             ended: queued(&slot.ended),
@@ -133,6 +137,7 @@ impl World<'_> {
             let among = self.processes[p].fences.values().copied().collect();
             self.answer(p, Event::HandOver { among });
         }
+        self.read_funds(p);
         if self.processes[p].budgets.by_day() {
             let spending = self.spending();
             self.answer(p, Event::Spent(spending));

@@ -19,6 +19,7 @@ mod lanes;
 mod model;
 mod network;
 mod operators;
+mod purse;
 mod reckoning;
 mod rng;
 mod shell;

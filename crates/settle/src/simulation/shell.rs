@@ -122,12 +122,14 @@ impl World<'_> {
                 attempt,
                 payments,
                 top_up,
+                after,
             } => {
                 let slot = NewSlot {
                     id,
                     attempt,
                     payments,
                     top_up,
+                    after,
                 };
                 self.open_slot(p, fence, slot);
             }
@@ -156,7 +158,7 @@ impl World<'_> {
             Effect::FindReceipts { lookups, place } => {
                 self.find_receipts(p, lookups, place, tries);
             }
-            Effect::LookUp { id, hashes } => self.look_up(p, id, &hashes),
+            Effect::LookUp { id, hashes, then } => self.look_up(p, id, &hashes, then),
             Effect::Investigate { fence, payments } => self.investigate(p, fence, &payments),
             Effect::CheckBlocks { fence, blocks } => self.check_blocks(p, fence, &blocks),
             Effect::ReleaseLane { fence } => self.release_lane(p, fence, tries),
@@ -363,6 +365,11 @@ impl World<'_> {
         if matches!(written.done, Some(Ok(OpenSlotOutcome::Opened))) {
             self.fenced(fence, "open_slot");
             self.slot_opened(&slot);
+            self.note_used_before(id, slot.after);
+            if self.off == Some(Switch::HandedOverFirst) {
+                let noting = ledger.note_handed_over(slot.attempt.hash);
+                self.stage.runtime.block_on(noting).unwrap();
+            }
         }
         match written.done {
             Some(Ok(OpenSlotOutcome::Opened)) if written.answered => {

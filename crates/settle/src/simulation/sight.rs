@@ -8,6 +8,7 @@ use teller_domain::{
     Attempt, BlockRef, FencedLane, Level, PERMIT2, Payment, Reason, Receipt, SlotId, Wei,
 };
 use teller_schemes::permit2::Permit;
+use teller_store::Ledger;
 
 use super::model::chain::{Receipt as ChainReceipt, Sealed};
 use super::model::state::{BlockEnv, REDEEMED, Spent, TRANSFER};
@@ -94,13 +95,21 @@ impl World<'_> {
         self.check_sent(id, attempt);
         let transaction = Arc::new(Transaction::decode(&attempt.raw, id.signer));
         let first = self.rng.index(self.endpoints.len());
+        // One that is lost on its way is a send without an answer.
+        self.check.handed.insert(attempt.hash);
         let mut outcome = self.send_to(first, &transaction);
+        let mut handed = is_handed(&outcome);
         if !matches!(outcome, SendOutcome::Accepted | SendOutcome::AlreadyKnown) {
             let second = (first + 1) % self.endpoints.len();
             let other = self.send_to(second, &transaction);
+            handed |= is_handed(&other);
             if rank(&other) < rank(&outcome) {
                 outcome = other;
             }
+        }
+        if handed {
+            let ledger = Arc::clone(&self.stage.ledger);
+            let _no_answer = self.write(ledger.note_handed_over(attempt.hash));
         }
         let outcome = match outcome {
             SendOutcome::Accepted | SendOutcome::AlreadyKnown => Sent::Accepted,
@@ -195,7 +204,7 @@ impl World<'_> {
         }
     }
 
-    pub fn look_up(&mut self, p: usize, id: SlotId, hashes: &[B256]) {
+    pub fn look_up(&mut self, p: usize, id: SlotId, hashes: &[B256], then: Option<BlockRef>) {
         let mut sightings = Vec::new();
         for endpoint in 0..self.endpoints.len() {
             if self.node_fails(endpoint) {
@@ -211,6 +220,13 @@ impl World<'_> {
                 known: hashes
                     .iter()
                     .any(|hash| node.knows(&self.chain, *hash, self.now_ms)),
+                searched: self.now_ms >= node.indexing_until_ms,
+                nonce_then: then.and_then(|then| {
+                    let there = self.chain.ancestor(node.view, then.number)?;
+                    let same = there.block.hash == then.hash;
+                    let nonce = there.state.account(id.signer).nonce;
+                    same.then_some(teller_domain::AccountNonce(nonce))
+                }),
             });
         }
         let (asked, endpoints) = (hashes.len(), self.endpoints.len());
@@ -324,7 +340,8 @@ impl World<'_> {
     fn explain(&self, endpoint: usize, block: BlockRef, payment: &Payment) -> Option<Finding> {
         let node = &self.endpoints[endpoint];
         let there = self.chain.ancestor(node.view, block.number)?;
-        if there.block.hash != block.hash || self.now_ms < node.forgets_until_ms {
+        let behind = self.now_ms < node.forgets_until_ms.max(node.indexing_until_ms);
+        if there.block.hash != block.hash || behind {
             return None;
         }
         let head = self.view(endpoint);
@@ -380,6 +397,13 @@ impl World<'_> {
             },
         )
     }
+}
+
+fn is_handed(outcome: &SendOutcome) -> bool {
+    matches!(
+        outcome,
+        SendOutcome::Accepted | SendOutcome::AlreadyKnown | SendOutcome::Unknown(_)
+    )
 }
 
 fn rank(outcome: &SendOutcome) -> u8 {

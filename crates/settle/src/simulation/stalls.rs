@@ -3,7 +3,7 @@
 //! The clock of a slot runs while it is the lowest open one of an active, draining or rescued lane that its process holds
 //! without interruption, and no chain that this process or any node has in view holds a transaction of its nonce. It is
 //! judged whenever the process hears anything: one that is stopped acts when it goes on. The clock of parking begins when
-//! the process first knows that its bytes are to be sent (a recovered slot waits for a node to answer), and stands while an
+//! the process sends its bytes, which it does for a recovered slot whatever nodes say of it, and stands while an
 //! attempt is being signed or committed, or the slot's end is. Time
 //! is the process's own: a machine that sleeps does not age. An empty signer stops neither clock: a no-op is
 //! committed for when there is money.
@@ -19,6 +19,8 @@ use crate::core::{Effect, Event};
 pub struct Care {
     epoch: u64,
     acted_ms: u64,
+    /// It has been sent, or replaced, by this process.
+    sent_out: bool,
     sent: bool,
     adding: bool,
     closing: bool,
@@ -80,12 +82,14 @@ impl World<'_> {
         match effect {
             Effect::Broadcast { id, .. } => self.care(p, *id, |care| {
                 care.acted_ms = now;
+                care.sent_out = true;
                 care.sent = true;
             }),
             Effect::LookUp { id, .. } => self.care(p, *id, |care| care.acted_ms = now),
             Effect::Sign { id, .. } if self.check.slots.contains_key(id) => {
                 self.care(p, *id, |care| {
                     care.acted_ms = now;
+                    care.sent_out = true;
                     care.adding = true;
                 });
             }
@@ -136,7 +140,9 @@ impl World<'_> {
             };
             let known = self.check.stalls.get(&(p, signer)).copied();
             let same = known.filter(|stall| stall.epoch == epoch && stall.slot == slot);
-            let runs = !stopped && !care.closing && !self.is_used_in_view(p, slot);
+            // Before its first block a process does not know the time.
+            let informed = self.processes[p].core.cutoff(now).is_some();
+            let runs = informed && !stopped && !care.closing && !self.is_used_in_view(p, slot);
             let mut stall = same.filter(|_| runs).unwrap_or(fresh);
             if runs && care.sent && !care.adding && stall.sent_ms.is_none() {
                 stall.sent_ms = Some(now);
@@ -153,6 +159,10 @@ impl World<'_> {
         let idle = now - care.acted_ms.max(stall.since_ms);
         self.demand(idle <= 3 * BLOCK_MS, || {
             format!("invariant 4: p{p} has not acted on {slot} for {idle} ms")
+        });
+        let waited = now - stall.since_ms;
+        self.demand(care.sent_out || waited <= 3 * BLOCK_MS, || {
+            format!("invariant 4: p{p} has held {slot} for {waited} ms and not sent it")
         });
         let parked = self.check.newest_kind(slot) == Some(AttemptKind::NoOp);
         let Some(sent_ms) = stall.sent_ms.filter(|_| !parked && !care.adding) else {

@@ -15,6 +15,8 @@ pub enum Switch {
     SearchTwice,
     /// The ledger remembers to whom gas was given: without it, it forgets.
     GivenOnce,
+    /// A hash is told once its bytes were handed to a node: without it, once they are signed.
+    HandedOverFirst,
 }
 
 impl Switch {
@@ -24,6 +26,7 @@ impl Switch {
             Self::ClaimBeforeTelling,
             Self::SearchTwice,
             Self::GivenOnce,
+            Self::HandedOverFirst,
         ];
         Rule::ALL.into_iter().map(Self::Core).chain(outside)
     }

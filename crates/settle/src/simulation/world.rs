@@ -26,7 +26,7 @@ use super::model::transaction::Transaction;
 use super::rng::Rng;
 use super::stage::{Odds, Stage};
 use super::switches::Switch;
-use crate::core::{BatchLimits, Budgets, Core, CoreConfig, Effect, Event};
+use crate::core::{BatchLimits, Budgets, Core, CoreConfig, Effect, Event, Funds};
 
 /// The chain's time when a simulation begins.
 pub const EPOCH: u64 = 1_800_000_000;
@@ -83,6 +83,8 @@ pub struct Process {
     pub ceiling: Option<u128>,
     /// What it has been told that settling has cost.
     pub spent: Spending,
+    /// What it has been told that its signers have.
+    pub funds: BTreeMap<Address, Funds>,
     /// Its monotonic clock is ahead of the simulation's by this: it began some time, and stands while the machine sleeps.
     pub clock_ahead_ms: u64,
 }
@@ -138,6 +140,7 @@ impl<'a> World<'a> {
         for signer in &signers {
             let account = Account {
                 wei: U256::from(10).pow(U256::from(20)),
+                nonce: rng.below(4),
                 ..Account::default()
             };
             state.accounts.insert(*signer, account);
@@ -190,6 +193,8 @@ impl<'a> World<'a> {
         for endpoint in &mut world.endpoints {
             endpoint.log_lag = world.rng.between(0, 2);
         }
+        let genesis = world.chain.head().block;
+        world.use_keys_before(genesis);
         for _ in 0..world.rng.between(1, 3) {
             world.add_process();
         }
@@ -256,6 +261,7 @@ impl<'a> World<'a> {
             budgets: config.budgets,
             ceiling: config.fees.max_fee_ceiling,
             spent: Spending::default(),
+            funds: BTreeMap::new(),
             clock_ahead_ms: self.rng.below(1_000_000),
         };
         self.processes.push(process);
@@ -290,6 +296,7 @@ impl<'a> World<'a> {
         process.seen.clear();
         process.told.clear();
         process.fences.clear();
+        process.funds.clear();
         process.paused_until_ms = 0;
         process.restarts_at_ms = self.now_ms + back_in_ms;
         process.clock_ahead_ms = clock_ahead_ms;
@@ -543,6 +550,7 @@ impl<'a> World<'a> {
             endpoint.down_until_ms = 0;
             endpoint.forgets_until_ms = 0;
             endpoint.blind_until_ms = 0;
+            endpoint.indexing_until_ms = 0;
         }
         let signers: BTreeSet<Address> = self.signers.iter().copied().collect();
         self.chain.cheat(|state| {

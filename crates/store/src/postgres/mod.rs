@@ -490,6 +490,11 @@ impl Ledger for PostgresLedger {
         self.confirms.call((id, request)).await
     }
 
+    async fn note_handed_over(&self, attempt: B256) -> StoreResult<()> {
+        self.run(move |c| Box::pin(slots::note_handed_over(c, attempt)))
+            .await
+    }
+
     async fn release_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()> {
         self.run(move |c| Box::pin(lanes::release_delivery(c, id, request)))
             .await

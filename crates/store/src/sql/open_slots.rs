@@ -1,10 +1,10 @@
 //! What is open: the slots of a signer with their attempts and payments. A part of each ledger.
 
 use alloy_primitives::Address;
-use teller_domain::{AccountNonce, ChainId, SettlementId, Slot, UnixMillis};
+use teller_domain::{AccountNonce, BlockRef, ChainId, SettlementId, Slot, UnixMillis};
 
 use super::dialect::{Connection, attempt_columns, attempt_columns_without_raw, indexed_by};
-use crate::rows::{Columns, Part, address, assemble, attempt, signed, unsigned};
+use crate::rows::{Columns, Opened, Part, address, assemble, attempt, signed, unsigned, word};
 use crate::{StoreError, StoreResult};
 
 /// Whether signed bytes are wanted.
@@ -23,7 +23,7 @@ pub(super) async fn of_signer(
 ) -> StoreResult<Vec<Slot>> {
     let chain_id = signed(chain.0, "a chain id")?;
     let opened = sqlx::query(concat!(
-        "SELECT x.nonce, x.opened_at FROM slots AS x",
+        "SELECT x.nonce, x.opened_at, x.after_number, x.after_hash FROM slots AS x",
         indexed_by!("slots_open"),
         " WHERE x.chain_id = $1 AND x.signer = $2 AND x.state = 'open' ORDER BY x.nonce",
     ))
@@ -71,7 +71,18 @@ pub(super) async fn of_signer(
         .map(|row| {
             let mut columns = Columns::of(row);
             let nonce = AccountNonce(unsigned(columns.take()?)?);
-            Ok((nonce, UnixMillis(unsigned(columns.take()?)?)))
+            let opened_at = UnixMillis(unsigned(columns.take()?)?);
+            let number = columns.take::<Option<i64>>()?.map(unsigned).transpose()?;
+            let hash = columns.take::<Option<Vec<u8>>>()?;
+            let hash = hash.as_deref().map(word).transpose()?;
+            let after = number
+                .zip(hash)
+                .map(|(number, hash)| BlockRef { number, hash });
+            Ok(Opened {
+                nonce,
+                opened_at,
+                after,
+            })
         })
         .collect::<StoreResult<Vec<_>>>()?;
     let attempts = attempts

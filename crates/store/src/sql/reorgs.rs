@@ -8,7 +8,7 @@ use teller_domain::{AccountNonce, BlockRef, ChainId, FencedLane, Level, Settleme
 
 use super::dialect::{Connection, clock, for_update, ids, in_ids, in_numbers, indexed_by, numbers};
 use super::siblings;
-use super::slots::{expect_epoch, ids_of, newest_batch};
+use super::slots::{expect_epoch, ids_of};
 use crate::claiming::rank;
 use crate::rows::{Columns, read, signed, unsigned, word};
 use crate::{StoreError, StoreResult, UnfinalSlot};
@@ -67,8 +67,7 @@ pub(super) async fn reopen(
         "UPDATE settlements AS s SET state = CASE WHEN s.told = 'failure' THEN 'failed' ELSE 'assigned' END, ",
         "slot_signer = CASE WHEN s.told = 'failure' THEN NULL ELSE s.last_slot_signer END, ",
         "slot_nonce = CASE WHEN s.told = 'failure' THEN NULL ELSE s.last_slot_nonce END, ",
-        "transaction_hash = CASE WHEN s.told = 'failure' THEN NULL ELSE ", newest_batch!(), " END, ",
-        "reason = CASE WHEN s.told = 'failure' THEN s.told_reason END, ",
+        "transaction_hash = NULL, reason = CASE WHEN s.told = 'failure' THEN s.told_reason END, ",
         "detail = CASE WHEN s.told = 'failure' THEN $2 END, ",
         "block_number = NULL, block_hash = NULL, log_index = NULL, level = NULL, gas_used = NULL, cost = NULL, ",
         "updated_at = ms FROM ", clock!(), " WHERE s.id ", in_ids!("$1"),

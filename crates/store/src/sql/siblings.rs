@@ -68,19 +68,16 @@ async fn assign(
 ) -> StoreResult<Vec<SettlementId>> {
     let mut assigned = Vec::new();
     for (payment, slot) in carriers {
-        let (chain, signer, nonce) = slot_columns(slot)?;
+        let (_, signer, nonce) = slot_columns(slot)?;
         let updated = sqlx::query(concat!(
             "UPDATE settlements SET state = 'assigned', slot_signer = $2, slot_nonce = $3, last_slot_signer = $2, ",
-            "last_slot_nonce = $3, queued_by = NULL, transaction_hash = ",
-            "(SELECT a.hash FROM attempts AS a WHERE a.chain_id = $4 AND a.signer = $2 AND a.nonce = $3 ",
-            "ORDER BY a.kind <> 'noop' DESC, a.position DESC LIMIT 1), updated_at = ms FROM ",
+            "last_slot_nonce = $3, queued_by = NULL, updated_at = ms FROM ",
             clock!(),
             " WHERE id = $1 AND state IN ('accepted', 'unexplained')",
         ))
         .bind(payment.0)
         .bind(signer)
         .bind(nonce)
-        .bind(chain)
         .execute(&mut *connection)
         .await
         .map_err(StoreError::of_ledger)?;

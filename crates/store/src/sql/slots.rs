@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use alloy_primitives::B256;
-use teller_domain::{Attempt, AttemptKind, FencedLane, SettlementId, SlotEnd, SlotId, Wei};
+use teller_domain::{Attempt, FencedLane, SettlementId, SlotEnd, SlotId, Wei};
 
 use super::dialect::{self, Connection, DbRow, clock, for_update, ids, in_ids, numeric, places};
 use super::siblings::Spared;
@@ -12,15 +12,6 @@ use super::top_ups;
 use crate::resolving::slot_outcomes;
 use crate::rows::{Columns, signed};
 use crate::{NewSlot, OpenSlotOutcome, SlotClosure, StoreError, StoreResult};
-
-/// The newest transaction of a slot that is no no-op; `s` is one of its payments.
-macro_rules! newest_batch {
-    () => {
-        "(SELECT a.hash FROM attempts AS a WHERE a.chain_id = s.chain_id AND a.signer = s.last_slot_signer \
-         AND a.nonce = s.last_slot_nonce ORDER BY a.kind <> 'noop' DESC, a.position DESC LIMIT 1)"
-    };
-}
-pub(super) use newest_batch;
 
 /// See [`crate::Ledger::open_slot`].
 pub(super) async fn open(
@@ -32,6 +23,10 @@ pub(super) async fn open(
     expect_lane(fence, id)?;
     let (chain, signer, nonce) = slot_columns(id)?;
     let next = signed(id.nonce.next().0, "an account nonce")?;
+    let after_number = slot
+        .after
+        .map(|block| signed(block.number, "a block number"));
+    let after_number = after_number.transpose()?;
     let fenced = sqlx::query(
         "UPDATE lanes SET next_nonce = $5 \
          WHERE chain_id = $1 AND signer = $2 AND epoch = $3 AND next_nonce = $4",
@@ -71,12 +66,15 @@ pub(super) async fn open(
         });
     }
     sqlx::query(concat!(
-        "INSERT INTO slots (chain_id, signer, nonce, state, opened_at) SELECT $1, $2, $3, 'open', ms FROM ",
+        "INSERT INTO slots (chain_id, signer, nonce, state, opened_at, after_number, after_hash) ",
+        "SELECT $1, $2, $3, 'open', ms, $4, $5 FROM ",
         clock!()
     ))
     .bind(chain)
     .bind(&signer)
     .bind(nonce)
+    .bind(after_number)
+    .bind(slot.after.map(|block| block.hash.to_vec()))
     .execute(&mut *connection)
     .await
     .map_err(StoreError::of_ledger)?;
@@ -94,12 +92,11 @@ pub(super) async fn open(
     insert_attempt(connection, id, &slot.attempt).await?;
     sqlx::query(concat!(
         "UPDATE settlements SET state = 'assigned', tries = tries + 1, slot_signer = $1, slot_nonce = $2, ",
-        "last_slot_signer = $1, last_slot_nonce = $2, transaction_hash = $3, updated_at = ms FROM ", clock!(), " ",
-        "WHERE id ", in_ids!("$4"), " AND state = 'accepted'",
+        "last_slot_signer = $1, last_slot_nonce = $2, updated_at = ms FROM ", clock!(), " ",
+        "WHERE id ", in_ids!("$3"), " AND state = 'accepted'",
     ))
     .bind(&signer)
     .bind(nonce)
-    .bind(slot.attempt.hash.to_vec())
     .bind(ids(&slot.payments))
     .execute(connection)
     .await
@@ -257,19 +254,17 @@ pub(super) async fn add_attempt(
             expected: "open",
         });
     }
-    insert_attempt(connection, id, &attempt).await?;
-    if attempt.kind == AttemptKind::NoOp {
-        return Ok(());
-    }
+    insert_attempt(connection, id, &attempt).await
+}
+
+/// See [`crate::Ledger::note_handed_over`].
+pub(super) async fn note_handed_over(connection: &mut Connection, hash: B256) -> StoreResult<()> {
     sqlx::query(concat!(
-        "UPDATE settlements SET transaction_hash = $4, updated_at = ms FROM ", clock!(), " WHERE id IN ",
-        "(SELECT settlement_id FROM slot_payments WHERE chain_id = $1 AND signer = $2 AND nonce = $3) ",
-        "AND state = 'assigned' AND slot_signer = $2 AND slot_nonce = $3",
+        "UPDATE attempts SET handed_over_at = ms FROM ",
+        clock!(),
+        " WHERE hash = $1 AND handed_over_at IS NULL",
     ))
-    .bind(chain)
-    .bind(&signer)
-    .bind(nonce)
-    .bind(attempt.hash.to_vec())
+    .bind(hash.to_vec())
     .execute(connection)
     .await
     .map(|_| ())
@@ -330,9 +325,8 @@ pub(super) async fn preconfirm(
     }
     let others: Vec<SettlementId> = others.into_iter().collect();
     sqlx::query(concat!(
-        "UPDATE settlements AS s SET state = 'assigned', transaction_hash = ",
-        newest_batch!(),
-        ", log_index = NULL, level = NULL, updated_at = ms FROM ",
+        "UPDATE settlements AS s SET state = 'assigned', transaction_hash = NULL, ",
+        "log_index = NULL, level = NULL, updated_at = ms FROM ",
         clock!(),
         " WHERE s.id ",
         in_ids!("$1"),

@@ -590,6 +590,12 @@ impl Ledger for SqliteLedger {
         self.writer()?.confirm(hot::Confirm { id, request }).await
     }
 
+    async fn note_handed_over(&self, attempt: B256) -> StoreResult<()> {
+        self.writer()?
+            .job(move |c| Box::pin(slots::note_handed_over(c, attempt)))
+            .await
+    }
+
     async fn release_delivery(&self, id: SettlementId, request: RequestId) -> StoreResult<()> {
         self.writer()?
             .job(move |c| Box::pin(lanes::release_delivery(c, id, request)))

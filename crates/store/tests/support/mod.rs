@@ -383,6 +383,10 @@ pub fn new_slot(nonce: u64, payments: &[SettlementId]) -> NewSlot {
         attempt: attempt(unique() + 1_000, AttemptKind::Batch),
         payments: payments.to_vec(),
         top_up: None,
+        after: Some(BlockRef {
+            number: nonce,
+            hash: hash(nonce),
+        }),
     }
 }
 

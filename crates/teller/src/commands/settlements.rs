@@ -166,7 +166,13 @@ impl Book {
 fn outcome(state: &SettlementState) -> String {
     match state {
         SettlementState::Accepted => "waits for a transaction".to_owned(),
-        SettlementState::Assigned { transaction, .. }
+        SettlementState::Assigned {
+            transaction: None, ..
+        } => "in a slot, not sent yet".to_owned(),
+        SettlementState::Assigned {
+            transaction: Some(transaction),
+            ..
+        }
         | SettlementState::Preconfirmed { transaction, .. } => format!("in {transaction}"),
         SettlementState::Unexplained { slot, transaction } => match transaction {
             Some(transaction) => format!("not settled by {transaction}; the chain is being asked"),
@@ -231,9 +237,8 @@ fn json_line(settlement: &Settlement) -> String {
     });
     let outcome = match &settlement.state {
         SettlementState::Accepted | SettlementState::Unexplained { .. } => json!({}),
-        SettlementState::Assigned { transaction, .. }
-        | SettlementState::Preconfirmed { transaction, .. } => {
-            json!({ "transaction": transaction })
+        state @ (SettlementState::Assigned { .. } | SettlementState::Preconfirmed { .. }) => {
+            json!({ "transaction": state.transaction() })
         }
         SettlementState::Settled(receipt) | SettlementState::SettledExternally(receipt) => {
             json!({ "transaction": receipt.transaction, "receipt": receipt })

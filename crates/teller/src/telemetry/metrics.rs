@@ -228,6 +228,10 @@ fn describe_settlement() {
         "Closed slots that a reorg opened again: their payments are settled once more"
     );
     describe_counter!(
+        "teller_external_nonces_total",
+        "Nonces of signers that others have used while nothing of the lane was open"
+    );
+    describe_counter!(
         "teller_levels_reached_total",
         "Slots that have reached a level: preconfirmed, included, safe, finalized"
     );

@@ -31,6 +31,7 @@ fn register_network(network: &Network) {
     for metric in [
         "teller_reorgs_total",
         "teller_slots_reopened_total",
+        "teller_external_nonces_total",
         "teller_settles_without_hold_total",
     ] {
         counter!(metric, "network" => name.clone()).increment(0);

@@ -3,6 +3,7 @@
 mod approvals;
 mod batches;
 mod delegations;
+mod funds;
 mod gaps;
 mod hand_over;
 mod orders;
@@ -110,6 +111,7 @@ fn recovered_slot(attempt: &Attempt, payments: Vec<Queued>) -> RecoveredLane {
         next_nonce: AccountNonce(8),
         slots: vec![RecoveredSlot {
             id: slot(7),
+            after: None,
             attempts: vec![attempt.clone()],
             payments,
             ended: Vec::new(),
@@ -379,6 +381,8 @@ impl Bench {
             sealed_nonce: AccountNonce(sealed_nonce),
             mined: None,
             known,
+            searched: true,
+            nonce_then: Some(AccountNonce(7)),
         }
     }
 

@@ -60,6 +60,134 @@ fn what_one_endpoint_alone_says_freezes_nothing() {
 }
 
 #[test]
+fn a_node_that_has_not_looked_everywhere_is_no_witness() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, ..) = bench.open(effects);
+    for _ in 0..20 {
+        bench.now += INTERVAL;
+        let passed = bench.sighting(8, false);
+        let indexing = Sighting {
+            searched: false,
+            ..passed.clone()
+        };
+        bench.looked_up_as(id, vec![passed, indexing.clone()]);
+        bench.looked_up_as(id, vec![indexing.clone(), indexing]);
+    }
+    assert_eq!(bench.lane().mode(), LaneMode::Active);
+}
+
+/// A slot at nonce 7 whose nonce had been used up to 9 before it was opened.
+fn opened_behind(bench: &mut Bench) -> (SlotId, Vec<Queued>, Vec<Effect>) {
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, batch, _) = bench.open(effects);
+    let mut last = Vec::new();
+    for _ in 0..2 {
+        bench.now += INTERVAL;
+        let behind = Sighting {
+            nonce_then: Some(AccountNonce(9)),
+            ..bench.sighting(9, false)
+        };
+        last = bench.looked_up_as(id, vec![behind.clone(), behind]);
+    }
+    (id, batch, last)
+}
+
+#[test]
+fn a_nonce_that_was_used_before_the_slot_was_opened_freezes_nothing() {
+    let mut bench = Bench::with_lane();
+    let (id, batch, effects) = opened_behind(&mut bench);
+    assert!(
+        matches!(&effects[..], [Effect::Investigate { .. }]),
+        "{effects:?}"
+    );
+    let effects = bench.investigated(id, vec![(batch[0].id, Finding::WouldSettle)]);
+    assert_eq!(closing(&effects), [(batch[0].id, Resolution::Requeued)]);
+    // The lane goes on with what the chain has reached, and the payment with it.
+    let effects = bench.closed(id);
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::ReclaimLane { .. })),
+        "{effects:?}"
+    );
+    let effects = bench.tell(Event::LaneClaimed(RecoveredLane {
+        fence: FencedLane {
+            epoch: 2,
+            ..fence()
+        },
+        next_nonce: AccountNonce(9),
+        ..empty_lane()
+    }));
+    let [Effect::ReadCode { payments, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(payments[0].id, batch[0].id);
+}
+
+#[test]
+fn one_witness_that_saw_the_nonce_open_freezes_the_lane() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, ..) = bench.open(effects);
+    for _ in 0..2 {
+        bench.now += INTERVAL;
+        let before = Sighting {
+            nonce_then: Some(AccountNonce(8)),
+            ..bench.sighting(8, false)
+        };
+        let open_then = bench.sighting(8, false);
+        bench.looked_up_as(id, vec![before, open_then]);
+    }
+    assert_eq!(bench.lane().mode(), LaneMode::Frozen);
+}
+
+#[test]
+fn a_lane_freezes_in_the_end_where_nobody_can_tell_when_its_nonce_was_used() {
+    let mut bench = Bench::with_lane();
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, ..) = bench.open(effects);
+    let mut looks = 0;
+    while bench.lane().mode() == LaneMode::Active {
+        looks += 1;
+        assert!(looks < 20);
+        bench.now += INTERVAL;
+        let untold = Sighting {
+            nonce_then: None,
+            ..bench.sighting(8, false)
+        };
+        bench.looked_up_as(id, vec![untold.clone(), untold]);
+    }
+    assert!(looks > 5, "{looks}");
+}
+
+#[test]
+fn an_idle_lane_whose_key_was_used_meanwhile_reads_its_nonce_again() {
+    let mut bench = Bench::with_lane();
+    let read = |nonce| Event::FundsRead {
+        signer: signer(),
+        funds: Funds {
+            nonce: AccountNonce(nonce),
+            balance: Wei::from(u64::MAX),
+            data_fee: Wei::ZERO,
+        },
+    };
+    assert!(bench.tell(read(7)).is_empty());
+    let effects = bench.tell(read(9));
+    assert!(
+        matches!(&effects[..], [Effect::ReclaimLane { .. }]),
+        "{effects:?}"
+    );
+    bench.tell(Event::LaneClaimed(RecoveredLane {
+        next_nonce: AccountNonce(9),
+        ..empty_lane()
+    }));
+    let effects = bench.tell(Event::Accepted(payments(1)));
+    let (id, ..) = bench.open(effects);
+    assert_eq!(id, slot(9));
+}
+
+#[test]
 fn a_frozen_lane_thaws_when_its_own_transaction_turns_up() {
     let (mut bench, id, batch, attempt) = frozen();
     bench.now += 3 * INTERVAL;

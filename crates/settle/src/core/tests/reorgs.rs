@@ -91,7 +91,11 @@ fn a_receipt_from_before_the_known_headers_waits_for_the_chain_s_word() {
         canonical: Vec::new(),
         orphaned: vec![block],
     };
-    assert!(bench.tell(orphaned).is_empty());
+    let effects = bench.tell(orphaned);
+    assert!(
+        matches!(&effects[..], [Effect::Broadcast { .. }]),
+        "{effects:?}"
+    );
     bench.tell(Event::Found { id: slot(7), mined });
     let effects = bench.tell(Event::BlocksChecked {
         fence: fence(),

@@ -100,32 +100,6 @@ fn a_third_try_travels_alone_and_a_fourth_is_not_made() {
 }
 
 #[test]
-fn a_lane_that_ran_out_of_funds_is_used_again_once_its_slots_are_closed() {
-    let mut bench = Bench::with_lane();
-    let effects = bench.tell(Event::Accepted(payments(1)));
-    let (id, batch, attempt) = bench.open(effects);
-    bench.tell(Event::Sent {
-        id,
-        hash: attempt.hash,
-        outcome: Sent::InsufficientFunds,
-    });
-    assert!(bench.lane().is_out_of_funds());
-    assert!(
-        bench
-            .tell(Event::Accepted(vec![payment(9, 3_600)]))
-            .is_empty(),
-        "nothing new is signed"
-    );
-    let mined = bench.mined(&attempt, true, &batch);
-    bench.found(id, mined);
-    let effects = bench.closed(id);
-    assert!(
-        matches!(&effects[..], [Effect::ReadCode { .. }]),
-        "{effects:?}"
-    );
-}
-
-#[test]
 fn a_stalled_slot_is_sent_again_outbid_and_parked_with_rising_fees() {
     let mut bench = Bench::with_lane();
     let effects = bench.tell(Event::Accepted(payments(1)));
@@ -214,30 +188,48 @@ fn a_parked_slot_releases_its_payments_when_the_no_op_is_mined_and_counts_no_try
 }
 
 #[test]
-fn a_recovered_slot_is_looked_up_before_its_bytes_are_sent_again() {
+fn a_recovered_slot_is_sent_again_at_once_and_looked_up_beside() {
     let mut bench = Bench::new();
     bench.seal(Vec::new());
     let attempt = bench.attempt(AttemptKind::Batch, fees(20, 2));
     let effects = bench.tell(Event::LaneClaimed(recovered_slot(&attempt, payments(2))));
     assert!(
-        matches!(&effects[..], [Effect::LookUp { hashes, .. }] if hashes[..] == [attempt.hash])
+        matches!(&effects[..], [Effect::LookUp { hashes, .. }, Effect::Broadcast { attempt: sent, .. }]
+            if hashes[..] == [attempt.hash] && *sent == attempt),
+        "{effects:?}"
     );
-    let effects = bench.looked_up(slot(7), 7, false);
-    assert!(matches!(&effects[..], [Effect::Broadcast { attempt: sent, .. }] if *sent == attempt));
     // With nothing left to settle in time, a no-op takes the nonce instead.
-    bench.tell(Event::LaneClaimed(recovered_slot(
-        &attempt,
-        vec![payment(5, 1)],
-    )));
-    let effects = bench.looked_up(slot(7), 7, false);
+    let late = recovered_slot(&attempt, vec![payment(5, 1)]);
+    let effects = bench.tell(Event::LaneClaimed(late));
     assert!(
         matches!(
             &effects[..],
-            [Effect::Sign {
-                what: ToSign::NoOp,
-                ..
-            }]
+            [
+                Effect::LookUp { .. },
+                Effect::Sign {
+                    what: ToSign::NoOp,
+                    ..
+                }
+            ]
         ),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn a_recovered_slot_waits_for_the_chain_s_time_and_for_nothing_else() {
+    let mut bench = Bench::new();
+    let attempt = bench.attempt(AttemptKind::Batch, fees(20, 2));
+    let effects = bench.tell(Event::LaneClaimed(recovered_slot(&attempt, payments(2))));
+    assert!(
+        matches!(&effects[..], [Effect::LookUp { .. }]),
+        "{effects:?}"
+    );
+    // No endpoint could say anything of it.
+    assert!(bench.looked_up_as(slot(7), Vec::new()).is_empty());
+    let effects = bench.seal(Vec::new());
+    assert!(
+        matches!(&effects[..], [Effect::Broadcast { attempt: sent, .. }] if *sent == attempt),
         "{effects:?}"
     );
 }
@@ -270,18 +262,20 @@ fn a_no_op_passes_the_ceiling_that_stops_a_batch() {
     let mut bench = Bench::with_lane();
     bench.core.config.fees.max_fee_ceiling = Some(5_000_001);
     let attempt = bench.attempt(AttemptKind::Batch, fees(5_000_001, 1_000));
-    bench.tell(Event::LaneClaimed(recovered_slot(
+    let effects = bench.tell(Event::LaneClaimed(recovered_slot(
         &attempt,
         vec![payment(5, 1)],
     )));
-    let effects = bench.looked_up(slot(7), 7, false);
     assert!(
         matches!(
             &effects[..],
-            [Effect::Sign {
-                what: ToSign::NoOp,
-                ..
-            }]
+            [
+                Effect::LookUp { .. },
+                Effect::Sign {
+                    what: ToSign::NoOp,
+                    ..
+                }
+            ]
         ),
         "{effects:?}"
     );

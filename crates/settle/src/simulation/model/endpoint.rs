@@ -22,6 +22,9 @@ pub struct Endpoint {
     pub log_lag: u64,
     /// It answers without any logs until this moment.
     pub blind_until_ms: u64,
+    /// Its index of transactions is being built until this moment: of what it has not found it cannot say that it is not
+    /// there.
+    pub indexing_until_ms: u64,
 }
 
 impl Endpoint {
@@ -34,6 +37,7 @@ impl Endpoint {
             forgets_until_ms: 0,
             log_lag: 0,
             blind_until_ms: 0,
+            indexing_until_ms: 0,
         }
     }
 
@@ -44,7 +48,7 @@ impl Endpoint {
         hash: B256,
         now_ms: u64,
     ) -> Option<(&'a Sealed, &'a Receipt)> {
-        if now_ms < self.forgets_until_ms {
+        if now_ms < self.forgets_until_ms.max(self.indexing_until_ms) {
             return None;
         }
         let (sealed, receipt) = chain.find(self.view, hash)?;
@@ -52,7 +56,7 @@ impl Endpoint {
     }
 
     pub fn knows(&self, chain: &Chain, hash: B256, now_ms: u64) -> bool {
-        now_ms >= self.forgets_until_ms
+        now_ms >= self.forgets_until_ms.max(self.indexing_until_ms)
             && (self.pool.knows(hash) || chain.find(self.view, hash).is_some())
     }
 }

@@ -520,7 +520,7 @@ fn a_payment_that_is_assigned_to_a_closed_slot_is_found() {
         1,
         SettlementState::Assigned {
             slot: id,
-            transaction: TRANSACTION,
+            transaction: Some(TRANSACTION),
         },
     );
     let chain = seen(&[]);
