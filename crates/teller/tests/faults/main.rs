@@ -12,6 +12,7 @@ mod boundaries;
 mod crash;
 mod demoted;
 mod fees;
+mod lanes;
 mod node;
 mod reorg;
 mod rig;

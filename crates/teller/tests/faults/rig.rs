@@ -16,7 +16,7 @@ use teller_loadtest::sellers::{Asking, Told, settle_until_told};
 use teller_loadtest::{Node, Signed};
 use tokio::task::JoinSet;
 
-use crate::support::proxy::NodeProxy;
+use crate::support::proxy::{NodeProxy, Rule};
 use crate::support::{Buyer, Chain, body, now, shared_stores};
 
 pub const PAYEE: Address = Address::repeat_byte(0x42);
@@ -43,6 +43,12 @@ pub struct Wish {
     pub stores: Option<(String, String)>,
     /// Further lines of the reservations' table.
     pub holds: String,
+    /// What the signer with the lowest address has, in wei, before a teller starts.
+    pub poorest: Option<u64>,
+    /// How many transactions the first signer's key has signed before.
+    pub used_key: u64,
+    /// What befalls calls from the beginning.
+    pub rules: Vec<Rule>,
 }
 
 impl Default for Wish {
@@ -57,6 +63,9 @@ impl Default for Wish {
             anvil: None,
             stores: None,
             holds: String::new(),
+            poorest: None,
+            used_key: 0,
+            rules: Vec::new(),
         }
     }
 }
@@ -69,6 +78,26 @@ impl Wish {
             signers: 2,
             ..Self::default()
         }
+    }
+}
+
+/// What was done with signers' accounts before any teller had them.
+async fn prepare_signers(chain: &Chain, poorest: Option<u64>, used_key: u64) {
+    let keys = chain.devnet.info().signers.iter();
+    let signers: Vec<Address> = keys.map(|key| Buyer::new(*key).address).collect();
+    let rpc = |method, params| chain.devnet.rpc(method, params);
+    for _ in 0..used_key {
+        let (signer, mine) = (signers[0], json!([]));
+        rpc("anvil_impersonateAccount", json!([signer]))
+            .await
+            .unwrap();
+        let transfer = json!([{"from": signer, "to": signer, "value": "0x1", "gas": "0x5208"}]);
+        rpc("eth_sendTransaction", transfer).await.unwrap();
+        rpc("evm_mine", mine).await.unwrap();
+    }
+    if let (Some(wei), Some(signer)) = (poorest, signers.iter().min()) {
+        let balance = json!([signer, format!("{wei:#x}")]);
+        rpc("anvil_setBalance", balance).await.unwrap();
     }
 }
 
@@ -111,6 +140,8 @@ impl Rig {
         };
         let chain = Chain::with(config).await;
         let proxy = NodeProxy::start(chain.devnet.rpc_url()).await;
+        wish.rules.into_iter().for_each(|rule| proxy.inject(rule));
+        prepare_signers(&chain, wish.poorest, wish.used_key).await;
         let stores = match (wish.stores, wish.roles.as_slice()) {
             (Some(own), _) => Some(own),
             (None, [Role::All]) => None,

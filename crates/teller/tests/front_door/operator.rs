@@ -411,11 +411,24 @@ async fn a_lane_that_a_stranger_froze_is_thawed_and_goes_on() {
     let teller = Teller::embedded(&chain).await;
     let operator = Operator::at(&chain, teller.directory());
     settle(&chain, &teller, 0..2).await;
-    send_as_signer(&chain, PAYEE, &[]).await;
+    let rpc = |method: &'static str, params| chain.devnet.rpc(method, params);
+    rpc("evm_setIntervalMining", json!([0])).await.unwrap();
     let payment = chain.payer(3).pay(&chain, PAYEE, 5, 900);
     let request = body(&chain, &payment);
     let waiting = teller.post("/settle", &request);
     let thawed = async {
+        operator
+            .lane_that("busy", |lane| lane["openSlots"][0]["payments"] == 1)
+            .await;
+        // Sent by now. The chain forgets it, and takes the stranger's at the same nonce.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        rpc("anvil_dropAllTransactions", json!([])).await.unwrap();
+        let mined = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            rpc("evm_mine", json!([])).await.unwrap();
+            rpc("evm_setIntervalMining", json!([1])).await.unwrap();
+        };
+        tokio::join!(send_as_signer(&chain, PAYEE, &[]), mined);
         let lane = operator
             .lane_that("frozen", |lane| lane["mode"] == "frozen")
             .await;

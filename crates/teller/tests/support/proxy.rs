@@ -53,6 +53,10 @@ pub enum Fault {
     Forget,
     /// Delivered twice; the second answer counts.
     Duplicate,
+    /// Delivered; where the answer is `null` it is this JSON-RPC error instead.
+    ErrorForNull(i64, &'static str),
+    /// Delivered; the number that it is answered with is less by so much.
+    Less(u64),
 }
 
 /// Which calls a fault befalls.
@@ -306,6 +310,23 @@ async fn answer(shared: &Shared, calls: Vec<Value>) -> Result<Vec<Value>, Respon
     match whole {
         Some(Fault::HangAnswer) => std::future::pending().await,
         Some(Fault::CutAnswer) => Err(cut()),
+        Some(Fault::ErrorForNull(code, message)) => {
+            for answer in answers
+                .iter_mut()
+                .filter(|answer| answer["result"].is_null())
+            {
+                *answer = json!({"jsonrpc": "2.0", "id": answer["id"], "error": {"code": code, "message": message}});
+            }
+            Ok(answers)
+        }
+        Some(Fault::Less(less)) => {
+            for answer in &mut answers {
+                if let Some(number) = number(&answer["result"]) {
+                    answer["result"] = json!(format!("{:#x}", number.saturating_sub(less)));
+                }
+            }
+            Ok(answers)
+        }
         _ => Ok(answers),
     }
 }
