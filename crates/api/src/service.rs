@@ -112,6 +112,7 @@ impl Service {
             network,
             payment_identifier,
             builder_code,
+            discoverable: _,
         } = *asked;
         let identifier = self.identifier(payment_identifier);
         request.attribution = self.attribution(builder_code);

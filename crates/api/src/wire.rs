@@ -14,7 +14,7 @@ use teller_protocol::extensions::{
     PaymentIdentifier,
 };
 use teller_protocol::{
-    Eip3009Payload, Erc7710Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault,
+    Discoverable, Eip3009Payload, Erc7710Payload, EvmPayload, EvmRequest, EvmScheme, Extra, Fault,
     PaymentRequirements, Permit2Payload, ReadError, Served, Version,
 };
 use teller_verify::read_signature;
@@ -48,41 +48,8 @@ pub(crate) struct Asked {
     pub(crate) payment_identifier: Option<IdempotencyKey>,
     /// Whom the buyer attributes the payment to.
     pub(crate) builder_code: Option<BuilderCodeInfo>,
-}
-
-impl Asked {
-    /// Takes the buyer's id of the payment along, if it is a good one or there is none and none is required.
-    pub(crate) fn identified(
-        self,
-        identifier: &Extension<PaymentIdentifier>,
-    ) -> Result<Self, Rejection> {
-        const ID: &str = "paymentPayload.extensions.payment-identifier.info.id";
-        let identifier = match identifier {
-            Extension::Absent => return Ok(self),
-            Extension::Malformed(detail) => return Err(self.refused(detail.clone())),
-            Extension::Present(identifier) => identifier,
-        };
-        match &identifier.id {
-            Some(id) => match id.parse() {
-                Ok(id) => Ok(Self {
-                    payment_identifier: Some(id),
-                    ..self
-                }),
-                Err(_) => Err(self.refused(format!("{ID} is malformed"))),
-            },
-            None if identifier.required => Err(self.refused(format!("{ID} is required"))),
-            None => Ok(self),
-        }
-    }
-
-    fn refused(self, detail: String) -> Rejection {
-        Rejection {
-            refusal: Refusal::new(Reason::InvalidPayload, detail),
-            payer: Some(self.request.payment.key.payer),
-            network: self.network,
-            is_bad_request: true,
-        }
-    }
+    /// What is paid for, if it wants to be found.
+    pub(crate) discoverable: Extension<Discoverable>,
 }
 
 /// A request that is refused before anybody looks at the payment.
@@ -133,19 +100,44 @@ pub(crate) fn into_domain(
     tenant: &TenantId,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<Asked, Rejection> {
-    match request(&wire, offers, tenant, idempotency_key) {
-        Ok(request) => Ok(Asked {
-            request,
-            network: wire.requirements.network,
-            payment_identifier: None,
-            builder_code: wire.extensions.builder_code.present().cloned(),
-        }),
-        Err(refusal) => Err(Rejection {
-            refusal,
-            payer: Some(wire.payload.payer()),
-            network: wire.requirements.network,
-            is_bad_request: false,
-        }),
+    let rejected = |refusal: Refusal, is_bad_request: bool| Rejection {
+        refusal,
+        payer: Some(wire.payload.payer()),
+        network: wire.requirements.network.clone(),
+        is_bad_request,
+    };
+    let request = request(&wire, offers, tenant, idempotency_key)
+        .map_err(|refusal| rejected(refusal, false))?;
+    let payment_identifier = payment_identifier(&wire.extensions.payment_identifier)
+        .map_err(|refusal| rejected(refusal, true))?;
+    Ok(Asked {
+        request,
+        network: wire.requirements.network,
+        payment_identifier,
+        builder_code: wire.extensions.builder_code.present().cloned(),
+        discoverable: wire.discoverable,
+    })
+}
+
+/// The buyer's id of the payment, if it is a good one or there is none and none is required.
+fn payment_identifier(
+    sent: &Extension<PaymentIdentifier>,
+) -> Result<Option<IdempotencyKey>, Refusal> {
+    const ID: &str = "paymentPayload.extensions.payment-identifier.info.id";
+    let refused = |detail: String| Refusal::new(Reason::InvalidPayload, detail);
+    let sent = match sent {
+        Extension::Absent => return Ok(None),
+        Extension::Malformed(detail) => return Err(refused(detail.clone())),
+        Extension::Present(sent) => sent,
+    };
+    match &sent.id {
+        Some(id) => {
+            let id = id.parse();
+            id.map(Some)
+                .map_err(|_| refused(format!("{ID} is malformed")))
+        }
+        None if sent.required => Err(refused(format!("{ID} is required"))),
+        None => Ok(None),
     }
 }
 

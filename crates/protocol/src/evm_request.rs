@@ -2,7 +2,8 @@
 
 use alloy_primitives::Address;
 
-use crate::extensions::Extensions;
+use crate::discoverable::{self, Discoverable};
+use crate::extensions::{Extension, Extensions};
 use crate::field;
 use crate::fields::{Fields, Found, Problem};
 use crate::json::Object;
@@ -31,6 +32,8 @@ pub struct EvmRequest {
     pub resource: Option<Resource>,
     /// `paymentPayload.extensions`
     pub extensions: Extensions,
+    /// What is paid for, if it wants to be found.
+    pub discoverable: Extension<Discoverable>,
 }
 
 impl EvmRequest {
@@ -85,16 +88,25 @@ fn read(
         requirements.extra.asset_transfer_method,
         served,
     )?;
-    let (resource, extensions) = match version {
-        Version::V1 => (None, Extensions::default()),
-        Version::V2 => (
-            sent.optional_object("resource")?
-                .and_then(|resource| Resource::read(resource.object)),
-            match sent.optional_object("extensions")? {
+    let (resource, extensions, discoverable) = match version {
+        Version::V1 => (
+            None,
+            Extensions::default(),
+            discoverable::of_v1(demanded.object),
+        ),
+        Version::V2 => {
+            let resource = sent.optional_object("resource")?;
+            let extensions = match sent.optional_object("extensions")? {
                 Some(extensions) => Extensions::read(&extensions),
                 None => Extensions::default(),
-            },
-        ),
+            };
+            let discoverable = discoverable::of_v2(&sent, demanded.object, &extensions.bazaar);
+            (
+                resource.and_then(|resource| Resource::read(resource.object)),
+                extensions,
+                discoverable,
+            )
+        }
     };
     Ok(EvmRequest {
         version,
@@ -105,5 +117,6 @@ fn read(
         facilitator_address,
         resource,
         extensions,
+        discoverable,
     })
 }

@@ -3,7 +3,7 @@
 //! Bytes become typed requests here and nothing else happens: no network is looked up, no signature judged, no policy
 //! applied. `teller-api` turns these types into the domain's.
 
-mod beside;
+mod discoverable;
 pub mod discovery;
 mod evm_request;
 pub mod extensions;
@@ -18,7 +18,7 @@ mod request;
 mod resource;
 mod response;
 
-pub use beside::{Beside, Claim, Discoverable};
+pub use discoverable::{Claim, Discoverable};
 pub use evm_request::EvmRequest;
 pub use json::{JsonError, MAX_DEPTH};
 pub use offer::{Offer, OfferedResource};

@@ -1,7 +1,7 @@
 //! What a request that is no JSON itself offers for the discovery catalogue (PROTOCOL section 7.4). It is judged as what
 //! stands in a REST body is: put into the same form and read by the same code.
 
-use crate::beside::{Discoverable, offered};
+use crate::discoverable::{Discoverable, offered};
 use crate::extensions::{Bazaar, Extension, ids};
 use crate::fields::{Fields, Found};
 use crate::json::{Json, Object, parse};
@@ -54,7 +54,7 @@ impl Offer<'_> {
         let sent = Fields::of(&sent, payload, Fault::Payload);
         let bazaar = Bazaar::read(&sent.object("extensions")?.object(ids::BAZAAR)?)?;
         match (bazaar, json(self.requirements)) {
-            (Some(bazaar), Json::Object(requirements)) => offered(&sent, &requirements, bazaar),
+            (Some(bazaar), Json::Object(requirements)) => offered(&sent, &requirements, &bazaar),
             _ => Ok(None),
         }
     }
@@ -102,7 +102,9 @@ fn json(text: &str) -> Json<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::beside::Beside;
+    use crate::discoverable::of_v2;
+    use crate::extensions::Extensions;
+    use crate::request::read_body;
     use serde_json::json;
 
     const RESOURCE: OfferedResource<'static> = OfferedResource {
@@ -138,7 +140,12 @@ mod tests {
             },
             "paymentRequirements": object(offer.requirements),
         });
-        Beside::read(body.to_string().as_bytes()).discoverable
+        let found = read_body(body.to_string().as_bytes(), |_, payload, requirements| {
+            let sent = Fields::of(payload, "paymentPayload", Fault::Payload);
+            let bazaar = Extensions::read(&sent.object("extensions")?).bazaar;
+            Ok(of_v2(&sent, requirements, &bazaar))
+        });
+        found.unwrap()
     }
 
     #[test]

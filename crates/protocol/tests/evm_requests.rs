@@ -509,3 +509,61 @@ proptest! {
         let _ = EvmRequest::read(&bytes, ALL);
     }
 }
+
+/// Every letter of a key may be written as an escape; what is read is the same.
+#[test]
+fn a_key_that_is_written_with_escapes_is_the_same_key() {
+    let info = json!({"input": {"type": "http", "method": "GET"}});
+    let mut v2 = permit2();
+    v2["paymentPayload"]["resource"] = json!({"url": "https://a.example/w"});
+    v2["paymentPayload"]["extensions"] = json!({
+        "payment-identifier": {"info": {"id": "pay_0123456789abcdef"}},
+        "bazaar": {"info": info, "schema": {}},
+        "builder-code": {"info": {"a": "app"}},
+    });
+    let mut v1 = eip3009();
+    for (pointer, value) in [
+        ("/paymentPayload/x402Version", json!(1)),
+        ("/paymentPayload/scheme", json!("exact")),
+        ("/paymentPayload/network", json!("base-sepolia")),
+        ("/paymentRequirements/network", json!("base-sepolia")),
+        ("/paymentRequirements/maxAmountRequired", json!("10000")),
+        (
+            "/paymentRequirements/resource",
+            json!("https://a.example/w"),
+        ),
+        ("/paymentRequirements/outputSchema", info.clone()),
+    ] {
+        v1 = with(v1, pointer, Some(value));
+    }
+    v1["x402Version"] = json!(1);
+    for plain in [v2, v1] {
+        let escaped = escaped(&plain);
+        assert!(!escaped.contains("payment"), "{escaped}");
+        let read = |text: &str| EvmRequest::read(text.as_bytes(), ALL).unwrap();
+        let (plain, escaped) = (read(&plain.to_string()), read(&escaped));
+        assert!(matches!(plain.discoverable, Extension::Present(_)));
+        assert_eq!(format!("{plain:?}"), format!("{escaped:?}"));
+    }
+}
+
+/// The value as JSON, with every character of every key written as an escape.
+fn escaped(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let members = members.iter().map(|(key, value)| {
+                let key: String = key
+                    .encode_utf16()
+                    .map(|unit| format!("\\u{unit:04x}"))
+                    .collect();
+                format!("\"{key}\":{}", escaped(value))
+            });
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+        }
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(escaped).collect();
+            format!("[{}]", items.join(","))
+        }
+        plain => plain.to_string(),
+    }
+}

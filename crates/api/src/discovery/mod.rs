@@ -14,15 +14,16 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use teller_domain::{PaymentRequest, X402Version};
+use teller_domain::X402Version;
 use teller_protocol::extensions::Extension;
-use teller_protocol::{Claim, Discoverable, Version};
+use teller_protocol::{Claim, Version};
 use teller_store::{CatalogueBounds, Ledger, ListedTerms, ListingKind, NewListing};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::catalogue::{Filters, Listed, Reader};
 use self::schema::Unfit;
 use crate::answer::message;
+use crate::wire::Asked;
 
 /// How many verdicts and listings are remembered; all are forgotten when there would be more.
 const MOST_REMEMBERED: usize = 4_096;
@@ -68,10 +69,11 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// What a request offers for the catalogue.
-    pub(crate) fn of(found: Extension<Discoverable>, request: &PaymentRequest) -> Option<Self> {
+    /// Takes what a request offers for the catalogue: it need not wait with the payment.
+    pub(crate) fn of(asked: &mut Asked) -> Option<Self> {
+        let request = &asked.request;
         let has_header = request.version == X402Version::V2;
-        let found = match found {
+        let found = match std::mem::take(&mut asked.discoverable) {
             Extension::Absent => return None,
             Extension::Malformed(detail) => {
                 return Some(Self {

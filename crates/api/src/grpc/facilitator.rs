@@ -45,10 +45,6 @@ impl FacilitatorDoor {
         tenant: &Tenant,
         request: proto::VerifyRequest,
     ) -> (Answer<proto::VerifyResponse>, Outcome) {
-        let offered = offer::offered(
-            request.payment_payload.as_ref(),
-            request.payment_requirements.as_ref(),
-        );
         let mut candidate = None;
         let asked = self.asked(
             &tenant.id,
@@ -58,8 +54,8 @@ impl FacilitatorDoor {
             &request.payment_identifier,
         );
         let answer = match asked {
-            Ok(asked) => {
-                candidate = Candidate::of(offered, &asked.request);
+            Ok(mut asked) => {
+                candidate = Candidate::of(&mut asked);
                 let (answer, cause) = self.0.inner.service.verify(asked).await;
                 self.0.log("verify", cause.as_ref());
                 answer
@@ -83,10 +79,6 @@ impl FacilitatorDoor {
         let Ok(_settles) = tenant.take_settle() else {
             return (Err(status(&ApiError::TooManySettles)), Outcome::Rejected);
         };
-        let offered = offer::offered(
-            request.payment_payload.as_ref(),
-            request.payment_requirements.as_ref(),
-        );
         let mut candidate = None;
         let asked = self.asked(
             &tenant.id,
@@ -96,8 +88,8 @@ impl FacilitatorDoor {
             &request.payment_identifier,
         );
         let answer = match asked {
-            Ok(asked) => {
-                candidate = Candidate::of(offered, &asked.request);
+            Ok(mut asked) => {
+                candidate = Candidate::of(&mut asked);
                 let asked = Box::new(asked);
                 let (answer, cause) = self.0.inner.service.settle(asked, tenant).await;
                 self.0.log("settle", cause.as_ref());
@@ -170,17 +162,18 @@ impl FacilitatorDoor {
             false => Unasked::Refused(rejection),
         };
         let offers = &self.0.inner.offers;
-        let wire = request::read(payload, requirements, offers.served())
+        let offered = offer::offered(payload.as_ref(), requirements.as_ref());
+        let mut wire = request::read(payload, requirements, offers.served())
             .map_err(|error| refused(error.into()))?;
-        let asked = wire::into_domain(wire, offers, tenant, key).map_err(refused)?;
-        let identifier = match payment_identifier {
+        wire.discoverable = offered;
+        wire.extensions.payment_identifier = match payment_identifier {
             "" => Extension::Absent,
             id => PaymentIdentifier::of(id).map_or_else(
                 |problem| Extension::Malformed(format!("payment_identifier {problem}")),
                 Extension::Present,
             ),
         };
-        asked.identified(&identifier).map_err(refused)
+        wire::into_domain(wire, offers, tenant, key).map_err(refused)
     }
 }
 

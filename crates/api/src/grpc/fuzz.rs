@@ -5,7 +5,7 @@ use prost::Message;
 use teller_domain::{ChainId, PaymentRequest, SignedReceipt, TenantId};
 use teller_fuzz::{Fuzz, Shape};
 use teller_protocol::extensions::{Bazaar, Extension};
-use teller_protocol::{Beside, EvmPayload, EvmRequest, Resource, Version};
+use teller_protocol::{EvmPayload, EvmRequest, Resource, Version};
 
 use super::{offer, request};
 use crate::discovery::Candidate;
@@ -53,19 +53,15 @@ fn both_doors_see_one_payment() {
                 return false;
             }
         };
-        let beside = Beside::read(data);
-        let has_identifier =
-            matches!(&beside.payment_identifier, Extension::Present(sent) if sent.id.is_some());
-        match asked.clone().identified(&beside.payment_identifier) {
-            Ok(identified) => assert_eq!(identified.payment_identifier.is_some(), has_identifier),
-            Err(rejection) => harmless(&rejection),
-        }
-        let _ = Candidate::of(beside.discoverable.clone(), &asked.request);
-
         let request = EvmRequest::read(data, Offers::default().served()).unwrap();
+        let sent = request.extensions.payment_identifier.present();
+        let has_identifier = sent.is_some_and(|sent| sent.id.is_some());
+        assert_eq!(asked.payment_identifier.is_some(), has_identifier);
+        let _ = Candidate::of(&mut asked.clone());
+
         if let Some(message) = message(&request) {
             if let (Version::V2, Extension::Present(listed)) =
-                (request.version, beside.discoverable)
+                (request.version, &request.discoverable)
             {
                 let found = offer::offered(
                     message.payment_payload.as_ref(),
@@ -73,7 +69,7 @@ fn both_doors_see_one_payment() {
                 );
                 let mut found = found.present().unwrap().clone();
                 found.requirements.clone_from(&listed.requirements);
-                assert_eq!(found, listed);
+                assert_eq!(found, *listed);
             }
             let bytes = message.encode_to_vec();
             let asked_again = read_message(&bytes).unwrap();

@@ -168,6 +168,7 @@ fn read_both(
             Version::V1 => Extensions::default(),
             Version::V2 => extensions(payload.extensions.unwrap_or_default()),
         },
+        discoverable: Extension::Absent,
     })
 }
 

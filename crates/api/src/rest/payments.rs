@@ -10,7 +10,6 @@ use axum::response::Response;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use teller_domain::IdempotencyKey;
-use teller_protocol::Beside;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{MAX_BODY_BYTES, respond};
@@ -70,15 +69,13 @@ async fn verify_admitted(api: &Api, admitted: Admitted) -> (Response, Outcome) {
 /// A request's payment with the buyer's id of it, and what was paid for. In boxes: thousands of requests wait at once, and
 /// a future has room for all that it ever held.
 fn read(api: &Api, admitted: &Admitted) -> Result<(Box<Asked>, Option<Box<Candidate>>), Rejection> {
-    let asked = wire::read(
+    let mut asked = wire::read(
         &admitted.body,
         &api.inner.offers,
         &admitted.tenant.id,
         admitted.idempotency_key.clone(),
     )?;
-    let beside = Beside::read(&admitted.body);
-    let asked = asked.identified(&beside.payment_identifier)?;
-    let candidate = Candidate::of(beside.discoverable, &asked.request);
+    let candidate = Candidate::of(&mut asked);
     Ok((Box::new(asked), candidate.map(Box::new)))
 }
 

@@ -459,3 +459,29 @@ async fn a_payment_identifier_buys_once_and_replays_nothing() {
         json!({"required": false});
     assert_eq!(ask("/settle", &echoed, "shop-key").await.1["success"], true);
 }
+
+/// A key of JSON may be written with escapes; it is the same key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_identifier_binds_however_its_key_is_written() {
+    let chain = Chain::start(Duration::from_secs(1)).await;
+    let teller = Teller::embedded(&chain).await;
+    let id = "pay_0123456789abcdef";
+    let settle = async |number: u64, key: &str| {
+        let request = identified(&chain, number, id).to_string();
+        let request = request.replace("payment-identifier", key);
+        let answer = teller.try_post_text("/settle", request, &[]).await;
+        answer.unwrap()
+    };
+    let (_, answer) = settle(1, r"payment\u002didentifier").await;
+    assert_eq!(answer["success"], true, "{answer}");
+    for (number, key) in [
+        (2, r"payment\u002didentifier"),
+        (3, r"\u0070ayment-identifie\u0072"),
+        (4, "payment-identifier"),
+    ] {
+        let (status, answer) = settle(number, key).await;
+        assert_eq!(status, 409, "{key}: {answer}");
+        assert_eq!(answer["errorReason"], "payment_identifier_reused");
+    }
+    assert_eq!(chain.balance(PAYEE).await, U256::from(1_000));
+}

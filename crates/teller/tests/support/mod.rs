@@ -412,7 +412,18 @@ impl Teller {
         body: &Value,
         headers: &[(&str, &str)],
     ) -> Result<(u16, Value), reqwest::Error> {
-        let mut request = self.http.post(format!("{}{path}", self.url)).json(body);
+        self.try_post_text(path, body.to_string(), headers).await
+    }
+
+    /// The same with a body that is written as it is.
+    pub async fn try_post_text(
+        &self,
+        path: &str,
+        body: String,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, Value), reqwest::Error> {
+        let mut request = self.http.post(format!("{}{path}", self.url)).body(body);
+        request = request.header("content-type", "application/json");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

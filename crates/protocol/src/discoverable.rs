@@ -1,27 +1,16 @@
-//! What a request carries beside its payment: the buyer's id of it, and what the paid resource says of itself for the
-//! discovery catalogue (PROTOCOL sections 7.3 and 7.4). None of it decides whether a payment is good.
+//! What the paid resource of a request says of itself for the discovery catalogue (PROTOCOL section 7.4). It never decides
+//! whether a payment is good.
 
-use crate::extensions::{
-    Bazaar, BazaarInput, Extension, Extensions, HttpMethod, PaymentIdentifier, ids,
-};
+use crate::extensions::{Bazaar, BazaarInput, Extension, HttpMethod};
 use crate::fields::{Fields, Found};
 use crate::json::{Json, Object};
-use crate::request::{Fault, Version, read_body, read_version};
+use crate::request::{Fault, Version};
 use crate::resource::Resource;
 
 /// The longest payment requirements that are listed, as JSON text.
 const MAX_REQUIREMENTS_BYTES: usize = 8 * 1024;
 /// Where version 1 has its discovery data.
 const OUTPUT_SCHEMA: &str = "outputSchema";
-
-/// What stands beside the payment.
-#[derive(Debug, Clone, Default)]
-pub struct Beside {
-    /// The buyer's id of the payment.
-    pub payment_identifier: Extension<PaymentIdentifier>,
-    /// What was paid for, if it wants to be found.
-    pub discoverable: Extension<Discoverable>,
-}
 
 /// A resource that wants to be found. Everything in it is the client's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,45 +40,21 @@ pub struct Claim {
     pub listed: String,
 }
 
-impl Beside {
-    /// Reads what there is in the body of a request that could be read. Bodies that do not name any of it are not parsed
-    /// again.
-    pub fn read(body: &[u8]) -> Self {
-        let names = [ids::PAYMENT_IDENTIFIER, ids::BAZAAR, OUTPUT_SCHEMA];
-        if !names.iter().any(|name| contains(body, name.as_bytes())) {
-            return Self::default();
-        }
-        // What cannot be read was refused when the payment was read.
-        read_body(body, read).unwrap_or_default()
-    }
+/// What a version 1 request offers: `outputSchema` of its requirements.
+pub(crate) fn of_v1(requirements: &Object<'_>) -> Extension<Discoverable> {
+    Extension::of(output_schema(requirements))
 }
 
-fn contains(body: &[u8], name: &[u8]) -> bool {
-    body.windows(name.len()).any(|part| part == name)
-}
-
-fn read(body: &Object<'_>, payload: &Object<'_>, requirements: &Object<'_>) -> Found<Beside> {
-    match read_version(body, payload)? {
-        Version::V1 => Ok(Beside {
-            payment_identifier: Extension::Absent,
-            discoverable: Extension::of(output_schema(requirements)),
-        }),
-        Version::V2 => {
-            let sent = Fields::of(payload, "paymentPayload", Fault::Payload);
-            let Some(extensions) = sent.optional_object("extensions")? else {
-                return Ok(Beside::default());
-            };
-            let read = Extensions::read(&extensions);
-            let discoverable = match read.bazaar {
-                Extension::Absent => Extension::Absent,
-                Extension::Malformed(detail) => Extension::Malformed(detail),
-                Extension::Present(bazaar) => Extension::of(offered(&sent, requirements, bazaar)),
-            };
-            Ok(Beside {
-                payment_identifier: read.payment_identifier,
-                discoverable,
-            })
-        }
+/// What a version 2 request offers: its extension, with the resource and the requirements that stand beside it.
+pub(crate) fn of_v2(
+    sent: &Fields<'_, '_>,
+    requirements: &Object<'_>,
+    bazaar: &Extension<Bazaar>,
+) -> Extension<Discoverable> {
+    match bazaar {
+        Extension::Absent => Extension::Absent,
+        Extension::Malformed(detail) => Extension::Malformed(detail.clone()),
+        Extension::Present(bazaar) => Extension::of(offered(sent, requirements, bazaar)),
     }
 }
 
@@ -97,7 +62,7 @@ fn read(body: &Object<'_>, payload: &Object<'_>, requirements: &Object<'_>) -> F
 pub(crate) fn offered(
     sent: &Fields<'_, '_>,
     requirements: &Object<'_>,
-    bazaar: Bazaar,
+    bazaar: &Bazaar,
 ) -> Found<Option<Discoverable>> {
     let tool = match &bazaar.input {
         BazaarInput::Http { .. } => None,
@@ -105,8 +70,8 @@ pub(crate) fn offered(
     };
     let claim = Claim {
         listed: bazaar.listed(),
-        info: bazaar.info,
-        schema: bazaar.schema,
+        info: bazaar.info.clone(),
+        schema: bazaar.schema.clone(),
     };
     let wrong = || sent.wrong("resource", "must have an http or https url");
     let found = sent.object("resource")?;
@@ -166,7 +131,8 @@ fn listed(requirements: &Object<'_>) -> Found<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::extensions::Extensions;
+    use crate::request::{read_body, read_version};
     use serde_json::{Value, json};
 
     fn v2(extensions: Value) -> Value {
@@ -191,8 +157,24 @@ mod tests {
         })
     }
 
-    fn read(body: &Value) -> Beside {
-        Beside::read(body.to_string().as_bytes())
+    /// What the request offers beside a payment that is of no interest here.
+    fn read(body: &Value) -> Extension<Discoverable> {
+        let found = read_body(
+            body.to_string().as_bytes(),
+            |body, payload, requirements| {
+                if read_version(body, payload)? == Version::V1 {
+                    return Ok(of_v1(requirements));
+                }
+                let sent = Fields::of(payload, "paymentPayload", Fault::Payload);
+                Ok(match sent.optional_object("extensions")? {
+                    Some(extensions) => {
+                        of_v2(&sent, requirements, &Extensions::read(&extensions).bazaar)
+                    }
+                    None => Extension::Absent,
+                })
+            },
+        );
+        found.unwrap()
     }
 
     fn http() -> Value {
@@ -201,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_v2_resource_is_known_by_its_url_without_its_query_or_by_its_route() {
-        let found = read(&v2(json!({"bazaar": http()}))).discoverable;
+        let found = read(&v2(json!({"bazaar": http()})));
         let found = found.present().unwrap();
         assert_eq!(found.url, "https://a.example/users/7");
         assert_eq!(found.resource.tags, ["t"]);
@@ -210,7 +192,7 @@ mod tests {
         let mut routed = http();
         routed["routeTemplate"] = json!("/users/:id");
         let claim = |value: &Value| {
-            let found = read(&v2(json!({"bazaar": value}))).discoverable;
+            let found = read(&v2(json!({"bazaar": value})));
             found.present().cloned().unwrap()
         };
         let found = claim(&routed);
@@ -228,7 +210,7 @@ mod tests {
             let input = json!({"type": "mcp", name: "weather", "inputSchema": {}});
             let bazaar =
                 json!({"info": {"input": input, "output": 1}, "schema": {}, "routeTemplate": "/x"});
-            let found = read(&v2(json!({ "bazaar": bazaar }))).discoverable;
+            let found = read(&v2(json!({ "bazaar": bazaar })));
             let found = found.present().unwrap();
             assert_eq!(found.url, "https://a.example/users/7");
             assert_eq!(found.tool.as_deref(), Some("weather"));
@@ -243,9 +225,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_and_what_is_not_there_is_absent() {
-        assert_eq!(read(&v2(json!({}))).discoverable, Extension::Absent);
-        assert_eq!(read(&v2(json!(null))).discoverable, Extension::Absent);
-        let detail = |body: &Value| match read(body).discoverable {
+        assert_eq!(read(&v2(json!({}))), Extension::Absent);
+        assert_eq!(read(&v2(json!(null))), Extension::Absent);
+        let detail = |body: &Value| match read(body) {
             Extension::Malformed(detail) => detail,
             other => panic!("{other:?}"),
         };
@@ -271,7 +253,7 @@ mod tests {
                 .extend(more.as_object().unwrap().clone());
             v1(json!({"input": input, "output": {}}))
         };
-        let found = read(&input(json!({}))).discoverable;
+        let found = read(&input(json!({})));
         let found = found.present().unwrap();
         assert_eq!(
             (found.version, found.url.as_str()),
@@ -286,7 +268,7 @@ mod tests {
             v1(json!({})),
             v1(json!({"input": null})),
         ] {
-            assert_eq!(read(&absent).discoverable, Extension::Absent);
+            assert_eq!(read(&absent), Extension::Absent);
         }
         for wrong in [
             input(json!({"discoverable": "yes"})),
@@ -294,29 +276,7 @@ mod tests {
             input(json!({"method": "BREW"})),
             v1(json!({"input": 1})),
         ] {
-            assert!(matches!(read(&wrong).discoverable, Extension::Malformed(_)));
-        }
-    }
-
-    #[test]
-    fn an_identifier_is_read_in_version_2_only() {
-        let id = json!({"payment-identifier": {"info": {"required": true, "id": "pay_0123456789abcdef"}}});
-        let found = read(&v2(id)).payment_identifier;
-        assert_eq!(
-            found.present().unwrap().id.as_deref(),
-            Some("pay_0123456789abcdef")
-        );
-        let short = json!({"payment-identifier": {"info": {"id": "short"}}});
-        assert!(matches!(
-            read(&v2(short)).payment_identifier,
-            Extension::Malformed(_)
-        ));
-    }
-
-    proptest! {
-        #[test]
-        fn no_body_makes_it_panic(text in "[{}\\[\\]\",:a-z0-9]{0,60}(bazaar)?.{0,20}") {
-            let _ = Beside::read(text.as_bytes());
+            assert!(matches!(read(&wrong), Extension::Malformed(_)));
         }
     }
 }
