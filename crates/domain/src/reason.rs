@@ -69,6 +69,10 @@ reasons! {
     PolicyRefused = "policy_refused",
     /// The payer or the payee is one of teller's own signers (teller's own).
     FacilitatorIsParty = "facilitator_is_party",
+    /// An `exact` payment of nothing, which would cost the operator gas and the payer not even a balance (teller's own).
+    ZeroValuePayment = "zero_value_payment",
+    /// The payer is the payee: nothing moves, and the operator pays the gas (teller's own).
+    SelfPayment = "self_payment",
     /// The signature is malformed, not the payer's, or over other data.
     InvalidSignature = "invalid_exact_evm_signature",
     /// The authorization pays somebody else.

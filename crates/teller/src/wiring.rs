@@ -13,7 +13,7 @@ use teller_domain::ProcessId;
 use teller_settle::core::Budgets;
 use teller_settle::{Engine, Intake, Settler, Timings};
 use teller_store::{CatalogueBounds, Ledger, LedgerUrl, ReservationsUrl, Stores};
-use teller_verify::{Policy, TenantPolicy, Verifier};
+use teller_verify::{EmptyPayments, Policy, TenantPolicy, Verifier};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -261,6 +261,10 @@ fn policy(config: &Config) -> Policy {
         denied: config.policy.denied.iter().copied().collect(),
         tenants: tenants.collect(),
         balance_hold_cap_seconds: config.reservations.balance_hold.as_secs(),
+        empty_payments: match config.policy.allow_empty_payments {
+            true => EmptyPayments::Allowed,
+            false => EmptyPayments::Refused,
+        },
     }
 }
 

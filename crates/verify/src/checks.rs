@@ -69,6 +69,7 @@ pub(crate) fn check_request<'a>(
             check_delegation(network, request, delegation)?;
         }
     }
+    policy.wants(payment)?;
     Ok(known)
 }
 

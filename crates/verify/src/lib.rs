@@ -18,7 +18,7 @@ use teller_store::StoreError;
 
 pub use hold::Hold;
 pub use network::{VerifyNetwork, margin_seconds};
-pub use policy::{Policy, TenantPolicy};
+pub use policy::{EmptyPayments, Policy, TenantPolicy};
 pub use verifier::Verifier;
 
 /// What a check of a payment came to.

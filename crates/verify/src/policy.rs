@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use alloy_primitives::Address;
-use teller_domain::{ChainId, Payment, Reason, Refusal, TenantId};
+use teller_domain::{AssetAmount, ChainId, Payment, Reason, Refusal, Scheme, TenantId};
 
 /// The operator's rules that are not the network's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,15 +14,29 @@ pub struct Policy {
     pub tenants: HashMap<TenantId, TenantPolicy>,
     /// The longest balance hold; a shorter `maxTimeoutSeconds` makes it shorter.
     pub balance_hold_cap_seconds: u64,
+    /// Whether payments are taken that move nothing to anybody: `exact` ones of value 0, and those whose payer is the payee.
+    /// Keys that own nothing can sign as many as they like, and the operator pays the gas.
+    pub empty_payments: EmptyPayments,
+}
+
+/// What becomes of payments that move nothing to anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EmptyPayments {
+    /// They are refused.
+    #[default]
+    Refused,
+    /// They are settled like any other.
+    Allowed,
 }
 
 impl Default for Policy {
-    /// Nobody denied, every tenant alike, balance holds of a minute.
+    /// Nobody denied, every tenant alike, balance holds of a minute, no empty payments.
     fn default() -> Self {
         Self {
             denied: HashSet::new(),
             tenants: HashMap::new(),
             balance_hold_cap_seconds: 60,
+            empty_payments: EmptyPayments::Refused,
         }
     }
 }
@@ -78,6 +92,26 @@ impl Policy {
             Some(who) => Err(refused(format!("{who} is on the deny-list"))),
             None => Ok(()),
         }
+    }
+
+    /// Whether the payment moves something to somebody else. Under `upto` a charge of 0 is legitimate, and costs no gas.
+    pub(crate) fn wants(&self, payment: &Payment) -> Result<(), Refusal> {
+        if self.empty_payments == EmptyPayments::Allowed || payment.charges_nothing() {
+            return Ok(());
+        }
+        if payment.key.payer == payment.payee {
+            return Err(Refusal::new(
+                Reason::SelfPayment,
+                "the payer is the payee; this facilitator does not pay the gas of such payments",
+            ));
+        }
+        if payment.scheme() == Scheme::Exact && payment.value == AssetAmount::ZERO {
+            return Err(Refusal::new(
+                Reason::ZeroValuePayment,
+                "the payment is of nothing; this facilitator does not pay the gas of such payments",
+            ));
+        }
+        Ok(())
     }
 }
 

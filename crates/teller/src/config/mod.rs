@@ -190,6 +190,8 @@ pub struct Budget {
 pub struct Policy {
     /// Payers and payees that are refused.
     pub denied: Vec<Address>,
+    /// Whether payments are taken that move nothing to anybody.
+    pub allow_empty_payments: bool,
 }
 
 /// `[discovery]`

@@ -43,6 +43,7 @@ pub(super) fn config(root: &mut Section<'_>) -> Option<Config> {
     let networks = root.sections("networks", network);
     let policy = root.section("policy", |section| Policy {
         denied: section.list("denied", ADDRESS),
+        allow_empty_payments: section.flag("allow_empty_payments", false),
     });
     let receipt_key = root.section("receipts", receipt_key);
     let discovery = root.section("discovery", discovery);

@@ -13,6 +13,7 @@ mod commands;
 mod crowd;
 mod delegations;
 mod doors;
+mod empty;
 mod gas;
 mod gifts;
 mod grpc;

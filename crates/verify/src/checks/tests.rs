@@ -255,7 +255,7 @@ async fn what_is_good_passes_to_the_edge_of_its_window() {
     let edges: &[Fault] = &[
         |r| valid(r, UnixSeconds(0), NOW.plus(6)),
         |r| valid(r, NOW, NOW.plus(60)),
-        |r| (r.payment.value, r.amount) = (AssetAmount::ZERO, AssetAmount::ZERO),
+        |r| (r.payment.value, r.amount) = (AssetAmount::from(1), AssetAmount::from(1)),
         |r| r.version = X402Version::V1,
         |r| valid(r, UnixSeconds(0), UnixSeconds(u64::MAX)),
         |r| r.payment.validity = Validity::signed(U256::ZERO, U256::MAX),
@@ -424,23 +424,73 @@ async fn only_trusted_factories_make_payers() {
     assert_eq!(verdict(&network, &request), refused);
 }
 
+const MANAGER: Address = Address::repeat_byte(0x71);
+
+fn delegated() -> PaymentRequest {
+    let mut request = good();
+    let delegation = Delegation::new(Bytes::from_static(&[1, 2, 3]), OWN).unwrap();
+    request.payment.key.authority = MANAGER;
+    request.payment.key.nonce = delegation.nonce();
+    request.payment.validity = Delegation::validity();
+    request.payment.authorization = Authorization::Erc7710(delegation.into());
+    request.domain = None;
+    request
+}
+
+#[tokio::test]
+async fn what_moves_nothing_to_anybody_is_refused_unless_the_operator_allows_it() {
+    let mut network = network();
+    network.delegation_managers.push(MANAGER);
+    let nothing: Fault = |r| (r.payment.value, r.amount) = (AssetAmount::ZERO, AssetAmount::ZERO);
+    let oneself: Fault = |r| {
+        r.payment.payee = r.payment.key.payer;
+        r.pay_to = r.payment.payee;
+    };
+    let generous = Policy {
+        empty_payments: crate::EmptyPayments::Allowed,
+        ..policy()
+    };
+    let checked = |policy: &Policy, request: &PaymentRequest, purpose| {
+        let checked = check_request(&network, policy, request, purpose, NOW);
+        checked.err().map(|refusal| refusal.reason)
+    };
+    let v1 = || PaymentRequest {
+        version: X402Version::V1,
+        ..good()
+    };
+    let exact = [good(), v1(), permit(PermitTerms::Exact), delegated()];
+    for purpose in [HoldPurpose::Verify { lenient: false }, HoldPurpose::Settle] {
+        for (what, reason) in [
+            (nothing, Reason::ZeroValuePayment),
+            (oneself, Reason::SelfPayment),
+        ] {
+            for request in &exact {
+                let mut request = request.clone();
+                what(&mut request);
+                assert_eq!(checked(&policy(), &request, purpose), Some(reason));
+                assert_eq!(checked(&generous, &request, purpose), None);
+            }
+        }
+        let mut himself = permit(upto(OWN));
+        oneself(&mut himself);
+        let refused = Some(Reason::SelfPayment);
+        assert_eq!(checked(&policy(), &himself, purpose), refused);
+        assert_eq!(checked(&generous, &himself, purpose), None);
+    }
+    // A charge of nothing costs no gas, whoever is charged.
+    let mut charge = permit(upto(OWN));
+    nothing(&mut charge);
+    assert_eq!(checked(&policy(), &charge, HoldPurpose::Settle), None);
+    oneself(&mut charge);
+    assert_eq!(checked(&policy(), &charge, HoldPurpose::Settle), None);
+}
+
 #[tokio::test]
 async fn only_trusted_managers_redeem_and_only_what_the_seller_demands() {
     let mut network = network();
-    let manager = Address::repeat_byte(0x71);
-    let delegated = || {
-        let mut request = good();
-        let delegation = Delegation::new(Bytes::from_static(&[1, 2, 3]), OWN).unwrap();
-        request.payment.key.authority = manager;
-        request.payment.key.nonce = delegation.nonce();
-        request.payment.validity = Delegation::validity();
-        request.payment.authorization = Authorization::Erc7710(delegation.into());
-        request.domain = None;
-        request
-    };
     let refused = Some(Reason::DelegationManagerNotAllowed);
     assert_eq!(verdict(&network, &delegated()), refused);
-    network.delegation_managers.push(manager);
+    network.delegation_managers.push(MANAGER);
     assert_eq!(verdict(&network, &delegated()), None);
     let faults: [(Reason, Fault); 7] = [
         (Reason::DelegationManagerNotAllowed, |r| {
