@@ -6,6 +6,7 @@
 mod answer;
 mod api;
 mod auth;
+mod connection;
 mod delivery;
 mod discovery;
 mod grpc;

@@ -6,13 +6,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tower::Layer;
+
+use crate::connection::Connection;
 
 /// Bounds of one listener.
 #[derive(Debug, Clone)]
@@ -74,7 +77,6 @@ async fn serve(
     let builder = builder(&limits);
     let http1 = Arc::new(builder.clone().http1_only());
     let http2 = Arc::new(builder.http2_only());
-    let service = TowerToHyperService::new(router);
     let places = Arc::new(Semaphore::new(
         limits.max_connections.min(Semaphore::MAX_PERMITS),
     ));
@@ -90,7 +92,8 @@ async fn serve(
         let Some((stream, place)) = accepted else {
             break;
         };
-        let (http1, http2, service) = (http1.clone(), http2.clone(), service.clone());
+        let (http1, http2) = (http1.clone(), http2.clone());
+        let service = Extension(Connection::default()).layer(router.clone());
         let (watcher, mut stopped) = (graceful.watcher(), stopped.clone());
         let patience = limits.header_read_timeout;
         tokio::spawn(async move {
@@ -106,7 +109,7 @@ async fn serve(
                 Protocols::Both | Protocols::Http2 => http2,
             };
             let connection = builder
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
                 .into_owned();
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(error, "a connection ended early");
@@ -128,6 +131,10 @@ async fn serve(
 /// double, and thousands of connections wait at once.
 const READ_BUFFER: usize = 8 * 1024;
 
+/// What a client may send on an HTTP/2 stream, and on all streams of its connection, before anybody has read it.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
 fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -139,6 +146,8 @@ fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(limits.header_read_timeout)
         .keep_alive_timeout(limits.header_read_timeout);
     builder

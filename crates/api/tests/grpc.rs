@@ -8,25 +8,44 @@
 
 mod support;
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
 use alloy_primitives::U256;
+use axum::body::{Body, Bytes};
+use axum::http::Request as HttpRequest;
+use futures::StreamExt;
+use futures::future::join_all;
+use http_body_util::BodyExt;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use teller_api::proto::facilitator_client::FacilitatorClient;
 use teller_api::proto::settlements_client::SettlementsClient;
-use teller_api::{Auth, ServeLimits, proto, serve_grpc};
-use teller_domain::{EXACT_PROXY, UPTO_PROXY};
-use tokio::net::TcpListener;
+use teller_api::{
+    Api, ApiConfig, ApiKey, Auth, Readiness, ServeLimits, TenantLimits, proto, serve_grpc,
+};
+use teller_domain::{EXACT_PROXY, TenantId, UPTO_PROXY};
+use teller_store::{MemoryReservations, SqliteLedger};
+use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-async fn channel(auth: Auth) -> Channel {
+async fn served(api: Api) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = support::api(auth).await.grpc_router();
     tokio::spawn(serve_grpc(
         listener,
-        router,
+        api.grpc_router(),
         ServeLimits::default(),
         std::future::pending(),
     ));
+    address
+}
+
+async fn channel(auth: Auth) -> Channel {
+    let address = served(support::api(auth).await).await;
     Channel::from_shared(format!("http://{address}"))
         .unwrap()
         .connect()
@@ -378,4 +397,157 @@ async fn health_follows_readiness_and_descriptors_are_served() {
     }
     assert_eq!(status, Some(not_serving));
     assert!(!proto::DESCRIPTORS.is_empty());
+}
+
+/// A door whose tenant `shop` has the key `shop-key`, and which waits two seconds for a message.
+async fn impatient(auth: Auth) -> (SocketAddr, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = SqliteLedger::open(directory.path().join("teller.db"));
+    let sqlite = sqlite.await.unwrap();
+    let reservations = Arc::new(MemoryReservations::open(&sqlite).await.unwrap());
+    let config = ApiConfig {
+        body_timeout: Duration::from_secs(2),
+        ..ApiConfig::default()
+    };
+    let ready = Readiness::new();
+    let api = support::api_as(config, auth, ready, Arc::new(sqlite), reservations);
+    (served(api).await, directory)
+}
+
+fn shop() -> Auth {
+    Auth::Keys(vec![ApiKey {
+        hash: ApiKey::hash_of("shop-key"),
+        tenant: TenantId::new("shop"),
+        limits: TenantLimits::default(),
+    }])
+}
+
+async fn connection(address: SocketAddr) -> SendRequest<Body> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let io = TokioIo::new(stream);
+    let (sender, driver) = handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(driver);
+    sender
+}
+
+/// A message of 64 KiB is announced, so much of it is sent, and the rest never comes.
+fn announced(sent: usize) -> Body {
+    let mut first = vec![0; 5 + sent];
+    first[..5].copy_from_slice(&[0, 0, 1, 0, 0]);
+    let first = futures::stream::iter([Ok::<_, Infallible>(Bytes::from(first))]);
+    Body::from_stream(first.chain(futures::stream::pending()))
+}
+
+/// The gRPC status of a call whose message never comes.
+async fn unfinished(
+    sender: &SendRequest<Body>,
+    method: &str,
+    key: Option<&str>,
+    sent: usize,
+) -> String {
+    let mut sender = sender.clone();
+    let mut request = HttpRequest::post(format!("http://teller/{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    if let Some(key) = key {
+        request = request.header("x-api-key", key);
+    }
+    sender.ready().await.unwrap();
+    let request = request.body(announced(sent)).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.headers().get("grpc-status").cloned();
+    let status = match status {
+        Some(status) => status,
+        None => {
+            let body = response.into_body().collect().await.unwrap();
+            body.trailers().unwrap()["grpc-status"].clone()
+        }
+    };
+    status.to_str().unwrap().to_owned()
+}
+
+/// Far longer than anything here takes; a call that is never answered fails the test.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+const UNAUTHENTICATED: &str = "16";
+const UNAVAILABLE: &str = "14";
+const DEADLINE_EXCEEDED: &str = "4";
+
+async fn statuses(
+    sender: &SendRequest<Body>,
+    calls: usize,
+    method: &str,
+    key: Option<&str>,
+    sent: usize,
+) -> Vec<String> {
+    let calls = (0..calls).map(|_| unfinished(sender, method, key, sent));
+    let answered = tokio::time::timeout(ANSWERED_WITHIN, join_all(calls));
+    answered.await.expect("answered")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_a_key_is_refused_by_its_head() {
+    let (address, _directory) = impatient(shop()).await;
+    let sender = connection(address).await;
+    for method in [
+        "Facilitator/Verify",
+        "Facilitator/Release",
+        "Settlements/Watch",
+    ] {
+        let method = format!("teller.v1.{method}");
+        let refused = statuses(&sender, 100, &method, None, 1_000).await;
+        assert!(
+            refused.iter().all(|status| status == UNAUTHENTICATED),
+            "{refused:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_never_comes_ends_its_call() {
+    let (address, _directory) = impatient(shop()).await;
+    let sender = connection(address).await;
+    let method = "teller.v1.Facilitator/Settle";
+    let ended = statuses(&sender, 3, method, Some("shop-key"), 1_000).await;
+    assert!(
+        ended.iter().all(|status| status == DEADLINE_EXCEEDED),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_calls_that_need_no_key_wait_on_one_connection() {
+    let (address, _directory) = impatient(shop()).await;
+    let sender = connection(address).await;
+    for method in [
+        "teller.v1.Facilitator/Supported",
+        "teller.v1.Discovery/List",
+        "grpc.health.v1.Health/Watch",
+    ] {
+        let said = statuses(&sender, 100, method, None, 1_000).await;
+        let waited = said.iter().filter(|status| *status == DEADLINE_EXCEEDED);
+        let refused = said.iter().filter(|status| *status == UNAVAILABLE);
+        assert_eq!((waited.count(), refused.count()), (32, 68), "{method}");
+    }
+    // Whoever comes by another connection, or later, is served.
+    let mut client = FacilitatorClient::new(
+        Channel::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap(),
+    );
+    let supported = client.supported(proto::SupportedRequest::default()).await;
+    assert!(supported.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_do_not_come_whole_have_a_bound_for_each_connection() {
+    let (address, _directory) = impatient(Auth::Open).await;
+    let sender = connection(address).await;
+    // All but the last bytes of 100 messages are more than one connection may have under way.
+    let method = "teller.v1.Facilitator/Verify";
+    let said = statuses(&sender, 100, method, None, 64 * 1024 - 100).await;
+    let refused = said.iter().filter(|status| *status == UNAVAILABLE).count();
+    let waited = said.iter().filter(|status| *status == DEADLINE_EXCEEDED);
+    assert!(refused >= 30 && refused + waited.count() == 100, "{said:?}");
 }

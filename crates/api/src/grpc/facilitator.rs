@@ -1,16 +1,13 @@
 //! `teller.v1.Facilitator`.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use teller_domain::{IdempotencyKey, Reason, TenantId};
 use teller_protocol::EvmScheme;
 use teller_protocol::extensions::{Extension, PaymentIdentifier};
-use tokio::sync::OwnedSemaphorePermit;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
-use super::{offer, request, status};
+use super::{head, offer, request, status};
 use crate::answer::{ApiError, Outcome, SettleVerdict, VerifyAnswer, message, status_of};
 use crate::api::Api;
 use crate::delivery::{Promise, PromiseSlot};
@@ -27,15 +24,6 @@ pub(super) struct FacilitatorDoor(pub(super) Api);
 type Answer<T> = Result<Response<T>, Status>;
 
 impl FacilitatorDoor {
-    fn admit(
-        &self,
-        metadata: &MetadataMap,
-        now: Instant,
-    ) -> Result<(Arc<Tenant>, OwnedSemaphorePermit), ApiError> {
-        let tenant = self.0.inner.gate.admit(metadata.as_ref(), now)?;
-        Ok((tenant, self.0.place()?))
-    }
-
     fn answered(&self, endpoint: Endpoint, outcome: Outcome, started: Instant) {
         self.0.answered(endpoint, Transport::Grpc, outcome, started);
     }
@@ -286,8 +274,8 @@ impl Facilitator for FacilitatorDoor {
         request: Request<proto::VerifyRequest>,
     ) -> Answer<proto::VerifyResponse> {
         let started = Instant::now();
-        let (answer, outcome) = match self.admit(request.metadata(), started) {
-            Ok((tenant, _place)) => self.verify_admitted(&tenant, request.into_inner()).await,
+        let (answer, outcome) = match head::caller(&request) {
+            Ok(tenant) => self.verify_admitted(&tenant, request.into_inner()).await,
             Err(error) => (Err(status(&error)), Outcome::Rejected),
         };
         self.answered(Endpoint::Verify, outcome, started);
@@ -299,8 +287,8 @@ impl Facilitator for FacilitatorDoor {
         request: Request<proto::SettleRequest>,
     ) -> Answer<proto::SettleResponse> {
         let started = Instant::now();
-        let (answer, outcome) = match self.admit(request.metadata(), started) {
-            Ok((tenant, _place)) => self.settle_admitted(&tenant, request.into_inner()).await,
+        let (answer, outcome) = match head::caller(&request) {
+            Ok(tenant) => self.settle_admitted(&tenant, request.into_inner()).await,
             Err(error) => (Err(status(&error)), Outcome::Rejected),
         };
         self.answered(Endpoint::Settle, outcome, started);
@@ -354,8 +342,8 @@ impl Facilitator for FacilitatorDoor {
         request: Request<proto::ReleaseRequest>,
     ) -> Answer<proto::ReleaseResponse> {
         let started = Instant::now();
-        let (answer, outcome) = match self.admit(request.metadata(), started) {
-            Ok((tenant, _place)) => self.release_admitted(&tenant, request.into_inner()).await,
+        let (answer, outcome) = match head::caller(&request) {
+            Ok(tenant) => self.release_admitted(&tenant, request.into_inner()).await,
             Err(error) => (Err(status(&error)), Outcome::Rejected),
         };
         self.answered(Endpoint::Release, outcome, started);

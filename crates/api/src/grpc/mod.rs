@@ -5,6 +5,7 @@ mod discovery;
 mod facilitator;
 #[cfg(test)]
 mod fuzz;
+mod head;
 mod offer;
 mod request;
 mod settlements;
@@ -44,7 +45,7 @@ const SERVICES: [&str; 4] = [
 pub(crate) fn router(api: Api) -> Router {
     let (reporter, health) = tonic_health::server::health_reporter();
     tokio::spawn(report_health(api.clone(), reporter));
-    let routes = Routes::new(health)
+    let routes = Routes::new(health.max_decoding_message_size(head::STRANGERS_MESSAGE))
         .add_service(
             FacilitatorServer::new(facilitator::FacilitatorDoor(api.clone()))
                 .max_decoding_message_size(MAX_BODY_BYTES),
@@ -54,21 +55,26 @@ pub(crate) fn router(api: Api) -> Router {
                 .max_decoding_message_size(MAX_BODY_BYTES),
         )
         .add_service(
-            DiscoveryServer::new(discovery::DiscoveryDoor(api))
-                .max_decoding_message_size(MAX_BODY_BYTES),
+            DiscoveryServer::new(discovery::DiscoveryDoor(api.clone()))
+                .max_decoding_message_size(head::STRANGERS_MESSAGE),
         );
     // Newer tools speak v1, grpcurl still asks for v1alpha first.
     let routes = match reflection().build_v1() {
-        Ok(service) => routes.add_service(service),
+        Ok(service) => {
+            routes.add_service(service.max_decoding_message_size(head::STRANGERS_MESSAGE))
+        }
         Err(error) => without_reflection(routes, &error),
     };
     let routes = match reflection().build_v1alpha() {
-        Ok(service) => routes.add_service(service),
+        Ok(service) => {
+            routes.add_service(service.max_decoding_message_size(head::STRANGERS_MESSAGE))
+        }
         Err(error) => without_reflection(routes, &error),
     };
     routes
         .prepare()
         .into_axum_router()
+        .layer(axum::middleware::from_fn_with_state(api, head::admit))
         .layer(axum::middleware::from_fn(keep_promises))
         .layer(CatchPanicLayer::custom(panicked))
 }

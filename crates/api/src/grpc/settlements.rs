@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{convert, status};
+use super::{convert, head, status};
 use crate::answer::{ApiError, Outcome};
 use crate::api::Api;
 use crate::meters::{Endpoint, Transport};
@@ -32,11 +32,9 @@ impl SettlementsDoor {
     async fn one(
         &self,
         request: Request<proto::GetSettlementRequest>,
-        now: Instant,
     ) -> Result<proto::Settlement, ApiError> {
         let inner = &self.0.inner;
-        let tenant = inner.gate.admit(request.metadata().as_ref(), now)?;
-        let _place = self.0.place()?;
+        let tenant = head::caller(&request)?;
         let id = &request.get_ref().id;
         let settlement = inner.service.settlement(&tenant.id, id).await?;
         let compensations = inner.service.compensations(settlement.id).await?;
@@ -49,10 +47,8 @@ impl SettlementsDoor {
     async fn signed(
         &self,
         request: Request<proto::GetReceiptRequest>,
-        now: Instant,
     ) -> Result<proto::SignedReceipt, ApiError> {
-        let tenant = self.0.inner.gate.admit(request.metadata().as_ref(), now)?;
-        let _place = self.0.place()?;
+        let tenant = head::caller(&request)?;
         let id = &request.get_ref().id;
         let receipt = receipts::receipt(&self.0, &tenant.id, id).await?;
         convert::signed_receipt(&receipt)
@@ -61,11 +57,9 @@ impl SettlementsDoor {
     async fn page(
         &self,
         request: Request<proto::ListSettlementsRequest>,
-        now: Instant,
     ) -> Result<proto::ListSettlementsResponse, ApiError> {
         let inner = &self.0.inner;
-        let tenant = inner.gate.admit(request.metadata().as_ref(), now)?;
-        let _place = self.0.place()?;
+        let tenant = head::caller(&request)?;
         let query = filters(request.into_inner())?.query()?;
         let page = inner.service.settlements(&tenant.id, query).await?;
         Ok(proto::ListSettlementsResponse {
@@ -77,10 +71,9 @@ impl SettlementsDoor {
     async fn events(
         &self,
         request: Request<proto::WatchSettlementsRequest>,
-        now: Instant,
     ) -> Result<Events, ApiError> {
         let inner = &self.0.inner;
-        let tenant = inner.gate.admit(request.metadata().as_ref(), now)?;
+        let tenant = head::caller(&request)?;
         let watchers = inner.watchers.clone();
         let place = watchers
             .try_acquire_owned()
@@ -193,7 +186,7 @@ impl Settlements for SettlementsDoor {
         request: Request<proto::GetSettlementRequest>,
     ) -> Result<Response<proto::Settlement>, Status> {
         let started = Instant::now();
-        let found = self.one(request, started).await;
+        let found = self.one(request).await;
         self.finish(found, started)
     }
 
@@ -202,7 +195,7 @@ impl Settlements for SettlementsDoor {
         request: Request<proto::GetReceiptRequest>,
     ) -> Result<Response<proto::SignedReceipt>, Status> {
         let started = Instant::now();
-        let found = self.signed(request, started).await;
+        let found = self.signed(request).await;
         self.finish(found, started)
     }
 
@@ -211,7 +204,7 @@ impl Settlements for SettlementsDoor {
         request: Request<proto::ListSettlementsRequest>,
     ) -> Result<Response<proto::ListSettlementsResponse>, Status> {
         let started = Instant::now();
-        let found = self.page(request, started).await;
+        let found = self.page(request).await;
         self.finish(found, started)
     }
 
@@ -220,7 +213,7 @@ impl Settlements for SettlementsDoor {
         request: Request<proto::WatchSettlementsRequest>,
     ) -> Result<Response<Events>, Status> {
         let started = Instant::now();
-        let found = self.events(request, started).await;
+        let found = self.events(request).await;
         self.finish(found, started)
     }
 }

@@ -7,7 +7,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::Serialize;
 use teller_domain::IdempotencyKey;
 use tokio::sync::OwnedSemaphorePermit;
@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{MAX_BODY_BYTES, respond};
 use crate::answer::{ApiError, Outcome, VerifyAnswer};
 use crate::api::Api;
+use crate::connection::Connection;
 use crate::discovery::Candidate;
 use crate::limits::Tenant;
 use crate::meters::{Endpoint, Transport};
@@ -187,7 +188,8 @@ async fn admit(api: &Api, request: Request, now: Instant) -> Result<Admitted, Ap
     let tenant = api.inner.gate.admit(&head.headers, now)?;
     let place = api.place()?;
     let idempotency_key = idempotency_key(&head.headers)?;
-    let read = tokio::time::timeout(api.inner.config.body_timeout, read_body(body));
+    let connection = Connection::of(&head.extensions);
+    let read = tokio::time::timeout(api.inner.config.body_timeout, read_body(&connection, body));
     let body = read.await.map_err(|_| ApiError::BodyTimeout)??;
     Ok(Admitted {
         tenant,
@@ -212,13 +214,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiErr
 }
 
 /// The whole body, at most [`MAX_BODY_BYTES`] of it, whatever its length header says.
-async fn read_body(mut body: Body) -> Result<Bytes, ApiError> {
-    if body.size_hint().lower() <= MAX_BODY_BYTES as u64 {
-        match Limited::new(&mut body, MAX_BODY_BYTES).collect().await {
-            Ok(body) => return Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => {}
-            Err(_) => return Err(ApiError::BodyBroken),
-        }
+async fn read_body(connection: &Connection, mut body: Body) -> Result<Bytes, ApiError> {
+    let read = connection.read(&mut body, MAX_BODY_BYTES).await;
+    if read != Err(ApiError::BodyTooLarge) {
+        return read;
     }
     // A caller that is still writing when the connection closes never sees the answer.
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(body)).await;
