@@ -107,21 +107,21 @@ mod tests {
         assert_eq!(too_large, Err(ApiError::BodyTooLarge));
 
         // All but the last byte of each, for as long as anybody waits.
-        let piece = 64 * 1024;
+        const PIECE: usize = 64 * 1024;
         let unfinished = || {
-            let first = futures::stream::iter([Ok::<_, Infallible>(Bytes::from(vec![0; piece]))]);
+            let first = futures::stream::iter([Ok::<_, Infallible>(Bytes::from(vec![0; PIECE]))]);
             Body::from_stream(futures::StreamExt::chain(first, futures::stream::pending()))
         };
-        let readers: Vec<_> = (0..ARRIVING_BYTES / piece)
+        let readers: Vec<_> = (0..ARRIVING_BYTES / PIECE)
             .map(|_| {
                 let connection = connection.clone();
-                tokio::spawn(async move { connection.read(&mut unfinished(), piece + 1).await })
+                tokio::spawn(async move { connection.read(&mut unfinished(), PIECE + 1).await })
             })
             .collect();
         while connection.arriving.load(Ordering::Relaxed) < ARRIVING_BYTES {
             tokio::task::yield_now().await;
         }
-        let one_more = connection.read(&mut unfinished(), piece + 1).await;
+        let one_more = connection.read(&mut unfinished(), PIECE + 1).await;
         assert_eq!(one_more, Err(ApiError::Overloaded));
         for reader in readers {
             reader.abort();

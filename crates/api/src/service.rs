@@ -12,7 +12,7 @@ use teller_domain::{
     Refusal, Scheme, Settlement, SettlementId, SettlementState, TenantId,
 };
 use teller_protocol::extensions::BuilderCodeInfo;
-use teller_settle::{Known, SettleAnswer as Answered, Settler, Ticket};
+use teller_settle::{Closed, Known, SettleAnswer as Answered, Settler, Ticket};
 use teller_store::{Ledger, SettlementPage, SettlementQuery, StoreError};
 use teller_verify::{CheckError, Verdict, Verifier};
 use tokio::sync::watch;
@@ -46,6 +46,8 @@ pub(crate) enum Cause {
     Check(#[from] CheckError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("no lane is left that could settle the payment")]
+    NoLane,
     #[error("a task panicked")]
     Panicked,
 }
@@ -68,7 +70,14 @@ impl Service {
         let identifier = self.identifier(asked.payment_identifier);
         let request = asked.request;
         let ledger = self.ledger.clone();
+        let admission = self.settler.admission().clone();
         let task = tokio::spawn(async move {
+            if let Err(closed) = admission.check(&request.payment, &request.tenant) {
+                return match closed {
+                    Closed::Refused(refusal) => Ok(Err(refusal)),
+                    Closed::Halted | Closed::NoLane => Err(Cause::NoLane),
+                };
+            }
             let hold = match verifier.verify(&request).await {
                 Verdict::Valid(hold) => hold,
                 Verdict::Invalid(refusal) => return Ok(Err(refusal)),
@@ -339,6 +348,13 @@ async fn begin(
         }
         Ok(Known::Refused(refusal)) => return Begun::Refused(refusal),
         Err(error) => return not_accepted(settling, error.into()),
+    }
+    if let Err(closed) = settler.admission().check(&request.payment, &request.tenant) {
+        let begun = match closed {
+            Closed::Refused(refusal) => Begun::Refused(refusal),
+            Closed::Halted | Closed::NoLane => not_accepted(settling, Cause::NoLane),
+        };
+        return overtaken(settler, request, settling, begun).await;
     }
     let hold = match verifier.check_for_settle(request).await {
         Verdict::Valid(hold) => hold,

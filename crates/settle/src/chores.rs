@@ -147,8 +147,7 @@ impl Shell {
     /// What was spent since midnight UTC, by the ledger's clock.
     pub(crate) async fn tell_spending(&self) -> StoreResult<()> {
         let now = self.ledger.now().await?;
-        let midnight = UnixMillis(now.0 - now.0 % DAY_MS);
-        let spending = self.ledger.spending(self.chain(), midnight).await?;
+        let spending = self.ledger.spending(self.chain(), midnight(now)).await?;
         report::spent(self.chain(), &spending);
         self.tell(Event::Spent(spending)).await;
         Ok(())
@@ -214,6 +213,11 @@ impl Shell {
         };
         self.tell(Event::FundsRead { signer, funds }).await;
     }
+}
+
+/// When the day (UTC) of a moment began.
+pub(crate) fn midnight(now: UnixMillis) -> UnixMillis {
+    UnixMillis(now.0 - now.0 % DAY_MS)
 }
 
 /// Tells waiting requests of outcomes that another process wrote.

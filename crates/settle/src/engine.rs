@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::admission::{Admission, AdmissionParts, Observer};
 use crate::core::{Core, CoreConfig, Effect, Event, Queued};
 use crate::feed::Feed;
 use crate::handle::Settler;
@@ -75,6 +76,17 @@ pub struct NetworkParts {
     pub multicall3: Address,
     /// What each asset is called in metrics.
     pub asset_names: HashMap<Address, String>,
+}
+
+impl NetworkParts {
+    fn admission(&self) -> AdmissionParts {
+        AdmissionParts {
+            core: self.core.clone(),
+            nodes: self.nodes.clone(),
+            heads: self.heads.clone(),
+            signers: self.signers.iter().map(LocalSigner::address).collect(),
+        }
+    }
 }
 
 /// Periods of the engine's own chores.
@@ -139,6 +151,8 @@ pub(crate) struct Shell {
     /// Payments whose holds may be marked as mined and should not be.
     unmined: Mutex<HashSet<AuthorizationKey>>,
     pub(crate) appetite: watch::Sender<Appetite>,
+    /// Who asks whether new payments would be settled.
+    observer: Option<Observer>,
     /// Wakes whoever claims accepted payments.
     pub(crate) claims: Notify,
     pub(crate) status: watch::Sender<EngineStatus>,
@@ -228,6 +242,8 @@ impl Engine {
     ) -> (Self, Settler) {
         let waiters = Waiters::default();
         let (stop, stopped) = watch::channel(false);
+        let admission =
+            Admission::new(networks.iter().map(NetworkParts::admission).collect(), true);
         let mut engines = HashMap::new();
         let mut shells = Vec::new();
         let mut tasks = Vec::new();
@@ -235,6 +251,7 @@ impl Engine {
             let (events, inbox) = mpsc::channel(EVENT_QUEUE);
             engines.insert(parts.core.chain, events.clone());
             let signers = parts.signers.len();
+            let observer = admission.observer(parts.core.chain);
             let shell = Arc::new(Shell {
                 signers: parts
                     .signers
@@ -253,6 +270,7 @@ impl Engine {
                 opened: Mutex::default(),
                 unmined: Mutex::default(),
                 appetite: watch::Sender::new(Appetite::default()),
+                observer,
                 claims: Notify::new(),
                 status: watch::Sender::new(EngineStatus::Starting),
                 stopped: stopped.clone(),
@@ -267,6 +285,11 @@ impl Engine {
             tasks.push(tokio::spawn(shell.clone().watch_spending()));
             shells.push(shell);
         }
+        let chains = shells.iter().map(|shell: &Arc<Shell>| shell.chain());
+        let (lease, looking) = (timings.lease, stopped);
+        tasks.extend(watch_admission(
+            &admission, chains, &ledger, process, lease, &looking,
+        ));
         let releases = TaskTracker::new();
         let engine = Self {
             shells,
@@ -277,7 +300,7 @@ impl Engine {
             releases: releases.clone(),
         };
         let settler = Settler::new(ledger, reservations, waiters, engines, process, releases);
-        (engine, settler)
+        (engine, settler.admitting(admission))
     }
 
     /// A handle without an engine, for a process that only answers requests: other processes settle what it accepts.
@@ -287,10 +310,27 @@ impl Engine {
         process: ProcessId,
         poll: Duration,
     ) -> (Self, Settler) {
+        // The lease is of no use where no lane is looked for.
+        Self::remote_to(Vec::new(), ledger, reservations, process, poll, poll)
+    }
+
+    /// The same, which looks at the lanes of these networks: payments that no process would settle are not accepted.
+    pub fn remote_to(
+        networks: Vec<AdmissionParts>,
+        ledger: Arc<dyn Ledger>,
+        reservations: Arc<dyn Reservations>,
+        process: ProcessId,
+        poll: Duration,
+        lease: Duration,
+    ) -> (Self, Settler) {
         let waiters = Waiters::default();
         let (stop, stopped) = watch::channel(false);
+        let chains: Vec<_> = networks.iter().map(|parts| parts.core.chain).collect();
+        let admission = Admission::new(networks, false);
+        let looking = chains.into_iter();
+        let mut tasks = watch_admission(&admission, looking, &ledger, process, lease, &stopped);
         let watcher = crate::chores::watch_outcomes(ledger.clone(), waiters.clone(), poll, stopped);
-        let tasks = vec![tokio::spawn(watcher)];
+        tasks.push(tokio::spawn(watcher));
         let releases = TaskTracker::new();
         (
             Self {
@@ -308,7 +348,8 @@ impl Engine {
                 HashMap::new(),
                 process,
                 releases,
-            ),
+            )
+            .admitting(admission),
         )
     }
 
@@ -348,6 +389,24 @@ impl Engine {
             tracing::warn!(%error, "this process was not signed off; its lease will run out");
         }
     }
+}
+
+/// Looks at what others settle on each network, and tells the operator when payments are refused.
+fn watch_admission(
+    admission: &Admission,
+    chains: impl Iterator<Item = ChainId>,
+    ledger: &Arc<dyn Ledger>,
+    process: ProcessId,
+    lease: Duration,
+    stopped: &watch::Receiver<bool>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let looks = chains.map(|chain| {
+        let (admission, ledger, stopped) = (admission.clone(), ledger.clone(), stopped.clone());
+        tokio::spawn(admission.look(chain, ledger, process, lease, stopped))
+    });
+    let mut tasks: Vec<_> = looks.collect();
+    tasks.push(tokio::spawn(admission.clone().report(stopped.clone())));
+    tasks
 }
 
 /// Waits until the engine is told to stop.
@@ -472,6 +531,9 @@ async fn run(shell: Arc<Shell>, mut inbox: mpsc::Receiver<Event>) {
                 under_way.start(&shell, effect);
             }
             publish_appetite(&shell, &core);
+            if let Some(observer) = &shell.observer {
+                observer.note(core.capacity());
+            }
             report::core(&shell, &core);
         }
         let idle_at_end = end_by.is_some() && under_way.writing.is_empty() && inbox.is_empty();

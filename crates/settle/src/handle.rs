@@ -21,12 +21,16 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use crate::admission::{Admission, Closed};
 use crate::core::{Event, Queued};
 use crate::delivery::Delivery;
 use crate::waiters::{Waiters, Waiting};
 
 /// How often an accept whose fate is unknown is tried again while somebody waits for it.
 const UNCERTAIN_POLL: Duration = Duration::from_millis(250);
+
+/// How often a payment that waits for a slot is asked about: would one be opened for it now?
+const ADMISSION_POLL: Duration = Duration::from_secs(1);
 
 /// How often a settlement is read again, at most, because what was to be told of it has changed.
 const READINGS: usize = 3;
@@ -129,6 +133,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Settler {
     shared: Arc<Shared>,
+    admission: Admission,
 }
 
 impl std::fmt::Debug for Settler {
@@ -157,7 +162,17 @@ impl Settler {
                 process,
                 releases,
             }),
+            admission: Admission::default(),
         }
+    }
+
+    pub(crate) fn admitting(self, admission: Admission) -> Self {
+        Self { admission, ..self }
+    }
+
+    /// Whether new payments would be settled now. Ask before one is accepted.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     fn ledger(&self) -> &Arc<dyn Ledger> {
@@ -250,16 +265,34 @@ impl Settler {
             };
             settlement = newest.unwrap_or(settlement);
             while !settlement.state.answers(level) {
-                match timeout_at(deadline, waiting.newer()).await {
+                let look_at = deadline.min(Instant::now() + ADMISSION_POLL);
+                match timeout_at(look_at, waiting.newer()).await {
                     Ok(state) => settlement.state = state,
+                    Err(_) if Instant::now() < deadline && !self.waits_in_vain(&settlement) => {}
                     Err(_) => {
                         settlement = Box::pin(self.give_up_waiting(settlement, may_withdraw)).await;
-                        break;
+                        if Instant::now() >= deadline {
+                            break;
+                        }
                     }
                 }
             }
         }
         Box::pin(self.answer(request, settlement, level, deadline)).await
+    }
+
+    /// Whether a payment waits for a slot that it would not be given. A lane that nobody has may be taken in a moment.
+    fn waits_in_vain(&self, settlement: &Settlement) -> bool {
+        let unsigned = settlement.state == SettlementState::Accepted && settlement.tries == 0;
+        let closed = unsigned.then(|| self.closed(settlement)).flatten();
+        matches!(closed, Some(Closed::Refused(_) | Closed::Halted))
+    }
+
+    fn closed(&self, settlement: &Settlement) -> Option<Closed> {
+        let checked = self
+            .admission
+            .check(&settlement.payment, &settlement.tenant);
+        checked.err()
     }
 
     fn existing(&self, request: &PaymentRequest, settlement: Settlement) -> Known {
@@ -432,7 +465,12 @@ impl Settler {
                     .await
             }
         };
-        match (noted, settlement.state.refusal()) {
+        let refusal = match (&settlement.state, self.closed(&settlement)) {
+            // Why nothing was signed for it in time.
+            (SettlementState::Withdrawn, Some(Closed::Refused(refusal))) => Some(refusal),
+            (state, _) => state.refusal(),
+        };
+        match (noted, refusal) {
             (Ok(true), Some(refusal)) => Ok(SettleAnswer::Failed {
                 refusal,
                 transaction: settlement.state.transaction(),

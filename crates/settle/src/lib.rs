@@ -3,6 +3,7 @@
 //! [`core`] decides, as a deterministic state machine; the shell ([`Engine`]) carries out what it decides; the handle
 //! ([`Settler`]) is what the API talks to.
 
+mod admission;
 mod approvals;
 mod chores;
 pub mod core;
@@ -21,6 +22,7 @@ mod sight;
 mod simulation;
 mod waiters;
 
+pub use admission::{Admission, AdmissionParts, Closed};
 pub use delivery::Delivery;
 pub use engine::{Engine, EngineError, EngineStatus, Intake, NetworkParts, Timings};
 pub use handle::{Known, SettleAnswer, Settler, Ticket};

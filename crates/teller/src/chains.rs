@@ -9,8 +9,8 @@ use teller_chain::{
     watch_heads,
 };
 use teller_domain::{ChainId, EXACT_PROXY, UPTO_PROXY};
-use teller_settle::NetworkParts;
 use teller_settle::core::{BatchLimits, Budgets, CoreConfig};
+use teller_settle::{AdmissionParts, NetworkParts};
 use teller_verify::{VerifyNetwork, margin_seconds};
 
 use crate::commands::Failure;
@@ -104,12 +104,7 @@ impl Chain {
         };
         SupportedNetwork {
             chain: self.network.id,
-            signers: self
-                .network
-                .signers
-                .iter()
-                .map(|signer| signer.address)
-                .collect(),
+            signers: self.signers(),
             facilitator: self.facilitator().filter(|_| upto),
             token_permits: exact,
             token_approvals: self.network.approvals.is_some(),
@@ -131,11 +126,7 @@ impl Chain {
             delegation_managers: network.delegation_managers.clone(),
             approvals: network.approvals,
             facilitator: self.facilitator(),
-            own_addresses: network
-                .signers
-                .iter()
-                .map(|signer| signer.address)
-                .collect(),
+            own_addresses: self.signers(),
             inspector: self.inspector.clone(),
             nodes: self.nodes.clone(),
             heads: self.heads.clone(),
@@ -152,6 +143,45 @@ impl Chain {
         }
     }
 
+    fn core(&self, budgets: Budgets) -> CoreConfig {
+        let network = &self.network;
+        CoreConfig {
+            chain: network.id,
+            depth: network.depth,
+            limits: BatchLimits {
+                max_items: network.max_batch_items,
+                max_gas: network.max_batch_gas,
+                linger_ms: millis(network.linger),
+            },
+            block_interval_ms: millis(network.block_interval),
+            // Half of what verify demands: what verified in its last moment can still be settled.
+            cutoff_seconds: margin_seconds(network.block_interval) / 2,
+            fees: FeePolicy {
+                tip_floor: network.fees.tip_floor,
+                tip_cap: network.fees.tip_cap,
+                max_fee_ceiling: network.fees.max_fee,
+            },
+            budgets,
+            approvals: network.approvals,
+            flashblocks: self.nodes.shows_flashblocks(),
+        }
+    }
+
+    /// What a process without an engine needs of it.
+    pub fn admission_parts(&self, budgets: Budgets) -> AdmissionParts {
+        AdmissionParts {
+            core: self.core(budgets),
+            nodes: self.nodes.clone(),
+            heads: self.heads.clone(),
+            signers: self.signers(),
+        }
+    }
+
+    fn signers(&self) -> Vec<Address> {
+        let signers = self.network.signers.iter();
+        signers.map(|signer| signer.address).collect()
+    }
+
     /// What the engine needs of it.
     pub fn engine_parts(&self, budgets: Budgets) -> Result<NetworkParts, Failure> {
         let network = &self.network;
@@ -162,26 +192,7 @@ impl Chain {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Failure::new("a signer's key cannot be used", error))?;
         Ok(NetworkParts {
-            core: CoreConfig {
-                chain: network.id,
-                depth: network.depth,
-                limits: BatchLimits {
-                    max_items: network.max_batch_items,
-                    max_gas: network.max_batch_gas,
-                    linger_ms: millis(network.linger),
-                },
-                block_interval_ms: millis(network.block_interval),
-                // Half of what verify demands: what verified in its last moment can still be settled.
-                cutoff_seconds: margin_seconds(network.block_interval) / 2,
-                fees: FeePolicy {
-                    tip_floor: network.fees.tip_floor,
-                    tip_cap: network.fees.tip_cap,
-                    max_fee_ceiling: network.fees.max_fee,
-                },
-                budgets,
-                approvals: network.approvals,
-                flashblocks: self.nodes.shows_flashblocks(),
-            },
+            core: self.core(budgets),
             nodes: self.nodes.clone(),
             heads: self.heads.clone(),
             inspector: self.inspector.clone(),

@@ -11,7 +11,7 @@ use teller_api::{
 };
 use teller_domain::ProcessId;
 use teller_settle::core::Budgets;
-use teller_settle::{Engine, Intake, Settler, Timings};
+use teller_settle::{Admission, Engine, Intake, Settler, Timings};
 use teller_store::{CatalogueBounds, Ledger, LedgerUrl, ReservationsUrl, Stores};
 use teller_verify::{EmptyPayments, Policy, TenantPolicy, Verifier};
 use tokio::net::TcpListener;
@@ -121,11 +121,16 @@ pub async fn start(config: &Config, role: Role, health: Health) -> Result<Teller
             process,
             timings(config, role),
         ),
-        Role::Api => Engine::remote(
+        Role::Api => Engine::remote_to(
+            chains
+                .iter()
+                .map(|chain| chain.admission_parts(budgets(config, chain)))
+                .collect(),
             Arc::clone(&stores.ledger),
             Arc::clone(&stores.reservations),
             process,
             POLL,
+            config.settler.lease,
         ),
     };
     let mut engine_watch = EngineWatch::new(engine.status());
@@ -157,7 +162,7 @@ pub async fn start(config: &Config, role: Role, health: Health) -> Result<Teller
     ));
 
     let probes = Probes::start(&stores, &mut chores).await;
-    let readiness = readiness(&chains, &probes);
+    let readiness = readiness(&chains, &probes, settler.admission());
     health.started(readiness.clone());
     let mut teller = Teller {
         rest: None,
@@ -342,14 +347,18 @@ fn auth(auth: &Auth) -> teller_api::Auth {
     }
 }
 
-fn readiness(chains: &[Chain], probes: &Probes) -> Readiness {
+fn readiness(chains: &[Chain], probes: &Probes, admission: &Admission) -> Readiness {
     let (ledger, reservations) = (probes.ledger(), probes.reservations());
     let readiness = Readiness::new()
         .with("ledger", move || std::future::ready(ledger()))
         .with("reservations", move || std::future::ready(reservations()));
     chains.iter().fold(readiness, |readiness, chain| {
-        let fresh = chain.freshness();
-        readiness.with(chain.id().to_string(), move || std::future::ready(fresh()))
+        let (id, fresh, admission) = (chain.id(), chain.freshness(), admission.clone());
+        readiness.with_network(
+            id.to_string(),
+            move || std::future::ready(fresh()),
+            move || admission.notes(id),
+        )
     })
 }
 

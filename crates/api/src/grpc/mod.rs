@@ -123,9 +123,8 @@ fn status(error: &ApiError) -> Status {
 /// Keeps gRPC health equal to `/readyz` until shutdown begins.
 async fn report_health(api: Api, reporter: HealthReporter) {
     loop {
-        let dependencies = api.inner.readiness.check().await;
         let is_draining = api.inner.service.is_draining();
-        let is_ready = !is_draining && dependencies.iter().all(|dependency| dependency.ready);
+        let is_ready = !is_draining && api.inner.readiness.check().await.is_ready();
         let serving = match is_ready {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::respond;
 use crate::api::Api;
@@ -21,26 +21,34 @@ pub(crate) async fn health() -> Response {
     respond::bytes(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#))
 }
 
-/// Whether every dependency answers, and which one does not.
+/// Whether the process can do its work, which dependency does not answer, and what holds payments back on which network.
 pub(super) async fn ready(State(api): State<Api>) -> Response {
     readiness(&api.inner.readiness, api.inner.service.is_draining()).await
 }
 
 /// The same of any process.
 pub(crate) async fn readiness(readiness: &Readiness, is_draining: bool) -> Response {
-    let dependencies = readiness.check().await;
-    let is_ready = !is_draining && dependencies.iter().all(|dependency| dependency.ready);
+    let ready = readiness.check().await;
+    let is_ready = !is_draining && ready.is_ready();
     let word = |ready: bool| if ready { "ok" } else { "unavailable" };
-    let states: Map<String, Value> = dependencies
-        .into_iter()
-        .map(|dependency| (dependency.name, word(dependency.ready).into()))
-        .collect();
+    let mut states = Map::new();
+    let mut held_back = Map::new();
+    for dependency in ready.dependencies {
+        if let Some(notes) = dependency.network.filter(|notes| !notes.is_empty()) {
+            held_back.insert(dependency.name.clone(), notes.into());
+        }
+        states.insert(dependency.name, word(dependency.ready).into());
+    }
     let (status, text) = match (is_ready, is_draining) {
         (true, _) => (StatusCode::OK, "ready"),
         (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
-    respond::json(status, &json!({ "status": text, "dependencies": states }))
+    let mut body = json!({ "status": text, "dependencies": states });
+    if let (false, Some(body)) = (held_back.is_empty(), body.as_object_mut()) {
+        body.insert("payments_held_back".to_owned(), held_back.into());
+    }
+    respond::json(status, &body)
 }
 
 pub(super) async fn openapi() -> Response {

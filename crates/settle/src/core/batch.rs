@@ -8,6 +8,8 @@ use teller_domain::{
 };
 use teller_store::TopUp;
 
+use super::CoreConfig;
+
 /// Gas that one payment may need at most in a batch: 80k when the payee's balance is zero (DESIGN section 4).
 const GAS_PER_PAYMENT: u64 = 80_000;
 
@@ -104,24 +106,9 @@ impl Queued {
 
     /// Gas that it may need at most in a batch.
     pub(super) fn gas(&self) -> u64 {
-        if self.top_up().is_some() {
-            return 0;
-        }
-        let call = match &self.payment.authorization {
-            Authorization::Eip3009 { .. } => GAS_PER_PAYMENT,
-            Authorization::Permit2(permit) if permit.token_permit().is_some() => {
-                GAS_PER_PERMIT + GAS_PER_ALLOWANCE
-            }
-            Authorization::Permit2(_) => GAS_PER_PERMIT,
-            Authorization::Erc7710(delegation) => {
-                let bytes = u64::try_from(delegation.context().len()).unwrap_or(u64::MAX);
-                return REDEMPTION_GAS.saturating_add(bytes.saturating_mul(GAS_PER_CONTEXT_BYTE));
-            }
-        };
-        match self.payment.authorization.signature() {
-            PayerSignature::Ecdsa { .. } => call,
-            PayerSignature::Contract(_) => call + GAS_OF_JUDGE,
-            PayerSignature::Counterfactual(_) => call + GAS_OF_JUDGE + GAS_OF_MAKING,
+        match self.top_up() {
+            Some(_) => 0,
+            None => payment_gas(&self.payment),
         }
     }
 
@@ -148,6 +135,33 @@ impl Queued {
             self.company.max(1)
         }
     }
+}
+
+/// Gas that a payment may need at most in a batch.
+fn payment_gas(payment: &Payment) -> u64 {
+    let call = match &payment.authorization {
+        Authorization::Eip3009 { .. } => GAS_PER_PAYMENT,
+        Authorization::Permit2(permit) if permit.token_permit().is_some() => {
+            GAS_PER_PERMIT + GAS_PER_ALLOWANCE
+        }
+        Authorization::Permit2(_) => GAS_PER_PERMIT,
+        Authorization::Erc7710(delegation) => {
+            let bytes = u64::try_from(delegation.context().len()).unwrap_or(u64::MAX);
+            return REDEMPTION_GAS.saturating_add(bytes.saturating_mul(GAS_PER_CONTEXT_BYTE));
+        }
+    };
+    match payment.authorization.signature() {
+        PayerSignature::Ecdsa { .. } => call,
+        PayerSignature::Contract(_) => call + GAS_OF_JUDGE,
+        PayerSignature::Counterfactual(_) => call + GAS_OF_JUDGE + GAS_OF_MAKING,
+    }
+}
+
+/// Whether a transaction with nothing else in it stays within its own bounds, at this fee.
+pub(crate) fn fits_alone(config: &CoreConfig, payment: &Payment, max_fee_per_gas: u128) -> bool {
+    let budget = config.budgets.per_transaction;
+    let within = config.limits.within(budget, max_fee_per_gas);
+    within.is_some_and(|limits| limits.admit(1, payment_gas(payment)))
 }
 
 /// Bounds of a batch.

@@ -27,12 +27,12 @@ impl Budgets {
     }
 
     /// Whether nobody's payment may enter a slot.
-    pub(super) fn is_spent(&self, spending: &Spending) -> bool {
+    pub(crate) fn is_spent(&self, spending: &Spending) -> bool {
         self.per_day.is_some_and(|bound| spending.total >= bound)
     }
 
     /// The tenants whose own budgets are spent.
-    pub(super) fn stopped(&self, spending: &Spending) -> Vec<TenantId> {
+    pub(crate) fn stopped(&self, spending: &Spending) -> Vec<TenantId> {
         let tenants = self.tenants.keys();
         tenants
             .filter(|tenant| self.has_spent(spending, tenant))

@@ -3,7 +3,7 @@
 use teller_domain::{FencedLane, Reason, Refusal, SettlementId, SettlementState};
 
 use super::batch::Need;
-use super::{Core, Effect, Queued};
+use super::{Core, Effect, Queued, fits_alone};
 
 impl Core {
     /// Ends what cannot be settled in time any more, or not at the price that the operator allows.
@@ -63,9 +63,7 @@ impl Core {
         let Some(fees) = self.initial_fees() else {
             return true;
         };
-        let budget = self.config.budgets.per_transaction;
-        let within = self.config.limits.within(budget, fees.max_fee_per_gas);
-        within.is_some_and(|limits| limits.admit(1, queued.gas()))
+        fits_alone(&self.config, &queued.payment, fees.max_fee_per_gas)
     }
 
     pub(super) fn is_too_dear(&self) -> bool {

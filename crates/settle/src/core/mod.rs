@@ -33,8 +33,10 @@ use teller_domain::{
     ChainId, Fees, FencedLane, LaneMode, SettlementId, TenantId, TopUpPolicy, UnixSeconds,
 };
 
+use crate::admission::Capacity;
 use ancestry::Ancestry;
 use approvals::may_give;
+pub(crate) use batch::fits_alone;
 pub use batch::{BatchLimits, Need, Queued, gas_limit};
 pub use budget::Budgets;
 pub use effect::{Again, Effect, Place, ToSign};
@@ -292,6 +294,20 @@ impl Core {
             .saturating_mul(BATCHES_AHEAD)
             .saturating_mul(self.config.limits.max_items)
             .saturating_sub(self.queue_depth())
+    }
+
+    /// Who can settle now, and what may not be spent any more.
+    pub(crate) fn capacity(&self) -> Capacity {
+        let lanes = self.lanes.values();
+        let usable = lanes.clone().filter(|lane| lane.is_usable());
+        let halted = lanes.filter(|lane| !takes_batches(lane.mode) || lane.is_out_of_funds());
+        Capacity {
+            usable: usable.map(Lane::signer).collect(),
+            halted: halted.map(Lane::signer).collect(),
+            spent: self.config.budgets.is_spent(&self.spending),
+            stopped: self.stopped_tenants(),
+            tip: self.tip,
+        }
     }
 
     /// A moment from which on payments are too late for a new slot; `None` before the first block.

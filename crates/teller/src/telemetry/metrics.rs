@@ -302,6 +302,14 @@ fn describe_lanes() {
         "What payers may be given in a day, in wei; +Inf where they are given nothing"
     );
     describe_gauge!(
+        "teller_payments_held_back",
+        "1 while this holds payments back, by cause: gas_budget_spent, over_fee_ceiling, no_usable_lane (each refuses all new ones), lane_halted (others may take them)"
+    );
+    describe_gauge!(
+        "teller_tenants_over_budget",
+        "Tenants whose max_gas_wei_per_day is spent for today; their new payments are refused"
+    );
+    describe_gauge!(
         "teller_gas_budget_wei",
         "What settling may cost in a day, in wei; +Inf without a budget"
     );

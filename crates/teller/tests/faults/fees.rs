@@ -44,7 +44,7 @@ async fn a_base_fee_over_the_first_fees_is_followed_by_replacements() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn payments_wait_while_gas_is_over_the_operators_ceiling() {
+async fn payments_are_refused_while_gas_is_over_the_operators_ceiling() {
     let mut rig = Rig::start(Wish {
         network: "block_interval_ms = 1000\nmax_fee_per_gas_gwei = 1".to_owned(),
         ..Wish::default()
@@ -53,13 +53,21 @@ async fn payments_wait_while_gas_is_over_the_operators_ceiling() {
     rig.sell(3);
     rig.all_told().await;
     hold_base_fee(&rig, 3 * GWEI, Duration::from_secs(3)).await;
-    let waiting = rig.sell(8);
+    let refused = rig.sell(8);
     hold_base_fee(&rig, 3 * GWEI, Duration::from_secs(12)).await;
-    for payment in &waiting {
-        let state = rig.row(payment).await["state"].clone();
-        assert!(state != "settled", "settled over the ceiling: {state}");
+    rig.all_told().await;
+    for payment in &refused {
+        assert_eq!(
+            rig.last_word(payment)["errorReason"],
+            "fee_ceiling_exceeded"
+        );
+        assert!(
+            rig.row(payment).await.is_null(),
+            "accepted over the ceiling"
+        );
     }
     hold_base_fee(&rig, FLOOR, Duration::from_secs(4)).await;
+    rig.sell(8);
     assert_eq!(rig.compare().await.transfers, 11);
 }
 
@@ -76,4 +84,36 @@ async fn a_signer_without_money_pauses_its_lane_and_goes_on_when_it_has_some() {
     rig.rpc("anvil_setBalance", json!([signer, "0x8ac7230489e80000"]))
         .await;
     assert_eq!(rig.compare().await.transfers, 20);
+}
+
+/// Whoever takes requests is not who settles, and knows all the same that nothing can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_an_engine_refuses_what_its_settlers_would_not_settle() {
+    let spent = "block_interval_ms = 1000\n[networks.budget]\nmax_wei_per_day = \"1\"";
+    let mut rig = Rig::start(Wish {
+        network: spent.to_owned(),
+        ..Wish::cluster()
+    })
+    .await;
+    rig.sell(1);
+    rig.all_told().await;
+    let refused = rig.refused_with(&["gas_budget_exceeded"]).await;
+    assert!(
+        rig.row(&refused).await.is_null(),
+        "accepted without a budget"
+    );
+    assert_eq!(rig.compare().await.transfers, 1);
+
+    let mut rig = Rig::start(Wish::cluster()).await;
+    rig.sell(2);
+    rig.all_told().await;
+    for signer in rig.signers() {
+        rig.rpc("anvil_setBalance", json!([signer, "0x0"])).await;
+    }
+    let refused = rig.refused_with(&["unexpected_settle_error"]).await;
+    rig.fund_signers().await;
+    rig.sell_this(&refused);
+    rig.all_told().await;
+    assert_eq!(rig.last_word(&refused)["success"], true);
+    assert!(rig.compare().await.transfers >= 3);
 }

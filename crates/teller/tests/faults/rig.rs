@@ -275,6 +275,28 @@ impl Rig {
         last.map_or(Value::Null, |answer| answer.body.clone())
     }
 
+    /// Asks to settle one new payment after the other until one is refused at once, for one of these reasons. Those before it
+    /// may have been accepted, and are left to themselves.
+    pub async fn refused_with(&mut self, reasons: &[&str]) -> Payment {
+        let start = std::time::Instant::now();
+        let url = format!("{}/settle", self.fleet.urls()[0]);
+        loop {
+            let payment = self.payment();
+            let body = self.signed(&payment).body;
+            let answered = self.http.post(&url, body, Duration::from_secs(1)).await;
+            if let Ok((_, answer)) = answered
+                && reasons
+                    .iter()
+                    .any(|reason| answer["errorReason"] == *reason)
+            {
+                return payment;
+            }
+            let late = start.elapsed() > METRIC_WITHIN;
+            assert!(!late, "never refused\n{}", self.fleet.logs());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
     pub async fn rows(&self) -> Vec<Value> {
         let urls = self.fleet.urls();
         compare::rows(&self.http, &urls[0]).await.unwrap()

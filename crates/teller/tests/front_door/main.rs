@@ -9,6 +9,7 @@
 
 mod approvals;
 mod bazaar;
+mod budgets;
 mod commands;
 mod crowd;
 mod delegations;
