@@ -14,6 +14,8 @@ use crate::nodes::not_a_call;
 use crate::wire::Quantity;
 use crate::{CallError, NodeError, Nodes};
 
+const NONCE: &str = "eth_getTransactionCount";
+
 /// A plain account after a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
@@ -29,8 +31,11 @@ impl Nodes {
     /// # Errors
     /// When no endpoint gave a usable answer.
     pub async fn account(&self, address: Address, block: BlockRef) -> Result<Account, NodeError> {
-        let seen = self.accounts(address, block, 1).await?;
-        seen.first().copied().ok_or(NodeError::NoEndpoint)
+        let asked = self.failover(NONCE, |endpoint| async move {
+            let account = patiently(&endpoint, address, block).await;
+            account.map_err(CallError::Node)
+        });
+        asked.await.map_err(not_a_call)
     }
 
     /// The same for evidence: as each of two endpoints sees it, one where only one is configured.
@@ -42,18 +47,10 @@ impl Nodes {
         address: Address,
         block: BlockRef,
     ) -> Result<Vec<Account>, NodeError> {
-        self.accounts(address, block, self.witnesses()).await
-    }
-
-    async fn accounts(
-        &self,
-        address: Address,
-        block: BlockRef,
-        witnesses: usize,
-    ) -> Result<Vec<Account>, NodeError> {
+        let witnesses = self.witnesses();
         let mut seen = Vec::with_capacity(witnesses);
         let mut failure = NodeError::NoEndpoint;
-        for endpoint in self.in_order() {
+        for endpoint in self.in_order(NONCE) {
             match patiently(&endpoint, address, block).await {
                 Ok(account) => seen.push(account),
                 Err(error) => failure = error,
@@ -91,10 +88,7 @@ async fn account_at(
     block: BlockRef,
 ) -> Result<Account, NodeError> {
     let at = (address, U64::from(block.number));
-    let Quantity(nonce): Quantity<U64> = endpoint
-        .call("eth_getTransactionCount", at)
-        .await
-        .map_err(not_a_call)?;
+    let Quantity(nonce): Quantity<U64> = endpoint.call(NONCE, at).await.map_err(not_a_call)?;
     let Quantity(balance): Quantity<U256> = endpoint
         .call("eth_getBalance", at)
         .await

@@ -1,11 +1,14 @@
 //! What calls would do one after the other in the next block: `eth_simulateV1`, which not every node has.
 
+use std::sync::Arc;
+
 use alloy_primitives::{Address, Bytes, U64};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use teller_domain::UnixSeconds;
 use tokio::time::sleep;
 
+use crate::failover::{NoAnswer, first_answer};
 use crate::inspect::{LATE_BLOCK_PAUSE, LATE_BLOCK_TRIES};
 use crate::{CallError, NodeError, Nodes, Simulation};
 
@@ -60,29 +63,41 @@ impl Nodes {
         time: UnixSeconds,
         calls: &[BundledCall],
     ) -> Result<Option<Vec<Simulation>>, NodeError> {
-        let mut failure = None;
-        for _ in 0..LATE_BLOCK_TRIES {
-            failure = None;
-            for endpoint in self.in_order() {
-                let asked = endpoint.call("eth_simulateV1", question(height, time, calls));
-                match asked.await {
-                    Ok(answer) => return read_simulated(answer, calls.len()).map(Some),
-                    Err(CallError::Node(NodeError::Rpc { code, .. }))
-                        if UNKNOWN_METHOD.contains(&code) => {}
-                    Err(CallError::Node(error)) => failure = Some(error),
-                    Err(CallError::Reverted(_)) => {
-                        failure = Some(NodeError::BadAnswer("a revert of a whole bundle"));
-                    }
+        let method = "eth_simulateV1";
+        let question = question(height, time, calls);
+        let (question, calls) = (Arc::new(question), calls.len());
+        let mut tries = 1;
+        loop {
+            let asked = first_answer(self.all(), method, |endpoint| {
+                let question = Arc::clone(&question);
+                async move {
+                    let answer = endpoint.call(method, question).await?;
+                    read_simulated(answer, calls).map_err(CallError::Node)
                 }
-            }
-            // A node behind a load balancer that does not have the block yet is given a moment.
-            match &failure {
-                Some(error) if error.lacks_block() => sleep(LATE_BLOCK_PAUSE).await,
-                Some(_) | None => break,
+            });
+            let failures = match asked.await {
+                Ok(simulated) => return Ok(Some(simulated)),
+                Err(NoAnswer::Reverted(_)) => {
+                    return Err(NodeError::BadAnswer("a revert of a whole bundle"));
+                }
+                Err(NoAnswer::Failed(failures)) => failures,
+            };
+            let mut failures = failures.into_iter().filter(|error| !lacks_method(error));
+            match failures.next_back() {
+                None => return Ok(None),
+                // A node behind a load balancer that does not have the block yet is given a moment.
+                Some(error) if error.lacks_block() && tries < LATE_BLOCK_TRIES => {
+                    tries += 1;
+                    sleep(LATE_BLOCK_PAUSE).await;
+                }
+                Some(error) => return Err(error),
             }
         }
-        failure.map_or(Ok(None), Err)
     }
+}
+
+fn lacks_method(error: &NodeError) -> bool {
+    matches!(error, NodeError::Rpc { code, .. } if UNKNOWN_METHOD.contains(code))
 }
 
 /// Number and time are named: some nodes would take those of the block before.

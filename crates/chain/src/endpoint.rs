@@ -1,50 +1,30 @@
 //! One endpoint of a network: its connection, its circuit breaker and the highest block it has shown.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use alloy_json_rpc::{RpcRecv, RpcSend};
 use alloy_primitives::{B256, U64};
-use alloy_rpc_client::{ClientBuilder, RpcClient};
-use alloy_transport_ws::WsConnect;
-use futures::future::join_all;
 use teller_domain::ChainId;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use crate::error::from_transport;
-use crate::http::HttpTransport;
+use crate::breaker::{Breakers, Change};
+use crate::http::HttpLink;
 use crate::nodes::not_a_call;
+use crate::rpc::{self, Answer, Call};
 use crate::wire::WireBlock;
+use crate::ws::WsLink;
 use crate::{Block, CallError, NodeError};
 
-/// This many failures in a row open the breaker.
-const FAILURES_TO_OPEN: u32 = 3;
-/// How long an open breaker waits before its first probe; doubled by every failed probe.
-const FIRST_PROBE: Duration = Duration::from_secs(1);
-/// The longest wait before a probe.
-const LAST_PROBE: Duration = Duration::from_secs(30);
-/// How often a broken WebSocket is dialled again under the calls that wait on it.
-const WS_RETRIES: u32 = 2;
-const WS_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Largest JSON-RPC batch; longer ones travel in several.
 pub(crate) const MAX_BATCH: usize = 100;
+/// Sending is never held back: its bytes are in the ledger, and have to be on their way.
+pub(crate) const SEND: &str = "eth_sendRawTransaction";
 
 enum Link {
-    Http(RpcClient),
-    /// Dialled on first use, and again once its backend is gone.
-    Ws {
-        connect: WsConnect,
-        client: tokio::sync::Mutex<Option<RpcClient>>,
-    },
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Breaker {
-    Closed { failures: u32 },
-    Open { probe_at: Instant, wait: Duration },
+    Http(HttpLink),
+    Ws(WsLink),
 }
 
 /// One endpoint. Its URL is never printed; in logs and metrics it is an index.
@@ -53,7 +33,7 @@ pub(crate) struct Endpoint {
     network: String,
     link: Link,
     pub(crate) deadline: Duration,
-    breaker: Mutex<Breaker>,
+    breakers: Breakers,
     height: AtomicU64,
 }
 
@@ -67,19 +47,11 @@ impl Endpoint {
     ) -> Result<Self, NodeError> {
         let parsed = Url::parse(url).map_err(|_| NodeError::NoEndpoint)?;
         let link = match parsed.scheme() {
-            "http" | "https" => Link::Http(RpcClient::new(
-                HttpTransport {
-                    client: http.clone(),
-                    url: parsed,
-                },
-                false,
-            )),
-            "ws" | "wss" => Link::Ws {
-                connect: WsConnect::new(url)
-                    .with_max_retries(WS_RETRIES)
-                    .with_retry_interval(WS_RETRY_INTERVAL),
-                client: tokio::sync::Mutex::new(None),
-            },
+            "http" | "https" => Link::Http(HttpLink {
+                client: http.clone(),
+                url: parsed,
+            }),
+            "ws" | "wss" => Link::Ws(WsLink::new(parsed, http)),
             _ => return Err(NodeError::NoEndpoint),
         };
         let endpoint = Self {
@@ -87,7 +59,7 @@ impl Endpoint {
             network: chain.to_string(),
             link,
             deadline,
-            breaker: Mutex::new(Breaker::Closed { failures: 0 }),
+            breakers: Breakers::new(),
             height: AtomicU64::new(0),
         };
         endpoint.report_health(true);
@@ -100,20 +72,9 @@ impl Endpoint {
         method: &'static str,
         params: P,
     ) -> Result<R, CallError> {
-        self.count(method, 1);
-        let started = Instant::now();
-        let call = async {
-            let client = self.client().await?;
-            client
-                .request::<P, R>(method, params)
-                .await
-                .map_err(from_transport)
-        };
-        let result = timeout(self.deadline, call)
-            .await
-            .unwrap_or(Err(CallError::Node(NodeError::Timeout)));
-        self.finish(method, started, result.as_ref().err()).await;
-        result
+        let mut answers = self.ask(method, std::slice::from_ref(&params)).await?;
+        let lost = NodeError::BadAnswer("not one answer to one call");
+        answers.pop().ok_or(CallError::Node(lost))
     }
 
     /// The same method for many parameters, as JSON-RPC batches; answers in the order of the parameters. One failed
@@ -125,35 +86,48 @@ impl Endpoint {
     ) -> Result<Vec<R>, CallError> {
         let mut answers = Vec::with_capacity(params.len());
         for chunk in params.chunks(MAX_BATCH) {
-            self.count(method, chunk.len());
-            let started = Instant::now();
-            let result = timeout(self.deadline, self.send_batch(method, chunk))
-                .await
-                .unwrap_or(Err(CallError::Node(NodeError::Timeout)));
-            self.finish(method, started, result.as_ref().err()).await;
-            answers.extend(result?);
+            answers.extend(self.ask(method, chunk).await?);
         }
         Ok(answers)
     }
 
-    async fn send_batch<P: RpcSend, R: RpcRecv>(
+    /// One request, unless the endpoint is known to take none now.
+    async fn ask<P: RpcSend, R: RpcRecv>(
         &self,
         method: &'static str,
         params: &[P],
     ) -> Result<Vec<R>, CallError> {
-        let client = self.client().await?;
-        let mut batch = client.new_batch();
-        let mut waiters = Vec::with_capacity(params.len());
-        for params in params {
-            let waiter = batch.add_call::<P, R>(Cow::Borrowed(method), params);
-            waiters.push(waiter.map_err(from_transport)?);
+        if let Some(pause) = self.pause(method) {
+            let limited = NodeError::Limited {
+                message: "it asked for a pause".to_owned(),
+                retry_after: Some(pause),
+            };
+            return Err(limited.into());
         }
-        batch.send().await.map_err(from_transport)?;
-        join_all(waiters)
+        self.count(method, params.len());
+        let started = Instant::now();
+        let result = timeout(self.deadline, self.exchange(method, params))
             .await
-            .into_iter()
-            .map(|answer| answer.map_err(from_transport))
-            .collect()
+            .unwrap_or(Err(CallError::Node(NodeError::Timeout)));
+        if let (Link::Ws(link), Err(CallError::Node(NodeError::Timeout))) = (&self.link, &result) {
+            link.unanswered(started);
+        }
+        self.finish(method, started, result.as_ref().err());
+        result
+    }
+
+    async fn exchange<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: &[P],
+    ) -> Result<Vec<R>, CallError> {
+        let calls = params.iter().map(|params| Call::new(method, params));
+        let calls = calls.collect::<Result<Vec<_>, _>>()?;
+        let answers: Vec<Answer> = match &self.link {
+            Link::Http(link) => link.exchange(&calls).await?,
+            Link::Ws(link) => link.exchange(&calls).await?,
+        };
+        answers.into_iter().map(rpc::decode).collect()
     }
 
     /// The hash of the block at a height, if the endpoint has one.
@@ -165,98 +139,47 @@ impl Endpoint {
         Ok(block.map(|block| Block::from(block).hash))
     }
 
-    async fn client(&self) -> Result<RpcClient, CallError> {
-        match &self.link {
-            Link::Http(client) => Ok(client.clone()),
-            Link::Ws { connect, client } => {
-                let mut slot = client.lock().await;
-                if let Some(client) = slot.as_ref() {
-                    return Ok(client.clone());
-                }
-                let fresh = ClientBuilder::default()
-                    .ws(connect.clone())
-                    .await
-                    .map_err(|_| NodeError::Refused)?;
-                *slot = Some(fresh.clone());
-                Ok(fresh)
-            }
-        }
-    }
-
-    async fn finish(&self, method: &'static str, started: Instant, error: Option<&CallError>) {
+    fn finish(&self, method: &'static str, started: Instant, error: Option<&CallError>) {
         metrics::histogram!("teller_node_call_duration_seconds", "network" => self.network.clone(), "method" => method)
             .record(started.elapsed().as_secs_f64());
-        let error = match error {
-            None | Some(CallError::Reverted(_)) => return self.succeeded(),
-            Some(CallError::Node(error)) => error,
+        let change = match error {
+            None | Some(CallError::Reverted(_)) => self.breakers.succeeded(method),
+            Some(CallError::Node(error)) => {
+                metrics::counter!("teller_node_errors_total", "network" => self.network.clone(), "kind" => error.kind())
+                    .increment(1);
+                match error.blames_endpoint() {
+                    true => self.breakers.failed(method, error),
+                    false => self.breakers.succeeded(method),
+                }
+            }
         };
-        metrics::counter!("teller_node_errors_total", "network" => self.network.clone(), "kind" => error.kind())
-            .increment(1);
-        if !error.blames_endpoint() {
-            return self.succeeded();
+        match (change, error) {
+            (Some(Change::Opened), Some(error)) => {
+                tracing::warn!(network = %self.network, endpoint = self.index, method, %error, "endpoint keeps failing");
+            }
+            (Some(Change::Closed { failures }), _) => {
+                tracing::info!(network = %self.network, endpoint = self.index, method, failures, "endpoint is well again");
+            }
+            (Some(Change::Opened), None) | (None, _) => {}
         }
-        if let (
-            Link::Ws { client, .. },
-            NodeError::Refused | NodeError::Broken | NodeError::Timeout,
-        ) = (&self.link, error)
-        {
-            *client.lock().await = None;
-        }
-        self.failed(error);
-    }
-
-    fn succeeded(&self) {
-        let was_open = {
-            let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-            let was_open = matches!(*breaker, Breaker::Open { .. });
-            *breaker = Breaker::Closed { failures: 0 };
-            was_open
-        };
-        if was_open {
-            tracing::info!(network = %self.network, endpoint = self.index, "endpoint is well again");
-            self.report_health(true);
+        if let Some(is_well) = self.breakers.news() {
+            self.report_health(is_well);
         }
     }
 
-    fn failed(&self, error: &NodeError) {
-        let opened = {
-            let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-            let (next, opened) = match *breaker {
-                Breaker::Closed { failures } if failures + 1 < FAILURES_TO_OPEN => (
-                    Breaker::Closed {
-                        failures: failures + 1,
-                    },
-                    false,
-                ),
-                Breaker::Closed { .. } => (open_for(FIRST_PROBE), true),
-                open @ Breaker::Open { .. } => (open, false),
-            };
-            *breaker = next;
-            opened
-        };
-        if opened {
-            tracing::warn!(network = %self.network, endpoint = self.index, %error, "endpoint keeps failing");
-            self.report_health(false);
-        }
+    /// Whether calls of a method should go here.
+    pub(crate) fn is_healthy(&self, method: &'static str) -> bool {
+        self.breakers.is_healthy(method)
     }
 
-    /// Whether calls should go here.
-    pub(crate) fn is_healthy(&self) -> bool {
-        let breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(*breaker, Breaker::Closed { .. })
+    /// How long the endpoint takes no call of a method, if it said so.
+    pub(crate) fn pause(&self, method: &'static str) -> Option<Duration> {
+        self.breakers.pause(method).filter(|_| method != SEND)
     }
 
     /// Whether an open breaker is due for a probe; the one who is told `true` makes it.
-    pub(crate) fn claim_probe(&self) -> bool {
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        match *breaker {
-            Breaker::Open { probe_at, wait } if probe_at <= Instant::now() => {
-                // Put off at once, so that nobody else starts one meanwhile.
-                *breaker = open_for((wait * 2).min(LAST_PROBE).max(self.deadline));
-                true
-            }
-            Breaker::Open { .. } | Breaker::Closed { .. } => false,
-        }
+    pub(crate) fn claim_probe(&self, method: &'static str) -> bool {
+        self.breakers.claim_probe(method, self.deadline)
     }
 
     /// Heights of one endpoint only rise; `false` if this one fell behind what it has shown before.
@@ -272,12 +195,5 @@ impl Endpoint {
     fn report_health(&self, healthy: bool) {
         metrics::gauge!("teller_node_endpoint_healthy", "network" => self.network.clone(), "endpoint" => self.index.to_string())
             .set(if healthy { 1.0 } else { 0.0 });
-    }
-}
-
-fn open_for(wait: Duration) -> Breaker {
-    Breaker::Open {
-        probe_at: Instant::now() + wait,
-        wait,
     }
 }

@@ -1,8 +1,11 @@
 //! Why a node gave no usable answer, in words that hold no URL and no key.
 
-use alloy_json_rpc::{ErrorPayload, RpcError};
+use std::time::Duration;
+
+use alloy_json_rpc::ErrorPayload;
 use alloy_primitives::Bytes;
-use alloy_transport::{TransportError, TransportErrorKind};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// A node's message is cut to this many characters.
 const MESSAGE_LENGTH: usize = 200;
@@ -27,6 +30,14 @@ pub enum NodeError {
         /// The node's message without URLs, at most 200 characters.
         message: String,
     },
+    /// The node, or what stands before it, takes no more calls for now. That says nothing of what was asked.
+    #[error("the node is rate limited: {message}")]
+    Limited {
+        /// What it said, without URLs, at most 200 characters.
+        message: String,
+        /// How long to wait, where it said so.
+        retry_after: Option<Duration>,
+    },
     /// The node, or what stands before it, answered with an HTTP error.
     #[error("the node answered HTTP {status}")]
     Http {
@@ -48,6 +59,7 @@ impl NodeError {
             Self::Timeout
             | Self::Refused
             | Self::Broken
+            | Self::Limited { .. }
             | Self::Http { .. }
             | Self::BadAnswer(_) => true,
             Self::Rpc { code, .. } => !matches!(code, -32602..=-32600),
@@ -61,11 +73,10 @@ impl NodeError {
             Self::Timeout
             | Self::Refused
             | Self::Broken
+            | Self::Limited { .. }
             | Self::Http { .. }
             | Self::BadAnswer(_) => true,
-            // -32005 and -32097 are what providers say when a limit is exceeded.
-            Self::Rpc { code, .. } => matches!(code, -32005 | -32097),
-            Self::NoEndpoint => false,
+            Self::Rpc { .. } | Self::NoEndpoint => false,
         }
     }
 
@@ -92,7 +103,7 @@ impl NodeError {
     /// Whether an answer was given, and it was a "no": what was asked is not under way. Without an answer nobody knows.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::Refused | Self::NoEndpoint => true,
+            Self::Refused | Self::Limited { .. } | Self::NoEndpoint => true,
             // A gateway whose node did not answer.
             Self::Http { status } => !matches!(status, 502 | 504),
             Self::Rpc { message, .. } => {
@@ -140,6 +151,7 @@ impl NodeError {
             Self::Refused => "refused",
             Self::Broken => "broken",
             Self::Rpc { .. } => "rpc",
+            Self::Limited { .. } => "limited",
             Self::Http { .. } => "http",
             Self::BadAnswer(_) => "bad_answer",
             Self::NoEndpoint => "no_endpoint",
@@ -194,45 +206,82 @@ pub(crate) fn from_payload(payload: &ErrorPayload) -> CallError {
     if payload.code == 3 || message.starts_with("execution reverted") {
         return CallError::Reverted(Bytes::new());
     }
-    CallError::Node(NodeError::Rpc {
-        code: payload.code,
-        message: sanitise(&payload.message),
+    let text = sanitise(&payload.message);
+    CallError::Node(match is_limit(payload.code, &message) {
+        true => NodeError::Limited {
+            message: text,
+            retry_after: payload.data.as_deref().and_then(read_backoff),
+        },
+        false => NodeError::Rpc {
+            code: payload.code,
+            message: text,
+        },
     })
 }
 
-/// Sorts what the transport said; its own texts hold the URL and are dropped.
-pub(crate) fn from_transport(error: TransportError) -> CallError {
-    let node = match error {
-        RpcError::ErrorResp(payload) => return from_payload(&payload),
-        RpcError::NullResp => NodeError::BadAnswer("null"),
-        RpcError::UnsupportedFeature(_) | RpcError::LocalUsageError(_) | RpcError::SerError(_) => {
-            NodeError::BadAnswer("the request could not be encoded")
-        }
-        RpcError::DeserError { .. } => NodeError::BadAnswer("not the JSON that was expected"),
-        RpcError::Transport(kind) => from_kind(kind),
-    };
-    CallError::Node(node)
+/// What providers answer above a rate or a quota: `limit exceeded` of EIP-1474, and codes of their own.
+const LIMIT_CODES: [i64; 7] = [-32_005, -32_007, -32_016, -32_029, -32_090, -32_097, 429];
+/// Words that only a rate or a quota has, in lower case.
+const LIMIT_WORDS: [&str; 12] = [
+    "rate limit",
+    "ratelimit",
+    "rate-limit",
+    "request limit",
+    "requests limit",
+    "call limit",
+    "too many requests",
+    "request count exceeded",
+    "per second",
+    "compute unit",
+    "throttl",
+    "quota",
+];
+/// Words of limits that what was asked exceeds, whoever asks and whenever.
+const QUESTION_WORDS: [&str; 18] = [
+    "gas",
+    "fee",
+    "range",
+    "batch",
+    "size",
+    "result",
+    "returned",
+    "logs",
+    "blocks",
+    "bytes",
+    "large",
+    "long",
+    "depth",
+    "stack",
+    "memory",
+    "time",
+    "transaction",
+    "pool",
+];
+
+/// Whether an error of this code and text (in lower case) says that too much was asked lately, as opposed to too much at
+/// once.
+fn is_limit(code: i64, message: &str) -> bool {
+    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if has(&LIMIT_WORDS) {
+        return true;
+    }
+    // EIP-1474's code also stands for too many results.
+    let known = LIMIT_CODES.contains(&code) || message.contains("limit");
+    known && !has(&QUESTION_WORDS)
 }
 
-fn from_kind(kind: TransportErrorKind) -> NodeError {
-    match kind {
-        TransportErrorKind::MissingBatchResponse(_) => {
-            NodeError::BadAnswer("a batch came back incomplete")
-        }
-        TransportErrorKind::HttpError(error) => NodeError::Http {
-            status: error.status,
-        },
-        TransportErrorKind::HttpErrorWithRetryAfter { error, .. } => NodeError::Http {
-            status: error.status,
-        },
-        TransportErrorKind::Custom(error) | TransportErrorKind::NonRetryable(error) => {
-            match error.downcast::<NodeError>() {
-                Ok(error) => *error,
-                Err(_) => NodeError::Broken,
-            }
-        }
-        _ => NodeError::Broken,
-    }
+/// The longest wait that a node may ask for; then it is asked again.
+pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+
+/// How long to wait, as some providers say beside the error: `{"rate": {"backoff_seconds": 30}}`.
+fn read_backoff(data: &RawValue) -> Option<Duration> {
+    let data: Value = serde_json::from_str(data.get()).ok()?;
+    let seconds = data.pointer("/rate/backoff_seconds")?.as_f64()?;
+    Some(
+        Duration::try_from_secs_f64(seconds)
+            .unwrap_or_default()
+            .min(LONGEST_BACKOFF),
+    )
 }
 
 #[cfg(test)]
@@ -324,5 +373,78 @@ mod tests {
             panic!("a missing block is not a revert");
         };
         assert!(error.lacks_block() && error.is_retryable() && !error.blames_endpoint());
+    }
+
+    #[test]
+    fn a_limit_of_the_endpoint_is_told_from_one_of_the_question() {
+        let read = |code: i64, message: &str| {
+            let payload = format!(r#"{{"code":{code},"message":"{message}"}}"#);
+            match from_payload(&serde_json::from_str(&payload).unwrap()) {
+                CallError::Node(error) => error,
+                CallError::Reverted(_) => panic!("{message}"),
+            }
+        };
+        for (code, message) in [
+            (-32_005, "limit exceeded"),
+            (
+                -32_005,
+                "daily request count exceeded, request rate limited",
+            ),
+            (
+                -32_007,
+                "50/second request limit reached - reduce calls per second",
+            ),
+            (-32_016, "over rate limit"),
+            (-32_016, ""),
+            (-32_097, "exceeded"),
+            (-32_000, "Too Many Requests"),
+            (-32_603, "rate limit exceeded for eth_getLogs"),
+            (-32_000, "monthly limit reached, please upgrade"),
+            (
+                429,
+                "Your app has exceeded its compute units per second capacity",
+            ),
+        ] {
+            let error = read(code, message);
+            assert!(
+                matches!(error, NodeError::Limited { .. }),
+                "{code} {message}"
+            );
+            assert!(error.blames_endpoint() && error.is_retryable());
+        }
+        for (code, message) in [
+            (-32_000, "gas limit exceeded"),
+            (-32_000, "exceeds block gas limit"),
+            (-32_005, "query returned more than 10000 results"),
+            (-32_005, "batch size exceeds the limit of 10"),
+            (-32_000, "batch limit exceeded"),
+            (-32_602, "block range limit is 1000"),
+            (
+                -32_000,
+                "in-flight transaction limit reached for delegated accounts",
+            ),
+            (-32_000, "evm memory limit exceeded"),
+            (-32_000, "response size limit exceeded"),
+            (-32_000, "header not found"),
+        ] {
+            let error = read(code, message);
+            assert!(matches!(error, NodeError::Rpc { .. }), "{code} {message}");
+            assert!(!error.blames_endpoint());
+        }
+    }
+
+    #[test]
+    fn a_wait_that_is_named_beside_the_error_is_bounded() {
+        for (seconds, wait) in [("30", 30), ("1e9", 60), ("-1", 0)] {
+            let payload = format!(
+                r#"{{"code":-32005,"message":"","data":{{"rate":{{"backoff_seconds":{seconds}}}}}}}"#
+            );
+            let CallError::Node(NodeError::Limited { retry_after, .. }) =
+                from_payload(&serde_json::from_str(&payload).unwrap())
+            else {
+                panic!("{seconds}");
+            };
+            assert_eq!(retry_after, Some(Duration::from_secs(wait)));
+        }
     }
 }

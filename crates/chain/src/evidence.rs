@@ -11,6 +11,9 @@ use crate::nodes::{log_filter, not_a_call};
 use crate::wire::WireLog;
 use crate::{CallError, Log, NodeError, Nodes};
 
+const LOGS: &str = "eth_getLogs";
+const TRACE: &str = "debug_traceTransaction";
+
 /// Calls of one transaction that are looked at; what made more of them cannot be told.
 const MOST_CALLS: usize = 20_000;
 
@@ -61,10 +64,10 @@ impl Nodes {
         let mut found: Vec<Log> = Vec::new();
         let mut witnesses = 0;
         let mut failure = NodeError::NoEndpoint;
-        for endpoint in self.in_order() {
+        for endpoint in self.in_order(LOGS) {
             let read = async {
                 let logs: Vec<WireLog> = endpoint
-                    .call("eth_getLogs", (filter.clone(),))
+                    .call(LOGS, (filter.clone(),))
                     .await
                     .map_err(not_a_call)?;
                 if endpoint.hash_at(to_block.number).await? != Some(to_block.hash) {
@@ -106,7 +109,7 @@ impl Nodes {
         let call = json!({ "to": to, "data": data });
         let mut said = Vec::new();
         let mut failure = NodeError::NoEndpoint;
-        for endpoint in self.in_order() {
+        for endpoint in self.in_order("eth_call") {
             let answer: Result<Bytes, _> = endpoint
                 .call("eth_call", (call.clone(), U64::from(block)))
                 .await;
@@ -130,10 +133,9 @@ impl Nodes {
         let tracer = json!({ "tracer": "callTracer" });
         let mut failure = None;
         let mut refused = false;
-        for endpoint in self.in_order() {
-            let frame: Result<Box<RawValue>, _> = endpoint
-                .call("debug_traceTransaction", (transaction, tracer.clone()))
-                .await;
+        for endpoint in self.in_order(TRACE) {
+            let frame: Result<Box<RawValue>, _> =
+                endpoint.call(TRACE, (transaction, tracer.clone())).await;
             match frame {
                 // One that is nested too deeply is its sender's doing, and no fault of the endpoint.
                 Ok(frame) => {

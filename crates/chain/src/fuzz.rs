@@ -1,6 +1,6 @@
 //! Fuzz targets: what nodes answer. Their inputs start from `crates/fuzz/corpus`.
 
-use alloy_json_rpc::{ErrorPayload, ResponsePacket};
+use alloy_json_rpc::ErrorPayload;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde_json::Value;
 use teller_domain::BlockRef;
@@ -10,7 +10,7 @@ use crate::bundle::{REVERT_BYTES, SimulatedBlock, read_simulated};
 use crate::error::{from_payload, sanitise};
 use crate::lens::{View, read_code_sizes, read_inspect};
 use crate::wire::{WireBlock, WireCall, WireLog, WireReceipt};
-use crate::{Block, CallError, InspectItem, Log, NodeError, Simulation, Target, TxReceipt};
+use crate::{Block, CallError, InspectItem, Log, NodeError, Simulation, Target, TxReceipt, rpc};
 
 const BLOCK: BlockRef = BlockRef {
     number: 7,
@@ -36,7 +36,8 @@ fn a_nodes_answer_is_read_as_it_stands() {
             };
             let mut accepted = false;
             if let Ok(receipt) = serde_json::from_slice::<WireReceipt>(data) {
-                let receipt = TxReceipt::from(receipt);
+                let price = receipt.price().unwrap_or_default();
+                let receipt: TxReceipt = receipt.at(price);
                 accepted = true;
                 assert_eq!(number("status") == Some(U256::ONE), receipt.succeeded);
                 let gas = U256::from(receipt.gas_used);
@@ -97,7 +98,7 @@ fn a_nodes_error_is_told_without_a_url() {
             if let Ok(text) = std::str::from_utf8(data) {
                 short(&sanitise(text));
             }
-            let _ = serde_json::from_slice::<ResponsePacket>(data);
+            let _ = rpc::read(data);
             let Ok(payload) = serde_json::from_slice::<ErrorPayload>(data) else {
                 return false;
             };
@@ -109,7 +110,9 @@ fn a_nodes_error_is_told_without_a_url() {
                         error.lacks_block(),
                     );
                     match error {
-                        NodeError::Rpc { message, .. } => short(&message),
+                        NodeError::Rpc { message, .. } | NodeError::Limited { message, .. } => {
+                            short(&message);
+                        }
                         other => panic!("{other}"),
                     }
                 }

@@ -129,7 +129,7 @@ impl Inspector {
         let block = self.reader.head_from(not_before).await?;
         let mut witnesses = Vec::new();
         let mut failure = NodeError::NoEndpoint;
-        for endpoint in self.reader.nodes.in_order() {
+        for endpoint in self.reader.nodes.in_order("eth_call") {
             match self.reader.witness(&endpoint, items, block).await {
                 Ok(inspections) => witnesses.push(inspections),
                 Err(error) => failure = error,
@@ -444,9 +444,11 @@ fn blames_items(error: &CallError) -> bool {
             NodeError::Rpc { .. } => !error.lacks_block(),
             NodeError::Http { status } => *status == 413,
             NodeError::BadAnswer(_) => true,
-            NodeError::Timeout | NodeError::Refused | NodeError::Broken | NodeError::NoEndpoint => {
-                false
-            }
+            NodeError::Timeout
+            | NodeError::Refused
+            | NodeError::Broken
+            | NodeError::Limited { .. }
+            | NodeError::NoEndpoint => false,
         },
     }
 }

@@ -4,10 +4,12 @@
 //! What a payment is, and what it takes for one to be settled, is decided elsewhere; nothing here touches a store.
 
 mod accounts;
+mod breaker;
 mod bundle;
 mod endpoint;
 mod error;
 mod evidence;
+mod failover;
 mod fees;
 #[cfg(test)]
 mod fuzz;
@@ -17,10 +19,13 @@ mod inspect;
 mod lens;
 mod nodes;
 mod pace;
+mod receipts;
+mod rpc;
 mod send;
 mod sightings;
 mod signer;
 mod wire;
+mod ws;
 
 pub use accounts::Account;
 pub use bundle::BundledCall;

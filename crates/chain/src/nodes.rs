@@ -13,8 +13,9 @@ use teller_domain::{AccountNonce, ChainId, Wei};
 
 use crate::endpoint::Endpoint;
 use crate::error::Absence;
+use crate::failover::{NoAnswer, first_answer, in_order};
 use crate::sightings::{RECEIPT, TRANSACTION, seen};
-use crate::wire::{Quantity, WireBlock, WireCall, WireLog, WireReceipt};
+use crate::wire::{Quantity, WireBlock, WireCall, WireLog};
 use crate::{Block, CallError, Log, NodeError, TxReceipt};
 
 /// How many endpoints must agree on a "no" that has consequences, where so many are configured.
@@ -74,7 +75,7 @@ impl Nodes {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .timeout(config.request_timeout)
-            .connect_timeout(config.request_timeout)
+            .connect_timeout(config.request_timeout / 2)
             .tcp_nodelay(true)
             .build()
             .map_err(|_| NodeError::NoEndpoint)?;
@@ -110,9 +111,9 @@ impl Nodes {
         &self.0.endpoints
     }
 
-    /// The endpoints that show Flashblocks, those that are well first.
-    pub(crate) fn flashblocks(&self) -> Vec<Arc<Endpoint>> {
-        ordered(&self.0.flashblocks)
+    /// The endpoints that show Flashblocks.
+    pub(crate) fn flashblocks(&self) -> &[Arc<Endpoint>] {
+        &self.0.flashblocks
     }
 
     /// The network.
@@ -137,11 +138,10 @@ impl Nodes {
     /// The latest sealed block. An endpoint whose height fell is passed over while another one has not fallen behind.
     pub async fn head(&self) -> Result<Block, NodeError> {
         let mut lagging = None;
+        let method = "eth_getBlockByNumber";
         let result = self
-            .failover(|endpoint| async move {
-                let block: Option<WireBlock> = endpoint
-                    .call("eth_getBlockByNumber", ("latest", false))
-                    .await?;
+            .failover(method, |endpoint| async move {
+                let block: Option<WireBlock> = endpoint.call(method, ("latest", false)).await?;
                 let block = block.map(Block::from);
                 let block = block.ok_or(NodeError::BadAnswer("no latest block"))?;
                 let rises = endpoint.rises_to(block.number);
@@ -155,10 +155,9 @@ impl Nodes {
             Err(CallError::Node(error)) => return Err(error),
             Err(CallError::Reverted(_)) => {}
         }
-        for endpoint in self.in_order() {
-            let block: Result<Option<WireBlock>, _> = endpoint
-                .call("eth_getBlockByNumber", ("latest", false))
-                .await;
+        for endpoint in self.in_order(method) {
+            let block: Result<Option<WireBlock>, _> =
+                endpoint.call(method, ("latest", false)).await;
             let Ok(Some(block)) = block else { continue };
             let block = Block::from(block);
             if endpoint.rises_to(block.number) {
@@ -184,7 +183,7 @@ impl Nodes {
             .map(|number| (U64::from(*number), false))
             .collect();
         let blocks: Vec<Option<WireBlock>> =
-            self.read_batch("eth_getBlockByNumber", &params).await?;
+            self.read_batch("eth_getBlockByNumber", params).await?;
         Ok(blocks
             .into_iter()
             .map(|block| block.map(Block::from))
@@ -199,17 +198,12 @@ impl Nodes {
 
     /// The receipts of these transactions, in one batch and in their order; `None` for what is not mined.
     pub async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<TxReceipt>>, NodeError> {
-        let receipts = self
-            .failover(|endpoint| async move {
-                let seen = seen::<WireReceipt>(&endpoint, RECEIPT, hashes).await?;
-                seen.certain()
-            })
-            .await
-            .map_err(not_a_call)?;
-        Ok(receipts
-            .into_iter()
-            .map(|receipt| receipt.map(TxReceipt::from))
-            .collect())
+        let hashes: Arc<[B256]> = hashes.into();
+        let asked = self.failover(RECEIPT, |endpoint| {
+            let hashes = Arc::clone(&hashes);
+            async move { endpoint.receipts(&hashes).await?.certain() }
+        });
+        asked.await.map_err(not_a_call)
     }
 
     /// Whom a transaction called with what; no address for one that made a contract, nothing for one that is not known.
@@ -302,7 +296,10 @@ impl Nodes {
     }
 
     /// An `eth_call` whose parameters are already JSON.
-    pub(crate) async fn raw_call<P: RpcSend>(&self, params: P) -> Result<Bytes, CallError> {
+    pub(crate) async fn raw_call<P: RpcSend + 'static>(
+        &self,
+        params: P,
+    ) -> Result<Bytes, CallError> {
         self.try_read("eth_call", params).await
     }
 
@@ -319,7 +316,7 @@ impl Nodes {
         Ok(logs.into_iter().map(Log::from).collect())
     }
 
-    pub(crate) async fn read<P: RpcSend, R: RpcRecv>(
+    pub(crate) async fn read<P: RpcSend + 'static, R: RpcRecv>(
         &self,
         method: &'static str,
         params: P,
@@ -327,46 +324,50 @@ impl Nodes {
         self.try_read(method, params).await.map_err(not_a_call)
     }
 
-    async fn try_read<P: RpcSend, R: RpcRecv>(
+    async fn try_read<P: RpcSend + 'static, R: RpcRecv>(
         &self,
         method: &'static str,
         params: P,
     ) -> Result<R, CallError> {
-        self.failover(|endpoint| {
+        self.failover(method, |endpoint| {
             let params = params.clone();
             async move { endpoint.call(method, params).await }
         })
         .await
     }
 
-    async fn read_batch<P: RpcSend, R: RpcRecv>(
+    async fn read_batch<P: RpcSend + 'static, R: RpcRecv>(
         &self,
         method: &'static str,
-        params: &[P],
+        params: Vec<P>,
     ) -> Result<Vec<R>, NodeError> {
-        self.failover(|endpoint| async move { endpoint.batch(method, params).await })
-            .await
-            .map_err(not_a_call)
+        let params: Arc<[P]> = params.into();
+        self.failover(method, |endpoint| {
+            let params = Arc::clone(&params);
+            async move { endpoint.batch(method, &params).await }
+        })
+        .await
+        .map_err(not_a_call)
     }
 
-    /// Asks one endpoint after the other until one answers. A revert is an answer.
-    async fn failover<R, F>(&self, ask: impl Fn(Arc<Endpoint>) -> F) -> Result<R, CallError>
+    /// Asks for what one endpoint can answer alone. A revert is an answer.
+    pub(crate) async fn failover<R, F>(
+        &self,
+        method: &'static str,
+        ask: impl Fn(Arc<Endpoint>) -> F,
+    ) -> Result<R, CallError>
     where
-        F: Future<Output = Result<R, CallError>>,
+        R: Send + 'static,
+        F: Future<Output = Result<R, CallError>> + Send + 'static,
     {
-        let mut failure = CallError::Node(NodeError::NoEndpoint);
-        for endpoint in self.in_order() {
-            match ask(endpoint).await {
-                Err(CallError::Node(error)) => failure = CallError::Node(error),
-                answer => return answer,
-            }
-        }
-        Err(failure)
+        first_answer(&self.0.endpoints, method, ask)
+            .await
+            .map_err(NoAnswer::most_telling)
     }
 
-    /// The healthy endpoints in the order of preference, then the others. Those that are due are probed on the side.
-    pub(crate) fn in_order(&self) -> Vec<Arc<Endpoint>> {
-        ordered(&self.0.endpoints)
+    /// The endpoints in the order of preference: those that are healthy for a method, then the others.
+    pub(crate) fn in_order(&self, method: &'static str) -> Vec<Arc<Endpoint>> {
+        in_order(&self.0.endpoints, method)
     }
 }
 
@@ -390,23 +391,6 @@ pub(crate) fn log_filter(
         "fromBlock": U64::from(from_block),
         "toBlock": U64::from(to_block),
     })
-}
-
-fn ordered(endpoints: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
-    let (mut order, broken): (Vec<_>, Vec<_>) = endpoints
-        .iter()
-        .cloned()
-        .partition(|endpoint| endpoint.is_healthy());
-    for endpoint in broken {
-        if endpoint.claim_probe() {
-            let probed = Arc::clone(&endpoint);
-            tokio::spawn(async move {
-                let _: Result<Quantity<U64>, _> = probed.call("eth_blockNumber", ()).await;
-            });
-        }
-        order.push(endpoint);
-    }
-    order
 }
 
 pub(crate) fn not_a_call(error: CallError) -> NodeError {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use alloy_primitives::{B256, Bytes};
 use tokio::time::timeout;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SEND};
 use crate::{CallError, NodeError, Nodes};
 
 /// How long the first endpoint may take before a second one gets the same bytes.
@@ -94,7 +94,7 @@ impl Nodes {
     /// Sends signed bytes to the first healthy endpoint, and after 150 ms or a refusal the identical bytes to a second
     /// one if there is one. Any acceptance wins.
     pub async fn send_noting(&self, raw: &Bytes) -> Sending {
-        let mut order = self.in_order().into_iter();
+        let mut order = self.in_order(SEND).into_iter();
         let Some(first) = order.next() else {
             let none = NodeError::NoEndpoint.to_string();
             return Sending::answered(SendOutcome::Unknown(none));
@@ -126,16 +126,14 @@ impl Nodes {
 /// A task of its own, so that whoever stops waiting for the outcome does not tear a half-written request.
 async fn send_to(endpoint: Arc<Endpoint>, raw: Bytes) -> Sending {
     let index = endpoint.index;
-    let task = tokio::spawn(async move {
-        endpoint
-            .call::<_, B256>("eth_sendRawTransaction", (raw,))
-            .await
-    });
+    let task = tokio::spawn(async move { endpoint.call::<_, B256>(SEND, (raw,)).await });
     match task.await {
         Ok(Ok(_)) => Sending::answered(SendOutcome::Accepted),
         Ok(Err(CallError::Node(error))) => {
             let outcome = match &error {
-                NodeError::Rpc { message, .. } => classify(message),
+                NodeError::Rpc { message, .. } | NodeError::Limited { message, .. } => {
+                    classify(message)
+                }
                 other => SendOutcome::Unknown(format!("endpoint {index}: {other}")),
             };
             Sending {

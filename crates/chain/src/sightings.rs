@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use crate::endpoint::Endpoint;
 use crate::error::Absence;
+use crate::failover::{NoAnswer, first_answer};
 use crate::nodes::not_a_call;
-use crate::wire::{Quantity, WireBlock, WireReceipt};
+use crate::wire::{Quantity, WireBlock};
 use crate::{Block, CallError, NodeError, Nodes, TxReceipt};
 
 /// What one endpoint says of an account and of some transactions, asked in this order.
@@ -40,6 +41,16 @@ pub struct BlockCheck {
     pub canonical: Vec<BlockRef>,
     /// At the heights of these there are other blocks.
     pub orphaned: Vec<BlockRef>,
+}
+
+const NO_BLOCK: &str = "no block of that tag";
+
+/// Nodes have many words for a tag that they do not know, or for a head that they do not have yet.
+fn knows_no_tag(error: &NodeError) -> bool {
+    matches!(
+        error,
+        NodeError::Rpc { .. } | NodeError::BadAnswer(NO_BLOCK)
+    )
 }
 
 impl Nodes {
@@ -77,21 +88,22 @@ impl Nodes {
         Ok((safe?, finalized?))
     }
 
+    /// Whoever has no such block is no reason not to ask the others.
     async fn tagged(&self, tag: &'static str) -> Result<Option<BlockRef>, NodeError> {
-        let mut failure = NodeError::NoEndpoint;
-        for endpoint in self.in_order() {
-            let block: Result<Option<WireBlock>, _> =
-                endpoint.call("eth_getBlockByNumber", (tag, false)).await;
-            match block {
-                Ok(block) => return Ok(block.map(|block| Block::from(block).reference())),
-                // Nodes have many words for a tag that they do not know, or for a head that they do not have yet.
-                Err(CallError::Node(NodeError::Rpc { .. }) | CallError::Reverted(_)) => {
-                    return Ok(None);
-                }
-                Err(CallError::Node(error)) => failure = error,
+        let method = "eth_getBlockByNumber";
+        let asked = first_answer(self.all(), method, |endpoint| async move {
+            let block: Option<WireBlock> = endpoint.call(method, (tag, false)).await?;
+            let block = block.ok_or(NodeError::BadAnswer(NO_BLOCK))?;
+            Ok(Block::from(block).reference())
+        });
+        match asked.await {
+            Ok(block) => Ok(Some(block)),
+            Err(NoAnswer::Reverted(_)) => Ok(None),
+            Err(NoAnswer::Failed(failures)) => {
+                let failure = failures.into_iter().find(|error| !knows_no_tag(error));
+                failure.map_or(Ok(None), Err)
             }
         }
-        Err(failure)
     }
 
     /// Whether these blocks are canonical. That one is not takes the word of two endpoints where two are configured.
@@ -103,7 +115,7 @@ impl Nodes {
         let mut doubted: Vec<(BlockRef, usize)> = blocks.iter().map(|block| (*block, 0)).collect();
         let mut failure = None;
         let mut answered = false;
-        for endpoint in self.in_order() {
+        for endpoint in self.in_order("eth_getBlockByNumber") {
             if doubted.is_empty() {
                 break;
             }
@@ -145,14 +157,21 @@ impl Nodes {
     /// # Errors
     /// When endpoints are configured and none answers.
     pub async fn flashblock_receipts(&self, hashes: &[B256]) -> Result<Vec<TxReceipt>, NodeError> {
-        let mut failure = None;
-        for endpoint in self.flashblocks() {
-            match seen::<WireReceipt>(&endpoint, RECEIPT, hashes).await {
-                Ok(receipts) => return Ok(receipts.mined()),
-                Err(error) => failure = Some(not_a_call(error)),
-            }
+        if hashes.is_empty() || self.flashblocks().is_empty() {
+            return Ok(Vec::new());
         }
-        failure.map_or(Ok(Vec::new()), Err)
+        let hashes: Arc<[B256]> = hashes.into();
+        let asked = first_answer(
+            self.flashblocks(),
+            "eth_getTransactionReceipt",
+            |endpoint| {
+                let hashes = Arc::clone(&hashes);
+                async move { endpoint.receipts(&hashes).await.map(Seen::mined) }
+            },
+        );
+        asked
+            .await
+            .map_err(|failed| not_a_call(failed.most_telling()))
     }
 }
 
@@ -169,7 +188,7 @@ async fn sighting(
     let head = head.ok_or(NodeError::BadAnswer("no latest block"))?;
     let sealed = Block::from(head).reference();
     let sealed_nonce = nonce_at(endpoint, account, sealed.number).await?;
-    let receipts = seen::<WireReceipt>(endpoint, RECEIPT, hashes).await?;
+    let receipts = endpoint.receipts(hashes).await?;
     let mut searched = receipts.unsearched.is_none();
     let receipts = receipts.mined();
     let mut known = !receipts.is_empty();
@@ -223,7 +242,7 @@ pub(crate) const TRANSACTION: &str = "eth_getTransactionByHash";
 pub(crate) struct Seen<T> {
     pub(crate) each: Vec<Option<T>>,
     /// Why `None` is no evidence, if it is none.
-    unsearched: Option<NodeError>,
+    pub(crate) unsearched: Option<NodeError>,
 }
 
 impl<T> Seen<T> {
@@ -239,19 +258,15 @@ impl<T> Seen<T> {
     }
 }
 
-impl Seen<WireReceipt> {
+impl Seen<TxReceipt> {
     fn mined(self) -> Vec<TxReceipt> {
-        self.each
-            .into_iter()
-            .flatten()
-            .map(TxReceipt::from)
-            .collect()
+        self.each.into_iter().flatten().collect()
     }
 }
 
 /// Asks in one batch; each by itself if the endpoint has an error for what it has not seen.
 pub(crate) async fn seen<T: RpcRecv>(
-    endpoint: &Arc<Endpoint>,
+    endpoint: &Endpoint,
     method: &'static str,
     hashes: &[B256],
 ) -> Result<Seen<T>, CallError> {
