@@ -10,6 +10,7 @@ use teller_domain::{BlockRef, UnixSeconds};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::looks::Looks;
 use crate::pace::Pace;
 use crate::{Block, NodeError, Nodes};
 
@@ -58,6 +59,7 @@ pub struct HeadHandle {
     events: broadcast::Sender<HeadEvent>,
     headers: Arc<Headers>,
     interval_ms: Arc<AtomicU64>,
+    looks: Arc<Looks>,
 }
 
 impl HeadHandle {
@@ -69,6 +71,14 @@ impl HeadHandle {
     /// A receiver of the latest head, for waiting on the next one.
     pub fn watch(&self) -> watch::Receiver<Option<Head>> {
         self.head.clone()
+    }
+
+    /// The head once the watcher has looked again, in a look that began after this was called; whatever is known when
+    /// there is none in time. Many who ask at the same time share a look.
+    pub async fn look_again(&self, within: Duration) -> Option<Head> {
+        // Whoever is late is told what is known.
+        let _ = timeout(within, self.looks.one_more()).await;
+        self.latest()
     }
 
     /// Every event from now on. A subscriber that lags 1,024 events behind is told how many it missed and reads those
@@ -124,6 +134,7 @@ pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
     let pace = Pace::new(block_interval_hint);
     let interval_ms = Arc::new(AtomicU64::new(millis(pace.interval())));
     let headers = Arc::new(Headers::default());
+    let looks = Arc::new(Looks::new());
     let watcher = Watcher {
         nodes,
         pace,
@@ -131,6 +142,7 @@ pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
         head,
         events: events.clone(),
         interval_ms: Arc::clone(&interval_ms),
+        looks: Arc::clone(&looks),
     };
     tokio::spawn(watcher.run());
     HeadHandle {
@@ -138,6 +150,7 @@ pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
         events,
         headers,
         interval_ms,
+        looks,
     }
 }
 
@@ -199,17 +212,22 @@ struct Watcher {
     head: watch::Sender<Option<Head>>,
     events: broadcast::Sender<HeadEvent>,
     interval_ms: Arc<AtomicU64>,
+    looks: Arc<Looks>,
 }
 
 impl Watcher {
     async fn run(mut self) {
+        let mut last = None;
         loop {
             let pause = self.pace.pause(Instant::now());
-            tokio::select! {
-                () = sleep(pause) => {}
+            let unpaced = tokio::select! {
+                () = sleep(pause) => false,
+                () = self.looks.wanted(last) => true,
                 () = self.head.closed() => return,
-            }
+            };
             let asked = Instant::now();
+            last = Some(asked);
+            self.looks.begin();
             let before = self.headers.newest();
             let result = match self.nodes.head().await {
                 Ok(block) => self.follow(Arc::new(block)).await,
@@ -222,7 +240,10 @@ impl Watcher {
                 self.interval_ms
                     .store(millis(self.pace.interval()), Ordering::Relaxed);
             }
+            self.looks.end();
             match result {
+                // A look that somebody wanted says nothing of when the next block is due.
+                Ok(()) if unpaced => {}
                 Ok(()) if before == after => self.pace.nothing_new(asked),
                 Ok(()) => {}
                 Err(error) => {

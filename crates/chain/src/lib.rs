@@ -17,6 +17,7 @@ mod heads;
 mod http;
 mod inspect;
 mod lens;
+mod looks;
 mod nodes;
 mod pace;
 mod receipts;

@@ -27,6 +27,8 @@ use crate::{CheckError, Policy, Verdict, VerifyNetwork, approvals};
 
 /// How long the chain's state may take to read.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a look at the head may take before a payment is refused.
+const LOOK_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a settle waits for reservations that do not answer.
 const SETTLE_RESERVE_DEADLINE: Duration = Duration::from_secs(3);
 /// A nonce hold is never longer, however far `validBefore` is.
@@ -129,7 +131,7 @@ impl Verifier {
             return verdict;
         };
         let started = Instant::now();
-        let verdict = match self.0.run(network, request, purpose).await {
+        let verdict = match self.0.run_at_newest(network, request, purpose).await {
             Ok(hold) => Verdict::Valid(hold),
             Err(Stop::Refused(refusal)) => Verdict::Invalid(refusal),
             Err(Stop::Unknown(error)) => {
@@ -144,11 +146,37 @@ impl Verifier {
 }
 
 impl Inner {
+    /// A payer who has just funded, approved or waited may know of a block that is not known here yet. So before a payment
+    /// is refused for what was read of the chain, the head is looked at once more, and if there is a newer one, the payment
+    /// is, too.
+    async fn run_at_newest(
+        &self,
+        network: &Network,
+        request: &PaymentRequest,
+        purpose: HoldPurpose,
+    ) -> Result<Hold, Stop> {
+        let before = network.heads.latest().map(|head| head.block.hash);
+        let verdict = self.run(network, request, purpose, 0).await;
+        match &verdict {
+            Err(Stop::Refused(refusal)) if may_be_outdated(refusal.reason) => {}
+            _ => return verdict,
+        }
+        match network.heads.look_again(LOOK_DEADLINE).await {
+            Some(newest) if Some(newest.block.hash) != before => {
+                self.run(network, request, purpose, newest.block.number)
+                    .await
+            }
+            Some(_) | None => verdict,
+        }
+    }
+
+    /// What was found out at a block below `not_before` does not count.
     async fn run(
         &self,
         network: &Network,
         request: &PaymentRequest,
         purpose: HoldPurpose,
+        not_before: u64,
     ) -> Result<Hold, Stop> {
         let started = Instant::now();
         let unknown = || {
@@ -165,7 +193,10 @@ impl Inner {
         let digest = request.payment.digest();
         let fresh = match purpose {
             HoldPurpose::Verify { .. } => None,
-            HoldPurpose::Settle => self.fresh.get(digest, head.block.number, started),
+            HoldPurpose::Settle => self
+                .fresh
+                .get(digest, head.block.number, started)
+                .filter(|reading| reading.block >= not_before),
         };
         let (reading, started) = match fresh {
             // The digest covers everything that was signed and the signature.
@@ -433,6 +464,37 @@ fn no_answer() -> StoreError {
 fn spent_by_another(refusal: &Refusal, purpose: HoldPurpose) -> bool {
     let spent = [Reason::NonceAlreadyUsed, Reason::Permit2InvalidNonce];
     spent.contains(&refusal.reason) && purpose == HoldPurpose::Settle
+}
+
+/// Whether a refusal rests on what was read of the chain, or on its time, so that a newer block may change it.
+fn may_be_outdated(reason: Reason) -> bool {
+    match reason {
+        // Time.
+        Reason::ValidAfter | Reason::Permit2NotYetValid | Reason::Permit2PaymentTooEarly => true,
+        // Balances and nonces.
+        Reason::InsufficientBalance
+        | Reason::Permit2InsufficientBalance
+        | Reason::Permit2AllowanceRequired
+        | Reason::NonceAlreadyUsed
+        | Reason::Permit2InvalidNonce
+        | Reason::ApprovalTxWrongNonce
+        | Reason::ApprovalTxFeeTooLow
+        | Reason::ApprovalInsufficientGas => true,
+        // Code, which also judges signatures.
+        Reason::AssetNotDeployed
+        | Reason::Eip3009NotSupported
+        | Reason::Permit2ProxyNotDeployed
+        | Reason::WalletDeploymentFailed
+        | Reason::InvalidSignature
+        | Reason::Permit2InvalidSignature => true,
+        // Simulations.
+        Reason::SimulationFailed
+        | Reason::Permit2SimulationFailed
+        | Reason::DelegationSimulationFailed
+        | Reason::DelegationTransferMismatch
+        | Reason::ApprovalTxFailed => true,
+        _ => false,
+    }
 }
 
 /// `validBefore` is chain time; the hold ends when that much of it has passed on the clock of holds.

@@ -86,14 +86,31 @@ impl World {
     }
 
     async fn request(&self, payer: usize, value: u64) -> PaymentRequest {
+        self.request_of(self.devnet.info().payers[payer], value)
+            .await
+    }
+
+    async fn request_of(&self, secret: B256, value: u64) -> PaymentRequest {
+        let mut request = self.unsigned(secret, value).await;
+        self.sign(secret, &mut request.payment);
+        request
+    }
+
+    fn sign(&self, secret: B256, payment: &mut Payment) {
+        let digest = eip3009::Domain::new(&asset(&self.devnet)).digest(payment);
+        payment.authorization = Authorization::Eip3009 {
+            signature: sign(digest, &secret.0).unwrap().into(),
+        };
+    }
+
+    async fn unsigned(&self, secret: B256, value: u64) -> PaymentRequest {
         let head = self.heads.first(Duration::from_secs(5)).await.unwrap();
-        let secret = self.devnet.info().payers[payer];
         let asset = asset(&self.devnet);
         let payer = LocalSigner::from_hex(&secret.to_string())
             .unwrap()
             .address();
         let payee = Address::repeat_byte(0x22);
-        let mut payment = Payment {
+        let payment = Payment {
             key: AuthorizationKey {
                 chain: CHAIN,
                 authority: asset.address,
@@ -107,10 +124,6 @@ impl World {
             authorization: Authorization::Eip3009 {
                 signature: sign(B256::ZERO, &secret.0).unwrap().into(),
             },
-        };
-        let digest = eip3009::Domain::new(&asset).digest(&payment);
-        payment.authorization = Authorization::Eip3009 {
-            signature: sign(digest, &secret.0).unwrap().into(),
         };
         PaymentRequest {
             tenant: TenantId::new("seller"),
@@ -130,8 +143,31 @@ impl World {
         }
     }
 
-    /// Lets somebody settle a payment.
+    /// Lets somebody settle a payment, and waits until teller knows of it.
     async fn settle(&self, payment: &Payment) {
+        let hash = self.send(payment).await;
+        let mut head = self.heads.watch();
+        head.wait_for(|head| {
+            head.as_ref()
+                .is_some_and(|head| head.block.transactions.contains(&hash))
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Sends a payment's transfer and waits for its receipt, as its payer would: past teller.
+    async fn settle_unseen(&self, payment: &Payment) {
+        let hash = self.send(payment).await;
+        let receipt = loop {
+            match self.nodes.receipts(&[hash]).await.unwrap().remove(0) {
+                Some(receipt) => break receipt,
+                None => sleep(Duration::from_millis(1)).await,
+            }
+        };
+        assert!(receipt.succeeded);
+    }
+
+    async fn send(&self, payment: &Payment) -> B256 {
         let signer = self.devnet.info().signers[0].to_string();
         let signer = LocalSigner::from_hex(&signer).unwrap();
         let head = self.nodes.head().await.unwrap();
@@ -142,14 +178,7 @@ impl World {
         let attempt = signer.sign_batch(CHAIN, nonce, asset, call, 200_000, fees);
         let attempt = attempt.unwrap();
         assert_eq!(self.nodes.send(&attempt.raw).await, SendOutcome::Accepted);
-        let mut head = self.heads.watch();
-        let hash = attempt.hash;
-        head.wait_for(|head| {
-            head.as_ref()
-                .is_some_and(|head| head.block.transactions.contains(&hash))
-        })
-        .await
-        .unwrap();
+        attempt.hash
     }
 }
 
@@ -329,6 +358,51 @@ async fn what_the_chain_says_is_told_by_name() {
         .unwrap();
     let not_deployed = Some(Reason::AssetNotDeployed);
     assert_eq!(reason(verifier.verify(&paused).await), not_deployed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_waited_for_a_receipt_is_not_refused_for_the_state_before_it() {
+    let world = World::start(Mining::Instant, 1_000_000_000).await;
+    let verifier = &world.verifier;
+    for round in 0..10 {
+        // A payer who has had nothing until this moment.
+        let secret = B256::with_last_byte(100 + round);
+        let payer = LocalSigner::from_hex(&secret.to_string())
+            .unwrap()
+            .address();
+        let mut first = world.unsigned(secret, 10_000).await;
+        let mut second = world.unsigned(secret, 10_000).await;
+        world.sign(secret, &mut first.payment);
+        world.sign(secret, &mut second.payment);
+        for (time, request) in [&first, &second].into_iter().enumerate() {
+            let mut funding = world.unsigned(world.devnet.info().payers[0], 10_000).await;
+            funding.payment.payee = payer;
+            world.sign(world.devnet.info().payers[0], &mut funding.payment);
+            world.settle_unseen(&funding.payment).await;
+            // The second time most of what was there is held.
+            let verdict = match round % 2 {
+                0 => verifier.verify(request).await,
+                _ => verifier.check_for_settle(request).await,
+            };
+            assert_eq!(reason(verdict), None, "round {round}, time {time}");
+        }
+
+        // Valid from the block on that was just made.
+        let secret = world.devnet.info().payers[1];
+        let mut early = world.unsigned(secret, 10).await;
+        let before = world.nodes.head().await.unwrap().timestamp;
+        let (from, until) = (before.plus(3_600), before.plus(9_000));
+        early.payment.validity = Validity::between(from, until);
+        world.sign(secret, &mut early.payment);
+        assert_eq!(
+            reason(verifier.verify(&early).await),
+            Some(Reason::ValidAfter)
+        );
+        let hour = json!([3_700]);
+        world.devnet.rpc("evm_increaseTime", hour).await.unwrap();
+        world.devnet.rpc("evm_mine", json!([])).await.unwrap();
+        assert_eq!(reason(verifier.verify(&early).await), None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
