@@ -276,7 +276,8 @@ impl Network {
             return budget("the tenant's budget for gas is spent for today (UTC)");
         }
         let fee = self.initial_fee();
-        if fee.is_some_and(|fee| !fits_alone(&self.parts.core, payment, fee)) {
+        let (limits, budget) = (self.parts.core.limits, self.parts.core.budgets.per_transaction);
+        if fee.is_some_and(|fee| !fits_alone(limits, budget, payment, fee)) {
             return budget("its gas alone costs more than one transaction may");
         }
         Ok(())

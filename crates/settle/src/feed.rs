@@ -112,6 +112,7 @@ impl Told {
             block: block.reference(),
             timestamp: block.timestamp,
             base_fee: block.base_fee,
+            gas_limit: block.gas_limit,
             transactions: block.transactions.clone(),
         })
     }

@@ -158,9 +158,13 @@ fn payment_gas(payment: &Payment) -> u64 {
 }
 
 /// Whether a transaction with nothing else in it stays within its own bounds, at this fee.
-pub(crate) fn fits_alone(config: &CoreConfig, payment: &Payment, max_fee_per_gas: u128) -> bool {
-    let budget = config.budgets.per_transaction;
-    let within = config.limits.within(budget, max_fee_per_gas);
+pub(crate) fn fits_alone(
+    limits: BatchLimits,
+    budget: Option<Wei>,
+    payment: &Payment,
+    max_fee_per_gas: u128,
+) -> bool {
+    let within = limits.within(budget, max_fee_per_gas);
     within.is_some_and(|limits| limits.admit(1, payment_gas(payment)))
 }
 
@@ -176,6 +180,18 @@ pub struct BatchLimits {
 }
 
 impl BatchLimits {
+    /// The same bounds in a block that holds so much gas. A limit that is too low for any payment is none that a node has
+    /// told of.
+    pub(super) fn in_block(self, gas_limit: u64) -> Self {
+        match gas_limit >= GAS_PER_BATCH + GAS_PER_PAYMENT {
+            true => Self {
+                max_gas: self.max_gas.min(gas_limit),
+                ..self
+            },
+            false => self,
+        }
+    }
+
     /// The same bounds for a transaction that may cost at most so much at this fee; `None` if that is too little for
     /// one payment.
     pub(super) fn within(self, budget: Option<Wei>, max_fee_per_gas: u128) -> Option<Self> {

@@ -24,6 +24,7 @@ impl Core {
         self.head = Some(Head {
             timestamp: block.timestamp,
             base_fee: block.base_fee,
+            gas_limit: block.gas_limit,
             seen_ms: now_ms,
         });
         let all = self.rules.hold(Rule::AllHashes);

@@ -2,7 +2,7 @@
 
 use teller_domain::{FencedLane, Reason, Refusal, SettlementId, SettlementState};
 
-use super::batch::Need;
+use super::batch::{BatchLimits, Need};
 use super::{Core, Effect, Queued, fits_alone};
 
 impl Core {
@@ -63,7 +63,17 @@ impl Core {
         let Some(fees) = self.initial_fees() else {
             return true;
         };
-        fits_alone(&self.config, &queued.payment, fees.max_fee_per_gas)
+        let budget = self.config.budgets.per_transaction;
+        fits_alone(self.limits(), budget, &queued.payment, fees.max_fee_per_gas)
+    }
+
+    /// The bounds of a batch: the configured ones, and those of the block that is to hold it.
+    pub(super) fn limits(&self) -> BatchLimits {
+        let limits = self.config.limits;
+        match self.head {
+            Some(head) => limits.in_block(head.gas_limit),
+            None => limits,
+        }
     }
 
     pub(super) fn is_too_dear(&self) -> bool {

@@ -18,6 +18,8 @@ pub struct BlockSummary {
     pub timestamp: UnixSeconds,
     /// Base fee in wei for each unit of gas.
     pub base_fee: u128,
+    /// The most gas that all transactions of a block may use.
+    pub gas_limit: u64,
     /// Hashes of its transactions.
     pub transactions: Vec<B256>,
 }

@@ -93,6 +93,7 @@ impl CoreConfig {
 struct Head {
     timestamp: UnixSeconds,
     base_fee: u128,
+    gas_limit: u64,
     seen_ms: u64,
 }
 
@@ -428,8 +429,7 @@ impl Core {
         let (policy, purses) = (self.config.fees, &self.purses);
         let pays = self.rules.hold(Rule::FundsFirst);
         let within = self
-            .config
-            .limits
+            .limits()
             .within(budgets.per_transaction, fees.max_fee_per_gas);
         let Some(limits) = within else { return };
         let mut topping_up = Vec::new();

@@ -221,7 +221,7 @@ impl Core {
         self.end_late(fence, &late);
         // Fees may have risen since the batch was formed: what is too dear now is formed anew.
         let budget = self.config.budgets.per_transaction;
-        let limits = self.config.limits;
+        let limits = self.limits();
         let too_dear = self.is_too_dear();
         let (policy, purses) = (self.config.fees, &self.purses);
         let paying = self.lanes.get(&fence.signer);

@@ -238,6 +238,7 @@ impl World<'_> {
                 block: sealed.block,
                 timestamp: UnixSeconds(sealed.timestamp),
                 base_fee: sealed.base_fee,
+                gas_limit: self.chain.rules.gas_limit,
                 transactions: sealed.receipts.iter().map(|r| r.transaction.hash).collect(),
             }));
         }

@@ -33,6 +33,40 @@ fn a_full_batch_does_not_linger_and_no_lane_exceeds_its_depth() {
 }
 
 #[test]
+fn a_batch_fits_into_the_block_that_is_to_hold_it() {
+    let batch = |bench: &mut Bench| {
+        let effects = bench.tell(Event::Accepted(payments(200)));
+        let effects = bench.read_code(&effects);
+        let Some(Effect::Sign {
+            what: ToSign::Batch(batch),
+            gas_limit,
+            ..
+        }) = effects.last()
+        else {
+            panic!("{effects:?}")
+        };
+        (batch.len(), *gas_limit)
+    };
+    for (block_gas, most) in [
+        (1_000_000, (11, 940_000)),
+        (30_000_000, (200, 16_060_000)),
+        // No payment fits: no chain has such a limit.
+        (0, (200, 16_060_000)),
+    ] {
+        let mut bench = Bench::new();
+        bench.block_gas = block_gas;
+        bench.seal(Vec::new());
+        bench.tell(Event::LaneClaimed(empty_lane()));
+        assert_eq!(batch(&mut bench), most, "in a block of {block_gas}");
+    }
+    // What the chain allows may change.
+    let mut bench = Bench::with_lane();
+    bench.block_gas = 300_000;
+    bench.seal(Vec::new());
+    assert_eq!(batch(&mut bench), (3, 300_000));
+}
+
+#[test]
 fn an_echo_of_a_known_payment_is_not_queued_again() {
     let mut bench = Bench::with_lane();
     let batch = payments(1);

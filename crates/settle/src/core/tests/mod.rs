@@ -128,6 +128,7 @@ struct Bench {
     hashes: u64,
     block: u64,
     branch: u8,
+    block_gas: u64,
 }
 
 impl Bench {
@@ -156,6 +157,7 @@ impl Bench {
             hashes: 0,
             block: 100,
             branch: 1,
+            block_gas: 400_000_000,
         }
     }
 
@@ -189,6 +191,7 @@ impl Bench {
             block,
             timestamp,
             base_fee: 5_000_000,
+            gas_limit: self.block_gas,
             transactions,
         }))
     }
