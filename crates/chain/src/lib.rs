@@ -3,6 +3,7 @@
 //!
 //! What a payment is, and what it takes for one to be settled, is decided elsewhere; nothing here touches a store.
 
+mod abilities;
 mod accounts;
 mod breaker;
 mod bundle;

@@ -402,3 +402,48 @@ async fn receipts_are_read_whatever_stands_beside_what_is_used() {
         assert_eq!(seen[0].receipts, [expected.clone()]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_endpoint_lets_a_call_do_is_found_out() {
+    let devnet = devnet().await;
+    let limits = InspectLimits::default();
+    let found = async |url: &str| {
+        let lone = nodes(&[url]);
+        let head = lone.head().await.unwrap();
+        let lens = lone.try_lens(&item(), head.reference(), limits).await;
+        let gas = lone.gas_of_a_call(limits.gas, head.number).await;
+        (lens.is_ok(), gas.ok())
+    };
+    let (lens, gas) = found(devnet.rpc_url()).await;
+    assert!(lens && gas.unwrap() > limits.gas - 50_000, "{gas:?}");
+
+    let capped = Front::start(devnet.rpc_url(), |call| {
+        let mut call = call.clone();
+        if method(&call) == "eth_call" {
+            call["params"][0]["gas"] = json!("0x4c4b40");
+        }
+        Reply::Instead(call)
+    })
+    .await;
+    let (lens, gas) = found(&capped.url).await;
+    assert!(
+        lens && (4_900_000..=5_000_000).contains(&gas.unwrap()),
+        "{gas:?}"
+    );
+
+    let without = Front::start(devnet.rpc_url(), |call| {
+        let mut call = call.clone();
+        if method(&call) == "eth_call" {
+            call["params"].as_array_mut().unwrap().truncate(2);
+        }
+        Reply::Instead(call)
+    })
+    .await;
+    assert_eq!(found(&without.url).await, (false, None));
+    let refusing = Front::start(
+        devnet.rpc_url(),
+        only("eth_call", || refuse(-32_602, "too many arguments")),
+    )
+    .await;
+    assert_eq!(found(&refusing.url).await, (false, None));
+}

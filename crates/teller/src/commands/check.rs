@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alloy_primitives::Address;
-use teller_chain::{CallError, NodeConfig, NodeError, Nodes};
-use teller_domain::{Asset, EXACT_PROXY, UPTO_PROXY, Wei};
+use alloy_primitives::{Address, B256};
+use teller_chain::{
+    CallError, InspectItem, InspectLimits, NodeConfig, NodeError, Nodes, REDEMPTION_GAS, Target,
+};
+use teller_domain::{Asset, EXACT_PROXY, Level, UPTO_PROXY, Wei};
 use teller_schemes::eip3009::{self, Domain};
 
 use super::Failure;
 use super::decimal;
-use crate::config::{Config, Network};
+use crate::config::{Auth, Config, Network};
 use crate::telemetry;
 use crate::wiring;
 
@@ -19,6 +21,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const COMFORTABLE_WEI: u64 = 16_000_000 * 10_000_000 * 100;
 /// EIP-7702: an account with this prefix in its code acts by another contract's code.
 const DELEGATION_PREFIX: &[u8] = &[0xef, 0x01, 0x00];
+/// What a call takes before its first instruction, and a little more.
+const GAS_OF_A_CALL: u64 = 50_000;
+/// Gas of a call below which single payments cannot be simulated: what a contract wallet that is made first may use.
+const LEAST_CALL_GAS: u64 = 2 * REDEMPTION_GAS + 600_000;
 
 /// Prints one line for each thing looked at.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -31,6 +37,8 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     }
     stores(&mut report, config).await;
     for network in &config.networks {
+        let needed = needed_levels(config, network);
+        let mut known = Tags::default();
         for (index, url) in network.rpc.iter().enumerate() {
             let name = format!("{} rpc[{index}]", network.id);
             let alone = NodeConfig {
@@ -40,12 +48,21 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
                 request_timeout: ANSWER_WITHIN,
             };
             let outcome = match Nodes::connect(alone) {
-                Ok(node) => endpoint(&mut report, &name, &node, network).await,
+                Ok(node) => match endpoint(&mut report, &name, &node, network).await {
+                    Ok(()) => abilities(&mut report, &name, &node, network, &mut known).await,
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {
                 report.wrong(format!("{name}: {error}"));
             }
+        }
+        for level in needed.into_iter().filter(|level| !known.has(*level)) {
+            let (id, level) = (network.id, level.as_str());
+            report.wrong(format!(
+                "{id}: success is told at level {level:?}, and no endpoint knows a block of that tag"
+            ));
         }
     }
     if report.wrong == 0 {
@@ -88,6 +105,110 @@ async fn stores(report: &mut Report, config: &Config) {
             Err(failure) => report.wrong(format!("{name}: {failure}")),
         }
     }
+}
+
+/// The levels of finality above inclusion at which somebody is told success.
+fn needed_levels(config: &Config, network: &Network) -> Vec<Level> {
+    let keys = match &config.server.auth {
+        Auth::Keys(keys) => keys.as_slice(),
+        Auth::Open => &[],
+    };
+    let may_use = |ids: &Option<Vec<_>>| ids.as_ref().is_none_or(|ids| ids.contains(&network.id));
+    let of_tenants = keys.iter().filter(|key| may_use(&key.networks));
+    let told: Vec<Level> = of_tenants
+        .filter_map(|key| key.settled_at)
+        .chain([network.settled_at])
+        .collect();
+    let tagged = [Level::Safe, Level::Finalized];
+    tagged
+        .into_iter()
+        .filter(|level| told.contains(level))
+        .collect()
+}
+
+/// Which tags any endpoint of a network knows.
+#[derive(Default)]
+struct Tags {
+    safe: bool,
+    finalized: bool,
+}
+
+impl Tags {
+    fn has(&self, level: Level) -> bool {
+        match level {
+            Level::Safe => self.safe,
+            Level::Finalized => self.finalized,
+            Level::Preconfirmed | Level::Included => true,
+        }
+    }
+}
+
+/// What the endpoint lets teller do: inspect payments, how many in a call, and see finality; and what a block holds.
+async fn abilities(
+    report: &mut Report,
+    name: &str,
+    node: &Nodes,
+    network: &Network,
+    known: &mut Tags,
+) -> Result<(), NodeError> {
+    let head = node.head().await?;
+    let limits = InspectLimits::default();
+    let anybody = Address::repeat_byte(1);
+    let item = InspectItem {
+        token: network
+            .assets
+            .first()
+            .map_or(network.multicall3, |asset| asset.address),
+        payer: network
+            .signers
+            .first()
+            .map_or(anybody, |signer| signer.address),
+        payee: anybody,
+        nonce: B256::ZERO,
+        call: eip3009::domain_separator_call(),
+        target: Target::Token,
+        gas: None,
+    };
+    match node.try_lens(&item, head.reference(), limits).await {
+        Ok(_) => report.fine(format!("{name}: payments can be inspected")),
+        Err(error) => report.wrong(format!(
+            "{name}: payments cannot be inspected, which takes eth_call with state overrides and {} gas: {error}",
+            limits.gas
+        )),
+    }
+    match node.gas_of_a_call(limits.gas, head.number).await {
+        Ok(gas) if gas.saturating_add(GAS_OF_A_CALL) >= limits.gas => {
+            report.fine(format!("{name}: an eth_call gets {} gas", limits.gas));
+        }
+        Ok(gas) if gas >= LEAST_CALL_GAS => report.doubtful(format!(
+            "{name}: an eth_call gets {gas} gas only, not {}: fewer payments are inspected at a time",
+            limits.gas
+        )),
+        Ok(gas) => report.wrong(format!(
+            "{name}: an eth_call gets {gas} gas only; payments of contract wallets need up to {LEAST_CALL_GAS}"
+        )),
+        // Said above.
+        Err(_) => {}
+    }
+    let (safe, finalized) = node.safe_and_finalized().await?;
+    for (tag, block, seen) in [
+        ("safe", safe, &mut known.safe),
+        ("finalized", finalized, &mut known.finalized),
+    ] {
+        match block {
+            Some(block) => report.fine(format!("{name}: block {} is {tag}", block.number)),
+            None => report.doubtful(format!("{name}: knows no {tag} block")),
+        }
+        *seen |= block.is_some();
+    }
+    let (most, holds) = (network.max_batch_gas, head.gas_limit);
+    match holds < most {
+        true => report.doubtful(format!(
+            "{name}: a block holds {holds} gas, less than max_batch_gas of {most}: batches are kept within it"
+        )),
+        false => report.fine(format!("{name}: a block holds {holds} gas")),
+    }
+    Ok(())
 }
 
 async fn endpoint(

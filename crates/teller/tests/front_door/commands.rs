@@ -124,6 +124,99 @@ async fn check_says_that_a_configuration_fits_or_what_does_not() {
     assert!(poor.out.contains("ETH for gas") || poor.out.contains("no gas"));
 }
 
+/// A node that is asked other things than it was.
+async fn front(upstream: &str, change: fn(&mut Value)) -> String {
+    let (upstream, http) = (upstream.to_owned(), reqwest::Client::new());
+    let forward = move |body: axum::body::Bytes| {
+        let (upstream, http) = (upstream.clone(), http.clone());
+        async move {
+            let mut call: Value = serde_json::from_slice(&body).unwrap();
+            change(&mut call);
+            let sent = http
+                .post(&upstream)
+                .header("content-type", "application/json");
+            let answer = sent.body(call.to_string()).send().await.unwrap();
+            answer.bytes().await.unwrap()
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = axum::Router::new().fallback(forward);
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_what_an_endpoint_cannot_do() {
+    let chain = Chain::start(Duration::from_secs(1)).await;
+    let good = embedded(&chain);
+    let url = chain.devnet.rpc_url();
+    let out = Desk::new(&chain, &good).run(&["check"]).succeeded();
+    for part in [
+        "payments can be inspected",
+        "an eth_call gets 30000000 gas",
+        "is finalized",
+        "a block holds",
+    ] {
+        assert!(out.contains(part), "{part:?} is not in: {out}");
+    }
+
+    let no_overrides = front(url, |call| {
+        if call["method"] == "eth_call" {
+            call["params"].as_array_mut().unwrap().truncate(2);
+        }
+    });
+    let little_gas = front(url, |call| {
+        if call["method"] == "eth_call" {
+            call["params"][0]["gas"] = "0xf4240".into();
+        }
+    });
+    let no_tags = front(url, |call| {
+        if call["params"][0] == "finalized" || call["params"][0] == "safe" {
+            call["params"][0] = "0xffffffff".into();
+        }
+    });
+    let (no_overrides, little_gas, no_tags) = (no_overrides.await, little_gas.await, no_tags.await);
+    let finalized = |rpc: &str| format!("{}settled_at = \"finalized\"\n", good.replace(url, rpc));
+    for (config, part) in [
+        (
+            good.replace(url, &no_overrides),
+            "payments cannot be inspected",
+        ),
+        (good.replace(url, &little_gas), "an eth_call gets 9"),
+        (finalized(&no_tags), "no endpoint knows a block of that tag"),
+    ] {
+        let ended = Desk::new(&chain, &config).run(&["check"]);
+        assert_eq!(ended.code, 1, "{}{}", ended.out, ended.error);
+        let wrong = ended.out.lines().find(|line| line.contains("WRONG"));
+        assert!(
+            wrong.is_some_and(|line| line.contains(part)),
+            "{}",
+            ended.out
+        );
+    }
+    // One that knows the tag is enough; the other is named.
+    let both = finalized(url).replace(&format!("\"{url}\""), &format!("\"{no_tags}\", \"{url}\""));
+    let out = Desk::new(&chain, &both).run(&["check"]).succeeded();
+    assert!(
+        out.contains("watch  eip155:84532 rpc[0]: knows no finalized block"),
+        "{out}"
+    );
+
+    let limit = serde_json::json!(["0x7a1200"]);
+    chain
+        .devnet
+        .rpc("evm_setBlockGasLimit", limit)
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let out = Desk::new(&chain, &good).run(&["check"]).succeeded();
+    assert!(
+        out.contains("a block holds 8000000 gas, less than max_batch_gas of 16000000"),
+        "{out}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ledger_shows_what_was_settled() {
     let chain = Chain::start(Duration::from_secs(1)).await;
