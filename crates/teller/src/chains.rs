@@ -16,8 +16,8 @@ use teller_verify::{VerifyNetwork, margin_seconds};
 use crate::commands::Failure;
 use crate::config::Network;
 
-/// One call to one node.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// One call to one node: less than verification waits for the chain, so that another one can still be asked.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// A chain is out of reach when its newest block was seen longer ago than this many intervals, and than `STALE_AT_LEAST`.
 const STALE_INTERVALS: u32 = 8;
 const STALE_AT_LEAST: Duration = Duration::from_secs(10);
