@@ -18,8 +18,11 @@ const FIRST_PROBE: Duration = Duration::from_secs(1);
 const LAST_PROBE: Duration = Duration::from_secs(30);
 /// The same for a rate limit that names no time. Most are counted by the second.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+const LAST_BACKOFF: Duration = Duration::from_secs(5);
 /// A breaker that was due for a probe so long ago, and that nothing asked meanwhile, says nothing any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// Breakers that open and close faster than this are logged once, and counted.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
 enum Breaker {
@@ -68,7 +71,7 @@ impl Breaker {
         *self = match (*self, error) {
             (before, NodeError::Limited { retry_after, .. }) => {
                 let wait = match before {
-                    Self::Open { wait, .. } => (wait * 2).min(LAST_PROBE),
+                    Self::Open { wait, .. } => (wait * 2).min(LAST_BACKOFF),
                     Self::Closed { .. } => FIRST_BACKOFF,
                 };
                 let pause = retry_after.unwrap_or(wait);
@@ -134,6 +137,15 @@ struct State {
     /// One for each method that was asked; teller knows a dozen.
     methods: HashMap<&'static str, Breaker>,
     reported: bool,
+    opening: Logged,
+    closing: Logged,
+}
+
+/// When something was logged last, and how often it was not since.
+#[derive(Debug, Default)]
+struct Logged {
+    at: Option<Instant>,
+    unlogged: u32,
 }
 
 impl State {
@@ -164,6 +176,8 @@ impl Breakers {
             reach: Breaker::CLOSED,
             methods: HashMap::new(),
             reported: true,
+            opening: Logged::default(),
+            closing: Logged::default(),
         }))
     }
 
@@ -222,6 +236,22 @@ impl Breakers {
         let of_method = state.methods.get_mut(method);
         let of_method = of_method.is_some_and(|method| method.claim_probe(now, call_limit));
         reach || of_method
+    }
+
+    /// Whether a change should be logged: then, how many of its kind were not since the last one that was.
+    pub(crate) fn log(&self, change: Change) -> Option<u32> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let logged = match change {
+            Change::Opened => &mut state.opening,
+            Change::Closed { .. } => &mut state.closing,
+        };
+        if logged.at.is_some_and(|last| now < last + LOGGED_EVERY) {
+            logged.unlogged = logged.unlogged.saturating_add(1);
+            return None;
+        }
+        logged.at = Some(now);
+        Some(std::mem::take(&mut logged.unlogged))
     }
 
     /// Whether all is well, if that has changed since it was asked last.
@@ -300,7 +330,7 @@ mod tests {
             advance(wait).await;
         }
         assert_eq!(waits.first(), Some(&FIRST_BACKOFF));
-        assert!(waits.is_sorted() && waits.last() == Some(&LAST_PROBE));
+        assert!(waits.is_sorted() && waits.last() == Some(&LAST_BACKOFF));
         breakers.failed(CALL, &limited(Some(86_400)));
         assert_eq!(breakers.pause(CALL), Some(LONGEST_BACKOFF));
     }
@@ -313,5 +343,23 @@ mod tests {
         advance(FIRST_BACKOFF + FORGOTTEN_AFTER).await;
         assert!(breakers.is_healthy(CALL));
         assert_eq!(breakers.news(), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_repeats_is_logged_now_and_then_with_its_count() {
+        let breakers = Breakers::new();
+        let closed = Change::Closed { failures: 3 };
+        assert_eq!(breakers.log(Change::Opened), Some(0));
+        assert_eq!(breakers.log(closed), Some(0));
+        for _ in 0..40 {
+            assert_eq!(breakers.log(Change::Opened), None);
+            advance(Duration::from_secs(1)).await;
+        }
+        advance(LOGGED_EVERY).await;
+        assert_eq!(breakers.log(Change::Opened), Some(40));
+        assert_eq!(
+            (breakers.log(Change::Opened), breakers.log(closed)),
+            (None, Some(0))
+        );
     }
 }

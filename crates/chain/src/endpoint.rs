@@ -153,17 +153,25 @@ impl Endpoint {
                 }
             }
         };
-        match (change, error) {
-            (Some(Change::Opened), Some(error)) => {
-                tracing::warn!(network = %self.network, endpoint = self.index, method, %error, "endpoint keeps failing");
-            }
-            (Some(Change::Closed { failures }), _) => {
-                tracing::info!(network = %self.network, endpoint = self.index, method, failures, "endpoint is well again");
-            }
-            (Some(Change::Opened), None) | (None, _) => {}
-        }
+        self.log(method, change, error);
         if let Some(is_well) = self.breakers.news() {
             self.report_health(is_well);
+        }
+    }
+
+    fn log(&self, method: &'static str, change: Option<Change>, error: Option<&CallError>) {
+        let Some(change) = change else { return };
+        let Some(unlogged) = self.breakers.log(change) else {
+            return;
+        };
+        match (change, error) {
+            (Change::Opened, Some(error)) => {
+                tracing::warn!(network = %self.network, endpoint = self.index, method, %error, unlogged, "endpoint keeps failing");
+            }
+            (Change::Opened, None) => {}
+            (Change::Closed { failures }, _) => {
+                tracing::info!(network = %self.network, endpoint = self.index, method, failures, unlogged, "endpoint is well again");
+            }
         }
     }
 
