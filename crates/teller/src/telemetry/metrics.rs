@@ -158,7 +158,7 @@ fn describe_nodes_and_stores() {
     );
     describe_gauge!(
         "teller_node_endpoint_healthy",
-        "1 while an endpoint is used, 0 while it is avoided; endpoints are numbered as configured"
+        "1 while an endpoint is used for every method, 0 while it is avoided for one; endpoints are numbered as configured"
     );
     describe_gauge!(
         "teller_store_writable",

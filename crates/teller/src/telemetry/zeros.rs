@@ -8,9 +8,11 @@ use super::compensations::register_compensations;
 use crate::config::{Config, Network};
 
 /// How a call to a node fails, as `teller-chain` names it.
-const NODE_ERRORS: [&str; 6] = [
+const NODE_ERRORS: [&str; 8] = [
     "timeout",
     "refused",
+    "broken",
+    "limited",
     "rpc",
     "http",
     "bad_answer",
