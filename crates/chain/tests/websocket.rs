@@ -2,20 +2,30 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use support::{CHAIN, nodes_within};
-use teller_chain::NodeError;
+use teller_chain::{NodeConfig, NodeError, Nodes};
+use teller_domain::ChainId;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::Message;
+
+const CHAIN: ChainId = ChainId(84532);
+
+fn lone(url: &str, request_timeout: Duration) -> Nodes {
+    Nodes::connect(NodeConfig {
+        chain: CHAIN,
+        rpc: vec![url.to_owned()],
+        flashblocks: Vec::new(),
+        request_timeout,
+    })
+    .unwrap()
+}
 
 #[derive(Clone, Copy)]
 enum Conduct {
@@ -87,7 +97,7 @@ async fn serve(conduct: Conduct) -> (String, Arc<AtomicUsize>) {
 async fn a_connection_that_ends_at_once_is_dialled_less_and_less_often() {
     for conduct in [Conduct::Close, Conduct::Bytes, Conduct::Text] {
         let (url, taken) = serve(conduct).await;
-        let lone = nodes_within(&[&url], Duration::from_secs(2));
+        let lone = lone(&url, Duration::from_secs(2));
         let began = Instant::now();
         let mut calls = 0;
         while began.elapsed() < Duration::from_secs(3) {
@@ -109,7 +119,7 @@ async fn a_connection_that_ends_at_once_is_dialled_less_and_less_often() {
 async fn many_callers_share_one_connection_and_binary_messages_are_read() {
     for conduct in [Conduct::Binary, Conduct::Answers(usize::MAX)] {
         let (url, taken) = serve(conduct).await;
-        let lone = nodes_within(&[&url], Duration::from_secs(20));
+        let lone = lone(&url, Duration::from_secs(20));
         let calls: Vec<_> = (0..50)
             .map(|_| {
                 let lone = lone.clone();
@@ -126,7 +136,7 @@ async fn many_callers_share_one_connection_and_binary_messages_are_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_ended_is_dialled_again_by_the_call_that_finds_out() {
     let (url, taken) = serve(Conduct::Answers(2)).await;
-    let lone = nodes_within(&[&url], Duration::from_secs(20));
+    let lone = lone(&url, Duration::from_secs(20));
     assert_eq!(lone.chain_id().await, Ok(CHAIN.0));
     assert_eq!(lone.chain_id().await, Ok(CHAIN.0));
     // Past the pause after the first dial.
@@ -138,7 +148,7 @@ async fn a_connection_that_ended_is_dialled_again_by_the_call_that_finds_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_says_nothing_is_given_up() {
     let (url, taken) = serve(Conduct::Silent).await;
-    let lone = nodes_within(&[&url], Duration::from_millis(500));
+    let lone = lone(&url, Duration::from_millis(500));
     for _ in 0..3 {
         let call = timeout(Duration::from_secs(20), lone.chain_id())
             .await
