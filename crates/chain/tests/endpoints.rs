@@ -398,7 +398,7 @@ async fn receipts_are_read_whatever_stands_beside_what_is_used() {
             odd.receipts(&[noop.hash]).await,
             Ok(vec![Some(expected.clone())])
         );
-        let seen = odd.sightings(signer.address(), &[noop.hash]).await;
+        let seen = odd.sightings(signer.address(), &[noop.hash], None).await;
         assert_eq!(seen[0].receipts, std::slice::from_ref(&expected));
     }
 }

@@ -276,8 +276,11 @@ impl Network {
             return budget("the tenant's budget for gas is spent for today (UTC)");
         }
         let fee = self.initial_fee();
-        let (limits, budget) = (self.parts.core.limits, self.parts.core.budgets.per_transaction);
-        if fee.is_some_and(|fee| !fits_alone(limits, budget, payment, fee)) {
+        let (limits, most) = (
+            self.parts.core.limits,
+            self.parts.core.budgets.per_transaction,
+        );
+        if fee.is_some_and(|fee| !fits_alone(limits, most, payment, fee)) {
             return budget("its gas alone costs more than one transaction may");
         }
         Ok(())

@@ -238,7 +238,7 @@ impl Shell {
                 Err(NodeError::Rpc { .. } | NodeError::Http { .. })
                     if range > 1 && upper.number > from =>
                 {
-                    range = ((upper.number - from + 1) / 2).max(1);
+                    range = (upper.number - from).div_ceil(2);
                 }
                 Err(error) => return Err(error),
             }

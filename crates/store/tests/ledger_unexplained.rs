@@ -87,9 +87,10 @@ async fn what_is_unexplained_is_its_slot_s_again_when_a_reorg_reopens_that(store
     let (fence, slot, ids) = left(&store, 1).await;
     let nonces = [slot.id.nonce];
     store.ledger.reopen_slots(fence, &nonces).await.unwrap();
+    // No endpoint was handed its bytes.
     let again = SettlementState::Assigned {
         slot: slot.id,
-        transaction: slot.attempt.hash,
+        transaction: None,
     };
     assert_eq!(state(&store, ids[0]).await, again);
     let late = [resolved(ids[0], failed(Reason::NonceAlreadyUsed))];

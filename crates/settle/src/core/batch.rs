@@ -8,8 +8,6 @@ use teller_domain::{
 };
 use teller_store::TopUp;
 
-use super::CoreConfig;
-
 /// Gas that one payment may need at most in a batch: 80k when the payee's balance is zero (DESIGN section 4).
 const GAS_PER_PAYMENT: u64 = 80_000;
 

@@ -32,7 +32,7 @@ impl World<'_> {
         let p = self.rng.index(self.processes.len());
         let endpoint = self.rng.index(self.endpoints.len());
         let while_ms = self.now_ms + self.rng.between(500, 9_000);
-        match self.rng.below(22) {
+        match self.rng.below(24) {
             0 | 1 => self.reorg(),
             2 if self.processes[p].alive => {
                 self.check.fault("crash");
@@ -105,12 +105,12 @@ impl World<'_> {
             17 if self.rng.chance(600) => self.order(),
             19 if self.may_drain(p) && self.rng.chance(350) => self.drain_process(p),
             15 if self.rng.chance(600) => self.use_key(),
-            20 => {
+            22 => {
                 // The same one always, as above.
                 self.check.fault("node shows no logs");
                 self.endpoints[0].blind_until_ms = self.now_ms + self.rng.between(4_000, 30_000);
             }
-            21 => {
+            23 => {
                 self.check.fault("token begins or ceases to take a fee");
                 let takes_fee = self.rng.chance(500);
                 self.chain.cheat(|state| state.takes_fee = takes_fee);

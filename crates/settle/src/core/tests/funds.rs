@@ -139,9 +139,11 @@ fn first_bytes_that_nobody_takes_for_want_of_money_make_room_for_another_lane() 
     bench.seal(vec![no_op.hash]);
     let mined = bench.mined(&no_op, true, &[]);
     bench.tell(Event::Found { id, mined });
-    let findings = batch.iter().map(|queued| (queued.id, Finding::WouldSettle));
-    bench.investigated(id, findings.collect());
     assert_eq!(takes(&bench.closed(id)), [], "the same lane takes nothing");
+    let findings = batch.iter().map(|queued| (queued.id, Finding::WouldSettle));
+    let unused = explaining(&bench.investigated(findings.collect()));
+    let effects = bench.explained(&unused);
+    assert_eq!(takes(&effects), [], "the same lane takes nothing");
     let effects = bench.tell(read(fence(), 8, u64::MAX));
     assert_eq!(takes(&effects), [(signer(), 2)]);
 }

@@ -97,12 +97,9 @@ fn opened_behind(bench: &mut Bench) -> (SlotId, Vec<Queued>, Vec<Effect>) {
 fn a_nonce_that_was_used_before_the_slot_was_opened_freezes_nothing() {
     let mut bench = Bench::with_lane();
     let (id, batch, effects) = opened_behind(&mut bench);
-    assert!(
-        matches!(&effects[..], [Effect::Investigate { .. }]),
-        "{effects:?}"
-    );
-    let effects = bench.investigated(id, vec![(batch[0].id, Finding::WouldSettle)]);
-    assert_eq!(closing(&effects), [(batch[0].id, Resolution::Requeued)]);
+    let closure = closure(&effects);
+    let left = Resolution::Unexplained { transaction: None };
+    assert_eq!(closure.resolutions, [(batch[0].id, left)]);
     // The lane goes on with what the chain has reached, and the payment with it.
     let effects = bench.closed(id);
     assert!(
@@ -117,8 +114,30 @@ fn a_nonce_that_was_used_before_the_slot_was_opened_freezes_nothing() {
             ..fence()
         },
         next_nonce: AccountNonce(9),
+        unexplained: vec![Unexplained::recovered(
+            batch[0].clone(),
+            id,
+            closure.block,
+            None,
+        )],
         ..empty_lane()
     }));
+    assert_eq!(asked_about(&effects), [batch[0].id]);
+    let fence = FencedLane {
+        epoch: 2,
+        ..fence()
+    };
+    let effects = bench.tell(Event::Investigated {
+        fence,
+        asked: vec![batch[0].id],
+        findings: vec![(batch[0].id, Finding::WouldSettle)],
+    });
+    assert_eq!(explaining(&effects), [(batch[0].id, Resolution::Requeued)]);
+    let effects = bench.tell(Event::UnexplainedResolved {
+        fence,
+        ids: vec![batch[0].id],
+        changed: vec![batch[0].id],
+    });
     let [Effect::ReadCode { payments, .. }] = &effects[..] else {
         panic!("{effects:?}")
     };
