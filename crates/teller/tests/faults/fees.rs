@@ -88,7 +88,7 @@ async fn a_signer_without_money_pauses_its_lane_and_goes_on_when_it_has_some() {
 
 /// Whoever takes requests is not who settles, and knows all the same that nothing can be.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_without_an_engine_refuses_what_its_settlers_would_not_settle() {
+async fn a_process_without_an_engine_refuses_what_its_settlers_have_no_budget_for() {
     let spent = "block_interval_ms = 1000\n[networks.budget]\nmax_wei_per_day = \"1\"";
     let mut rig = Rig::start(Wish {
         network: spent.to_owned(),
@@ -97,23 +97,28 @@ async fn a_process_without_an_engine_refuses_what_its_settlers_would_not_settle(
     .await;
     rig.sell(1);
     rig.all_told().await;
-    let refused = rig.refused_with(&["gas_budget_exceeded"]).await;
+    let (refused, told) = rig.refused_with("gas_budget_exceeded").await;
+    assert_eq!(told["errorReason"], "gas_budget_exceeded", "{told}");
     assert!(
         rig.row(&refused).await.is_null(),
         "accepted without a budget"
     );
     assert_eq!(rig.compare().await.transfers, 1);
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_an_engine_refuses_what_its_settlers_cannot_pay_for() {
     let mut rig = Rig::start(Wish::cluster()).await;
     rig.sell(2);
     rig.all_told().await;
     for signer in rig.signers() {
         rig.rpc("anvil_setBalance", json!([signer, "0x0"])).await;
     }
-    let refused = rig.refused_with(&["unexpected_settle_error"]).await;
+    let (refused, told) = rig.refused_with("unexpected_verify_error").await;
+    assert_eq!(told["errorReason"], "unexpected_settle_error", "{told}");
     rig.fund_signers().await;
     rig.sell_this(&refused);
     rig.all_told().await;
     assert_eq!(rig.last_word(&refused)["success"], true);
-    assert!(rig.compare().await.transfers >= 3);
+    assert_eq!(rig.compare().await.transfers, 3);
 }

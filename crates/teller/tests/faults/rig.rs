@@ -275,21 +275,20 @@ impl Rig {
         last.map_or(Value::Null, |answer| answer.body.clone())
     }
 
-    /// Asks to settle one new payment after the other until one is refused at once, for one of these reasons. Those before it
-    /// may have been accepted, and are left to themselves.
-    pub async fn refused_with(&mut self, reasons: &[&str]) -> Payment {
+    /// Verifies one new payment after the other until one is refused for this reason; answers the next one, and what a
+    /// settle request of it is told.
+    pub async fn refused_with(&mut self, reason: &str) -> (Payment, Value) {
         let start = std::time::Instant::now();
-        let url = format!("{}/settle", self.fleet.urls()[0]);
+        let url = self.fleet.urls()[0].clone();
         loop {
             let payment = self.payment();
-            let body = self.signed(&payment).body;
-            let answered = self.http.post(&url, body, Duration::from_secs(1)).await;
-            if let Ok((_, answer)) = answered
-                && reasons
-                    .iter()
-                    .any(|reason| answer["errorReason"] == *reason)
-            {
-                return payment;
+            let (body, within) = (self.signed(&payment).body, Duration::from_secs(20));
+            let asked = self.http.post(&format!("{url}/verify"), body, within).await;
+            if asked.is_ok_and(|(_, answer)| answer["invalidReason"] == *reason) {
+                let payment = self.payment();
+                let body = self.signed(&payment).body;
+                let settle = self.http.post(&format!("{url}/settle"), body, within).await;
+                return (payment, settle.unwrap().1);
             }
             let late = start.elapsed() > METRIC_WITHIN;
             assert!(!late, "never refused\n{}", self.fleet.logs());
