@@ -69,7 +69,7 @@ pub(crate) fn check_request<'a>(
             check_delegation(network, request, delegation)?;
         }
     }
-    policy.wants(payment)?;
+    policy.wants_value(payment)?;
     Ok(known)
 }
 

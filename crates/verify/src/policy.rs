@@ -94,24 +94,28 @@ impl Policy {
         }
     }
 
-    /// Whether the payment moves something to somebody else. Under `upto` a charge of 0 is legitimate, and costs no gas.
-    pub(crate) fn wants(&self, payment: &Payment) -> Result<(), Refusal> {
-        if self.empty_payments == EmptyPayments::Allowed || payment.charges_nothing() {
+    /// Whether the payment is of something. Under `upto` a charge of 0 is legitimate, and costs no gas.
+    pub(crate) fn wants_value(&self, payment: &Payment) -> Result<(), Refusal> {
+        let is_empty = payment.scheme() == Scheme::Exact && payment.value == AssetAmount::ZERO;
+        self.refuse(
+            is_empty,
+            Reason::ZeroValuePayment,
+            "the payment is of nothing",
+        )
+    }
+
+    /// Whether the payment is to somebody else than its payer. Asked once the signature is known to be his.
+    pub(crate) fn wants_payee(&self, payment: &Payment) -> Result<(), Refusal> {
+        let is_empty = payment.key.payer == payment.payee && !payment.charges_nothing();
+        self.refuse(is_empty, Reason::SelfPayment, "the payer is the payee")
+    }
+
+    fn refuse(&self, is_empty: bool, reason: Reason, what: &str) -> Result<(), Refusal> {
+        if !is_empty || self.empty_payments == EmptyPayments::Allowed {
             return Ok(());
         }
-        if payment.key.payer == payment.payee {
-            return Err(Refusal::new(
-                Reason::SelfPayment,
-                "the payer is the payee; this facilitator does not pay the gas of such payments",
-            ));
-        }
-        if payment.scheme() == Scheme::Exact && payment.value == AssetAmount::ZERO {
-            return Err(Refusal::new(
-                Reason::ZeroValuePayment,
-                "the payment is of nothing; this facilitator does not pay the gas of such payments",
-            ));
-        }
-        Ok(())
+        let detail = format!("{what}; this facilitator does not pay the gas of such payments");
+        Err(Refusal::new(reason, detail))
     }
 }
 

@@ -203,6 +203,9 @@ impl Inner {
             Some(reading) => (reading, started),
             None => {
                 let by_key = signed_by_key(known, &request.payment);
+                if by_key {
+                    self.policy.wants_payee(&request.payment)?;
+                }
                 let started = network.meters.stage(Stage::Signature, started);
                 let reading = match self.read(network, &request.payment, by_key).await {
                     Err(Stop::Refused(refusal)) if spent_by_another(&refusal, purpose) => {
@@ -219,6 +222,7 @@ impl Inner {
                 (reading, started)
             }
         };
+        self.policy.wants_payee(&request.payment)?;
         let hold = self.reserve(request, purpose, digest, reading, now).await;
         let hold = match hold {
             Err(Stop::Unknown(CheckError::Store(error)))

@@ -8,7 +8,7 @@ use teller_devnet::contracts::PLAIN_TOKEN;
 use teller_schemes::permit2::Proxy;
 
 use crate::support::{Buyer, Chain, Teller, body};
-use crate::ways::{approve, permit, setup, signed_permit_body};
+use crate::ways::{approve, facilitator, permit, setup, signed_permit_body};
 
 const PAYEE: Address = Address::repeat_byte(0x46);
 
@@ -29,13 +29,13 @@ async fn empty_payments(chain: &Chain) -> Vec<(Value, &'static str)> {
         ),
         (
             body(chain, &other.pay(chain, other.address, 0, 1)),
-            "self_payment",
+            "zero_value_payment",
         ),
         (
             signed_permit_body(&permitting, &nothing),
             "zero_value_payment",
         ),
-        (signed_permit_body(&selfish, &oneself), "self_payment"),
+        (signed_permit_body(&selfish, &oneself), "zero_value_payment"),
     ]
 }
 
@@ -52,11 +52,26 @@ async fn keys_that_own_nothing_cost_the_operator_nothing() {
         assert_eq!(answer["errorReason"], reason, "{answer}");
         assert_eq!(answer["transaction"], "");
     }
-    // One who owns something pays himself no better.
-    let payer = chain.payer(0);
-    let himself = body(&chain, &payer.pay(&chain, payer.address, 1_000, 1));
-    let (_, answer) = teller.post("/settle", &himself).await;
-    assert_eq!(answer["errorReason"], "self_payment", "{answer}");
+    // Whether he owns anything or not, nobody pays himself.
+    let stranger = Buyer::new(B256::random());
+    let permitted = permit(PLAIN_TOKEN, stranger.address, 1_000, Proxy::Exact);
+    let upto = Proxy::Upto {
+        facilitator: facilitator(&chain),
+    };
+    let charged = permit(PLAIN_TOKEN, stranger.address, 1_000, upto);
+    let mut himself = vec![
+        signed_permit_body(&stranger, &permitted),
+        signed_permit_body(&stranger, &charged),
+    ];
+    for payer in [chain.payer(0), stranger] {
+        himself.push(body(&chain, &payer.pay(&chain, payer.address, 1_000, 1)));
+    }
+    for request in himself {
+        let (_, answer) = teller.post("/verify", &request).await;
+        assert_eq!(answer["invalidReason"], "self_payment", "{answer}");
+        let (_, answer) = teller.post("/settle", &request).await;
+        assert_eq!(answer["errorReason"], "self_payment", "{answer}");
+    }
     assert!(teller.settlements().await.is_empty());
 }
 

@@ -451,7 +451,8 @@ async fn what_moves_nothing_to_anybody_is_refused_unless_the_operator_allows_it(
         ..policy()
     };
     let checked = |policy: &Policy, request: &PaymentRequest, purpose| {
-        let checked = check_request(&network, policy, request, purpose, NOW);
+        let checked = check_request(&network, policy, request, purpose, NOW)
+            .and_then(|_| policy.wants_payee(&request.payment));
         checked.err().map(|refusal| refusal.reason)
     };
     let v1 = || PaymentRequest {
