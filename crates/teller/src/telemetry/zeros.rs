@@ -71,6 +71,7 @@ fn register_network(network: &Network) {
     counter!("teller_top_up_wei_total", "network" => name.clone()).increment(0);
     gauge!("teller_block_interval_seconds", "network" => name.clone())
         .set(network.block_interval.as_secs_f64());
+    gauge!("teller_payments_unexplained", "network" => name.clone()).set(0.0);
     gauge!("teller_gas_spent_today_wei", "network" => name.clone()).set(0.0);
     gauge!("teller_top_ups_today_wei", "network" => name.clone()).set(0.0);
     // Without a budget there is nothing to compare with: +Inf is never reached.
