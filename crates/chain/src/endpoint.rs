@@ -1,5 +1,7 @@
 //! One endpoint of a network: its connection, its circuit breaker and the highest block it has shown.
 
+mod batch;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,8 +19,8 @@ use crate::wire::WireBlock;
 use crate::ws::WsLink;
 use crate::{Block, CallError, NodeError};
 
-/// Largest JSON-RPC batch; longer ones travel in several.
-pub(crate) const MAX_BATCH: usize = 100;
+use self::batch::BatchSize;
+
 /// Sending is never held back: its bytes are in the ledger, and have to be on their way.
 pub(crate) const SEND: &str = "eth_sendRawTransaction";
 
@@ -34,6 +36,7 @@ pub(crate) struct Endpoint {
     link: Link,
     pub(crate) deadline: Duration,
     breakers: Breakers,
+    batch_size: BatchSize,
     height: AtomicU64,
 }
 
@@ -60,6 +63,7 @@ impl Endpoint {
             link,
             deadline,
             breakers: Breakers::new(),
+            batch_size: BatchSize::default(),
             height: AtomicU64::new(0),
         };
         endpoint.report_health(true);
@@ -77,42 +81,42 @@ impl Endpoint {
         answers.pop().ok_or(CallError::Node(lost))
     }
 
-    /// The same method for many parameters, as JSON-RPC batches; answers in the order of the parameters. One failed
-    /// element fails the whole.
-    pub(crate) async fn batch<P: RpcSend, R: RpcRecv>(
-        &self,
-        method: &'static str,
-        params: &[P],
-    ) -> Result<Vec<R>, CallError> {
-        let mut answers = Vec::with_capacity(params.len());
-        for chunk in params.chunks(MAX_BATCH) {
-            answers.extend(self.ask(method, chunk).await?);
-        }
-        Ok(answers)
-    }
-
-    /// One request, unless the endpoint is known to take none now.
+    /// One request, unless the endpoint is known to take none now; what comes of it counts for the endpoint's health.
     async fn ask<P: RpcSend, R: RpcRecv>(
         &self,
         method: &'static str,
         params: &[P],
     ) -> Result<Vec<R>, CallError> {
-        if let Some(pause) = self.pause(method) {
-            let limited = NodeError::Limited {
+        self.expect_no_pause(method)?;
+        let started = Instant::now();
+        let result = self.one_request(method, params, started).await;
+        self.finish(method, started, result.as_ref().err());
+        result
+    }
+
+    fn expect_no_pause(&self, method: &'static str) -> Result<(), NodeError> {
+        match self.pause(method) {
+            Some(pause) => Err(NodeError::Limited {
                 message: "it asked for a pause".to_owned(),
                 retry_after: Some(pause),
-            };
-            return Err(limited.into());
+            }),
+            None => Ok(()),
         }
+    }
+
+    async fn one_request<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: &[P],
+        started: Instant,
+    ) -> Result<Vec<R>, CallError> {
         self.count(method, params.len());
-        let started = Instant::now();
         let result = timeout(self.deadline, self.exchange(method, params))
             .await
             .unwrap_or(Err(CallError::Node(NodeError::Timeout)));
         if let (Link::Ws(link), Err(CallError::Node(NodeError::Timeout))) = (&self.link, &result) {
             link.unanswered(started);
         }
-        self.finish(method, started, result.as_ref().err());
         result
     }
 
@@ -140,22 +144,25 @@ impl Endpoint {
     }
 
     fn finish(&self, method: &'static str, started: Instant, error: Option<&CallError>) {
-        metrics::histogram!("teller_node_call_duration_seconds", "network" => self.network.clone(), "method" => method)
-            .record(started.elapsed().as_secs_f64());
+        self.measure(method, started, error);
         let change = match error {
-            None | Some(CallError::Reverted(_)) => self.breakers.succeeded(method),
-            Some(CallError::Node(error)) => {
-                metrics::counter!("teller_node_errors_total", "network" => self.network.clone(), "kind" => error.kind())
-                    .increment(1);
-                match error.blames_endpoint() {
-                    true => self.breakers.failed(method, error),
-                    false => self.breakers.succeeded(method),
-                }
+            Some(CallError::Node(error)) if error.blames_endpoint() => {
+                self.breakers.failed(method, error)
             }
+            Some(_) | None => self.breakers.succeeded(method),
         };
         self.log(method, change, error);
         if let Some(is_well) = self.breakers.news() {
             self.report_health(is_well);
+        }
+    }
+
+    fn measure(&self, method: &'static str, started: Instant, error: Option<&CallError>) {
+        metrics::histogram!("teller_node_call_duration_seconds", "network" => self.network.clone(), "method" => method)
+            .record(started.elapsed().as_secs_f64());
+        if let Some(CallError::Node(error)) = error {
+            metrics::counter!("teller_node_errors_total", "network" => self.network.clone(), "kind" => error.kind())
+                .increment(1);
         }
     }
 
