@@ -254,6 +254,11 @@ impl Breakers {
         Some(std::mem::take(&mut logged.unlogged))
     }
 
+    /// Whether all is well.
+    pub(crate) fn is_well(&self) -> bool {
+        self.lock().is_well(Instant::now())
+    }
+
     /// Whether all is well, if that has changed since it was asked last.
     pub(crate) fn news(&self) -> Option<bool> {
         let mut state = self.lock();

@@ -68,13 +68,17 @@ impl Nodes {
         let (question, calls) = (Arc::new(question), calls.len());
         let mut tries = 1;
         loop {
-            let asked = first_answer(self.all(), method, |endpoint| {
-                let question = Arc::clone(&question);
-                async move {
-                    let answer = endpoint.call(method, question).await?;
-                    read_simulated(answer, calls).map_err(CallError::Node)
-                }
-            });
+            let asked = first_answer(
+                || self.in_order(method),
+                method,
+                |endpoint| {
+                    let question = Arc::clone(&question);
+                    async move {
+                        let answer = endpoint.call(method, question).await?;
+                        read_simulated(answer, calls).map_err(CallError::Node)
+                    }
+                },
+            );
             let failures = match asked.await {
                 Ok(simulated) => return Ok(Some(simulated)),
                 Err(NoAnswer::Reverted(_)) => {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use alloy_json_rpc::ErrorPayload;
-use alloy_primitives::Bytes;
+use alloy_primitives::{B256, Bytes};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use teller_domain::ChainId;
 
 /// A node's message is cut to this many characters.
 const MESSAGE_LENGTH: usize = 200;
@@ -50,6 +51,22 @@ pub enum NodeError {
     /// No endpoint is configured, or its URL cannot be used.
     #[error("no usable endpoint")]
     NoEndpoint,
+    /// The node serves another chain: it is left out.
+    #[error("the node serves {found}, not {expected}")]
+    WrongChain {
+        /// The configured network.
+        expected: ChainId,
+        /// What the node says.
+        found: ChainId,
+    },
+    /// The node serves a chain with the same id that begins with another block: it is left out.
+    #[error("the node's chain begins with {found}, not {expected}")]
+    WrongGenesis {
+        /// The hash of the network's block 0.
+        expected: B256,
+        /// The hash of the node's.
+        found: B256,
+    },
 }
 
 impl NodeError {
@@ -63,7 +80,7 @@ impl NodeError {
             | Self::Http { .. }
             | Self::BadAnswer(_) => true,
             Self::Rpc { code, .. } => !matches!(code, -32602..=-32600),
-            Self::NoEndpoint => false,
+            Self::NoEndpoint | Self::WrongChain { .. } | Self::WrongGenesis { .. } => false,
         }
     }
 
@@ -76,7 +93,11 @@ impl NodeError {
             | Self::Limited { .. }
             | Self::Http { .. }
             | Self::BadAnswer(_) => true,
-            Self::Rpc { .. } | Self::NoEndpoint => false,
+            // Whoever is left out for good needs no breaker.
+            Self::Rpc { .. }
+            | Self::NoEndpoint
+            | Self::WrongChain { .. }
+            | Self::WrongGenesis { .. } => false,
         }
     }
 
@@ -104,6 +125,8 @@ impl NodeError {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::Refused | Self::Limited { .. } | Self::NoEndpoint => true,
+            // It was looked at before it was asked.
+            Self::WrongChain { .. } | Self::WrongGenesis { .. } => true,
             // A gateway whose node did not answer.
             Self::Http { status } => !matches!(status, 502 | 504),
             Self::Rpc { message, .. } => {
@@ -155,6 +178,7 @@ impl NodeError {
             Self::Http { .. } => "http",
             Self::BadAnswer(_) => "bad_answer",
             Self::NoEndpoint => "no_endpoint",
+            Self::WrongChain { .. } | Self::WrongGenesis { .. } => "wrong_network",
         }
     }
 }

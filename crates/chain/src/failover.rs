@@ -13,7 +13,7 @@ use crate::endpoint::Endpoint;
 use crate::{CallError, NodeError};
 
 /// An endpoint that has not answered for so long is not waited for alone: the next one is asked, too.
-const HEDGE_AFTER: Duration = Duration::from_millis(300);
+pub(crate) const HEDGE_AFTER: Duration = Duration::from_millis(300);
 
 /// Why no endpoint gave an answer.
 #[derive(Debug)]
@@ -46,19 +46,26 @@ impl NoAnswer {
     }
 }
 
-/// The endpoints in the order of preference: those that are healthy for a method, then the others.
-pub(crate) fn in_order(endpoints: &[Arc<Endpoint>], method: &'static str) -> Vec<Arc<Endpoint>> {
+/// The endpoints in the order of preference: those that are healthy for a method, those that lag behind the followed head
+/// last among them; then the others. Those of another chain are left out.
+pub(crate) fn in_order(
+    endpoints: &[Arc<Endpoint>],
+    method: &'static str,
+    followed: u64,
+) -> Vec<Arc<Endpoint>> {
+    let of_chain = endpoints.iter().filter(|endpoint| !endpoint.is_left_out());
     let healthy = |endpoint: &Arc<Endpoint>| endpoint.is_healthy(method);
-    let (mut order, broken): (Vec<_>, Vec<_>) = endpoints.iter().cloned().partition(healthy);
+    let (mut order, broken): (Vec<_>, Vec<_>) = of_chain.cloned().partition(healthy);
+    order.sort_by_key(|endpoint| endpoint.lags_behind(followed));
     order.extend(broken);
     order
 }
 
-/// Asks the endpoints in their order: the next one when one failed, or was silent for 300 ms. The first answer counts; a
+/// Asks the endpoints in the order that they have at each round: the next one when one failed, or was silent for 300 ms. The first answer counts; a
 /// revert is one. Whoever is not waited for any more goes on to its time limit, and is judged by it. Where all ask for a
 /// pause, that is waited for if it ends within the time limit of a call.
 pub(crate) async fn first_answer<R, F>(
-    endpoints: &[Arc<Endpoint>],
+    order: impl Fn() -> Vec<Arc<Endpoint>>,
     method: &'static str,
     ask: impl Fn(Arc<Endpoint>) -> F,
 ) -> Result<R, NoAnswer>
@@ -66,15 +73,17 @@ where
     R: Send + 'static,
     F: Future<Output = Result<R, CallError>> + Send + 'static,
 {
-    let limit = endpoints.iter().map(|endpoint| endpoint.deadline).max();
-    let give_up_at = Instant::now() + limit.unwrap_or_default();
+    let began = Instant::now();
     loop {
-        probe(endpoints, method, &ask);
-        let failed = match one_round(in_order(endpoints, method), &ask).await {
+        let endpoints = order();
+        probe(&endpoints, method, &ask);
+        let failed = match one_round(endpoints.clone(), &ask).await {
             Err(failed) if failed.is_only_limits() => failed,
             answer => return answer,
         };
         let pauses = endpoints.iter().filter_map(|one| one.pause(method)).min();
+        let limit = endpoints.iter().map(|endpoint| endpoint.deadline).max();
+        let give_up_at = began + limit.unwrap_or_default();
         match pauses {
             Some(pause) if Instant::now() + pause < give_up_at => sleep(pause).await,
             Some(_) | None => return Err(failed),

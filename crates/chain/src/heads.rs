@@ -1,5 +1,8 @@
 //! The one watcher of a network: every sealed block once and in order, and the head with the chain's time.
 
+mod contest;
+mod watcher;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -8,8 +11,9 @@ use std::time::Duration;
 use alloy_primitives::B256;
 use teller_domain::{BlockRef, UnixSeconds};
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
+use self::watcher::Watcher;
 use crate::looks::Looks;
 use crate::pace::Pace;
 use crate::{Block, NodeError, Nodes};
@@ -18,8 +22,9 @@ use crate::{Block, NodeError, Nodes};
 const KEPT_HEADERS: usize = 256;
 /// Events that a slow subscriber may lag behind before it is told that it missed some.
 const EVENT_BACKLOG: usize = 1024;
-/// Skipped blocks, and those before the first, are fetched this many at a time.
-const CATCH_UP: u64 = 64;
+/// A network stalls when its head has not risen for this many block intervals, and for `STALLED_AT_LEAST`.
+const STALLED_INTERVALS: u32 = 8;
+const STALLED_AT_LEAST: Duration = Duration::from_secs(10);
 /// The chain's time runs on from the last block for at most this long: longer means that this process slept.
 const MAX_RUN_ON: Duration = Duration::from_secs(3600);
 
@@ -42,6 +47,8 @@ pub struct Head {
     pub block: Arc<Block>,
     /// When this process saw it.
     pub seen_at: Instant,
+    /// When this process saw the head rise last. A block in another one's place does not raise it.
+    pub risen_at: Instant,
 }
 
 impl Head {
@@ -50,6 +57,30 @@ impl Head {
         let passed = self.seen_at.elapsed().min(MAX_RUN_ON);
         self.block.timestamp.plus(passed.as_secs())
     }
+
+    /// How many seconds the wall clock is ahead of the block's time; negative for a block of the future. A node that is
+    /// far behind shows so, and a clock that is wrong.
+    pub fn age_seconds(&self, wall_clock: UnixSeconds) -> i64 {
+        let signed = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+        signed(wall_clock.0).saturating_sub(signed(self.block.timestamp.0))
+    }
+}
+
+/// Why nothing may be concluded from a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadDoubt {
+    /// No endpoint has shown a higher block for so long that the chain may have gone on unseen.
+    #[error("no new block for {seconds} s")]
+    Stalled {
+        /// Since the head rose last.
+        seconds: u64,
+    },
+    /// The block's time is further behind the wall clock than is allowed.
+    #[error("the newest block is {seconds} s old")]
+    Old {
+        /// The wall clock less the block's time.
+        seconds: u64,
+    },
 }
 
 /// What follows the heads of a network. Cheap to clone; the watcher ends when the last clone is dropped.
@@ -60,9 +91,47 @@ pub struct HeadHandle {
     headers: Arc<Headers>,
     interval_ms: Arc<AtomicU64>,
     looks: Arc<Looks>,
+    interval_hint: Duration,
+    max_age: Option<Duration>,
 }
 
 impl HeadHandle {
+    /// The same, with a bound for how far a head may be behind the wall clock; `None` for no bound.
+    #[must_use]
+    pub fn with_max_age(self, max_age: Option<Duration>) -> Self {
+        Self { max_age, ..self }
+    }
+
+    /// Whether the head has not risen for some block intervals of monotonic time, or there is none yet.
+    pub fn is_stalled(&self) -> bool {
+        let head = self.head.borrow();
+        head.as_ref()
+            .is_none_or(|head| self.stalled_for(head).is_some())
+    }
+
+    fn stalled_for(&self, head: &Head) -> Option<Duration> {
+        let interval = self.block_interval().max(self.interval_hint);
+        let bound = interval.saturating_mul(STALLED_INTERVALS);
+        let passed = head.risen_at.elapsed();
+        (passed > bound.max(STALLED_AT_LEAST)).then_some(passed)
+    }
+
+    /// Whether payments may be judged at this head, which must be the latest.
+    ///
+    /// # Errors
+    /// [`HeadDoubt`] when the head has not risen for too long, or is too old where a bound is set.
+    pub fn check(&self, head: &Head, wall_clock: UnixSeconds) -> Result<(), HeadDoubt> {
+        if let Some(passed) = self.stalled_for(head) {
+            let seconds = passed.as_secs();
+            return Err(HeadDoubt::Stalled { seconds });
+        }
+        let age = u64::try_from(head.age_seconds(wall_clock)).unwrap_or(0);
+        match self.max_age {
+            Some(most) if age > most.as_secs() => Err(HeadDoubt::Old { seconds: age }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// The latest head; `None` until the first block was read.
     pub fn latest(&self) -> Option<Head> {
         self.head.borrow().clone()
@@ -135,15 +204,15 @@ pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
     let interval_ms = Arc::new(AtomicU64::new(millis(pace.interval())));
     let headers = Arc::new(Headers::default());
     let looks = Arc::new(Looks::new());
-    let watcher = Watcher {
+    let watcher = Watcher::new(
         nodes,
         pace,
-        headers: Arc::clone(&headers),
+        Arc::clone(&headers),
         head,
-        events: events.clone(),
-        interval_ms: Arc::clone(&interval_ms),
-        looks: Arc::clone(&looks),
-    };
+        events.clone(),
+        Arc::clone(&interval_ms),
+        Arc::clone(&looks),
+    );
     tokio::spawn(watcher.run());
     HeadHandle {
         head: receiver,
@@ -151,6 +220,8 @@ pub fn watch_heads(nodes: Nodes, block_interval_hint: Duration) -> HeadHandle {
         headers,
         interval_ms,
         looks,
+        interval_hint: block_interval_hint,
+        max_age: None,
     }
 }
 
@@ -202,177 +273,5 @@ impl Headers {
         let lowest = headers.iter().find(|block| !keep(block))?.number;
         headers.retain(keep);
         Some(lowest)
-    }
-}
-
-struct Watcher {
-    nodes: Nodes,
-    pace: Pace,
-    headers: Arc<Headers>,
-    head: watch::Sender<Option<Head>>,
-    events: broadcast::Sender<HeadEvent>,
-    interval_ms: Arc<AtomicU64>,
-    looks: Arc<Looks>,
-}
-
-impl Watcher {
-    async fn run(mut self) {
-        let mut last = None;
-        loop {
-            let pause = self.pace.pause(Instant::now());
-            let unpaced = tokio::select! {
-                () = sleep(pause) => false,
-                () = self.looks.wanted(last) => true,
-                () = self.head.closed() => return,
-            };
-            let asked = Instant::now();
-            last = Some(asked);
-            self.looks.begin();
-            let before = self.headers.newest();
-            let result = match self.nodes.head().await {
-                Ok(block) => self.follow(Arc::new(block)).await,
-                Err(error) => Err(error),
-            };
-            let after = self.headers.newest();
-            if let (Some((number, _)), true) = (after, before != after) {
-                let blocks = number.saturating_sub(before.map_or(0, |tip| tip.0));
-                self.pace.found(asked, blocks.max(1));
-                self.interval_ms
-                    .store(millis(self.pace.interval()), Ordering::Relaxed);
-            }
-            self.looks.end();
-            match result {
-                // A look that somebody wanted says nothing of when the next block is due.
-                Ok(()) if unpaced => {}
-                Ok(()) if before == after => self.pace.nothing_new(asked),
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::debug!(chain = %self.nodes.chain(), %error, "cannot follow the head");
-                    self.pace.failed();
-                }
-            }
-        }
-    }
-
-    /// Brings the kept headers up to `latest`, delivering each step.
-    async fn follow(&mut self, latest: Arc<Block>) -> Result<(), NodeError> {
-        loop {
-            let Some((tip, hash)) = self.headers.newest() else {
-                for ancestor in self.ancestors(&latest).await {
-                    self.headers.push(ancestor);
-                }
-                self.deliver(latest);
-                return Ok(());
-            };
-            let same = |block: Arc<Block>| block.hash == latest.hash;
-            if self.headers.at(latest.number).is_some_and(same) {
-                // Nothing new, or a node that lags behind.
-                return Ok(());
-            }
-            if latest.number == tip + 1 && latest.parent == hash {
-                self.deliver(latest);
-                return Ok(());
-            }
-            if self
-                .headers
-                .oldest()
-                .is_some_and(|oldest| latest.number < oldest)
-            {
-                // No chain goes back that far: the node is stuck, or still syncing.
-                return Err(NodeError::BadAnswer("a head far behind the one before"));
-            }
-            if latest.number <= tip + 1 {
-                return self.reorganise(latest).await;
-            }
-            self.catch_up(tip, hash, latest.number).await?;
-        }
-    }
-
-    /// The blocks before the first one, oldest first: as many as are kept, or as the node tells of.
-    async fn ancestors(&self, first: &Block) -> Vec<Arc<Block>> {
-        let mut found: VecDeque<Arc<Block>> = VecDeque::new();
-        let (mut next, mut hash) = (first.number, first.parent);
-        let last = first.number.saturating_sub(KEPT_HEADERS as u64 - 1);
-        while next > last {
-            let from = next.saturating_sub(CATCH_UP).max(last);
-            let numbers: Vec<u64> = (from..next).collect();
-            let blocks = match self.nodes.blocks(&numbers).await {
-                Ok(blocks) => blocks,
-                Err(error) => {
-                    tracing::info!(chain = %self.nodes.chain(), %error, "older blocks are not known; reorgs reach back to where watching began");
-                    break;
-                }
-            };
-            for block in blocks.into_iter().rev() {
-                match block {
-                    Some(block) if block.hash == hash => {
-                        hash = block.parent;
-                        found.push_front(Arc::new(block));
-                    }
-                    // A reorg in between, or a node that has pruned them.
-                    Some(_) | None => return found.into(),
-                }
-            }
-            next = from;
-        }
-        found.into()
-    }
-
-    /// Fetches the next blocks after the tip. Stops where they do not fit, having found where they fork off.
-    async fn catch_up(&mut self, tip: u64, hash: B256, latest: u64) -> Result<(), NodeError> {
-        let last = latest.min(tip + CATCH_UP);
-        let numbers: Vec<u64> = (tip + 1..=last).collect();
-        let mut parent = hash;
-        for block in self.nodes.blocks(&numbers).await? {
-            let block = block.ok_or(NodeError::BadAnswer("a block below the head is missing"))?;
-            if block.parent != parent {
-                return self.reorganise(Arc::new(block)).await;
-            }
-            parent = block.hash;
-            self.deliver(Arc::new(block));
-        }
-        Ok(())
-    }
-
-    /// Walks back from a block that does not fit to where it forked off, and delivers from there.
-    async fn reorganise(&mut self, newest: Arc<Block>) -> Result<(), NodeError> {
-        let mut branch = vec![newest];
-        let fork = loop {
-            let Some(lowest) = branch.last() else {
-                return Err(NodeError::BadAnswer("no branch"));
-            };
-            let Some(below) = lowest.number.checked_sub(1) else {
-                break None;
-            };
-            match self.headers.at(below) {
-                Some(kept) if kept.hash == lowest.parent => break Some(below),
-                // Deeper than what is kept: everything that was delivered is in doubt.
-                None => break None,
-                Some(_) => {}
-            }
-            let parent = self.nodes.block_by_hash(lowest.parent).await?;
-            let parent = parent.ok_or(NodeError::BadAnswer("a parent is missing"))?;
-            branch.push(Arc::new(parent));
-        };
-        if let Some(from) = self.headers.cut(fork) {
-            // Whoever settles on the chain counts it and tells the operator.
-            tracing::debug!(chain = %self.nodes.chain(), from, "reorg");
-            let _ = self.events.send(HeadEvent::Reorg { from });
-        }
-        for block in branch.into_iter().rev() {
-            self.deliver(block);
-        }
-        Ok(())
-    }
-
-    fn deliver(&self, block: Arc<Block>) {
-        self.headers.push(Arc::clone(&block));
-        // The head first: whoever hears of a block finds a head that is not behind it.
-        self.head.send_replace(Some(Head {
-            block: Arc::clone(&block),
-            seen_at: Instant::now(),
-        }));
-        // No receiver is no error.
-        let _ = self.events.send(HeadEvent::Sealed(block));
     }
 }

@@ -448,7 +448,9 @@ fn blames_items(error: &CallError) -> bool {
             | NodeError::Refused
             | NodeError::Broken
             | NodeError::Limited { .. }
-            | NodeError::NoEndpoint => false,
+            | NodeError::NoEndpoint
+            | NodeError::WrongChain { .. }
+            | NodeError::WrongGenesis { .. } => false,
         },
     }
 }

@@ -34,7 +34,7 @@ pub use bundle::BundledCall;
 pub use error::{CallError, NodeError};
 pub use evidence::MadeCall;
 pub use fees::FeePolicy;
-pub use heads::{Head, HeadEvent, HeadHandle, watch_heads};
+pub use heads::{Head, HeadDoubt, HeadEvent, HeadHandle, watch_heads};
 pub use inspect::{InspectLimits, Inspector};
 pub use lens::{
     AuthorizationState, InspectItem, Inspection, PermitReading, REDEMPTION_GAS, RedemptionReading,

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
 
 /// Looks that are asked for begin this far apart at least, whoever asks and however often.
-const LEAST_BETWEEN: Duration = Duration::from_millis(100);
+pub(crate) const LEAST_BETWEEN: Duration = Duration::from_millis(100);
 
 /// Looks so far.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,12 +37,9 @@ impl Looks {
         let _ = count.wait_for(|count| count.ended >= next).await;
     }
 
-    /// Waits until somebody wants a look, and a little after one that began at `last`.
-    pub(crate) async fn wanted(&self, last: Option<Instant>) {
+    /// Waits until somebody wants a look.
+    pub(crate) async fn wanted(&self) {
         self.asked.notified().await;
-        if let Some(last) = last {
-            sleep_until(last + LEAST_BETWEEN).await;
-        }
     }
 
     pub(crate) fn begin(&self) {

@@ -3,23 +3,30 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy_json_rpc::{RpcRecv, RpcSend};
 use alloy_primitives::{Address, B256, Bytes, U64, U128, U256};
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use teller_domain::{AccountNonce, ChainId, Wei};
+use tokio::time::{Instant, timeout_at};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Expected};
 use crate::error::Absence;
-use crate::failover::{NoAnswer, first_answer, in_order};
+use crate::failover::{HEDGE_AFTER, NoAnswer, first_answer, in_order};
 use crate::sightings::{RECEIPT, TRANSACTION, seen};
 use crate::wire::{Quantity, WireBlock, WireCall, WireLog};
 use crate::{Block, CallError, Log, NodeError, TxReceipt};
 
 /// How many endpoints must agree on a "no" that has consequences, where so many are configured.
 pub(crate) const WITNESSES: usize = 2;
+
+/// What tells of the head.
+pub(crate) const HEAD: &str = "eth_getBlockByNumber";
 
 /// Where the nodes of a network are.
 #[derive(Clone)]
@@ -50,6 +57,10 @@ struct Inner {
     endpoints: Vec<Arc<Endpoint>>,
     /// Numbered after the others.
     flashblocks: Vec<Arc<Endpoint>>,
+    /// What each of them must serve.
+    expected: Arc<Expected>,
+    /// The height that the network's watcher follows; zero while there is none.
+    followed: AtomicU64,
 }
 
 /// All endpoints of one network. Cheap to clone.
@@ -79,13 +90,16 @@ impl Nodes {
             .tcp_nodelay(true)
             .build()
             .map_err(|_| NodeError::NoEndpoint)?;
+        let expected = Arc::new(Expected::new(config.chain));
         let mut endpoints = config
             .rpc
             .iter()
             .chain(&config.flashblocks)
             .enumerate()
             .map(|(index, url)| {
-                Endpoint::new(config.chain, index, url, &http, config.request_timeout).map(Arc::new)
+                let expected = Arc::clone(&expected);
+                let limit = config.request_timeout;
+                Endpoint::new(config.chain, index, url, &http, limit, expected).map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let flashblocks = endpoints.split_off(config.rpc.len());
@@ -93,7 +107,20 @@ impl Nodes {
             chain: config.chain,
             endpoints,
             flashblocks,
+            expected,
+            followed: AtomicU64::new(0),
         })))
+    }
+
+    /// The genesis block that is known from before: an endpoint with another one is left out. Without it the most
+    /// preferred endpoint that answers first names it.
+    pub fn expect_genesis(&self, genesis: B256) {
+        self.0.expected.pin(genesis);
+    }
+
+    /// Notes the height that is followed: endpoints that lag behind it are asked last.
+    pub(crate) fn note_followed(&self, height: u64) {
+        self.0.followed.store(height, Ordering::Relaxed);
     }
 
     /// How many endpoints there are, those for Flashblocks aside.
@@ -106,14 +133,25 @@ impl Nodes {
         WITNESSES.min(self.0.endpoints.len())
     }
 
-    /// Every endpoint, healthy or not, in the order of preference; those for Flashblocks aside.
-    pub(crate) fn all(&self) -> &[Arc<Endpoint>] {
+    /// Every endpoint, of whatever health and chain, in the order of preference; those for Flashblocks aside.
+    pub(crate) fn configured(&self) -> &[Arc<Endpoint>] {
         &self.0.endpoints
     }
 
-    /// The endpoints that show Flashblocks.
-    pub(crate) fn flashblocks(&self) -> &[Arc<Endpoint>] {
-        &self.0.flashblocks
+    /// Every endpoint of this chain, healthy or not, in the order of preference; those for Flashblocks aside.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let endpoints = self.0.endpoints.iter();
+        endpoints.filter(|endpoint| !endpoint.is_left_out())
+    }
+
+    /// Whether endpoints are configured that show Flashblocks.
+    pub(crate) fn has_flashblocks(&self) -> bool {
+        !self.0.flashblocks.is_empty()
+    }
+
+    /// The endpoints that show Flashblocks, ordered as the others are.
+    pub(crate) fn flashblocks(&self, method: &'static str) -> Vec<Arc<Endpoint>> {
+        in_order(&self.0.flashblocks, method, self.followed())
     }
 
     /// The network.
@@ -121,51 +159,82 @@ impl Nodes {
         self.0.chain
     }
 
-    /// `eth_chainId`
+    /// The chain id, once one endpoint has shown that it serves this network.
+    ///
+    /// # Errors
+    /// As [`Self::genesis_hash`].
     pub async fn chain_id(&self) -> Result<u64, NodeError> {
-        let Quantity(id): Quantity<U64> = self.read("eth_chainId", ()).await?;
-        Ok(id.to())
+        self.genesis_hash().await.map(|_| self.0.chain.0)
     }
 
-    /// The hash of block 0.
+    /// The hash of block 0, once one endpoint has shown that it serves this network.
+    ///
+    /// # Errors
+    /// [`NodeError::WrongChain`] or [`NodeError::WrongGenesis`] when every endpoint serves another network; otherwise why
+    /// one could not be asked.
     pub async fn genesis_hash(&self) -> Result<B256, NodeError> {
-        let block = self.block(0).await?;
-        block
-            .map(|block| block.hash)
-            .ok_or(NodeError::BadAnswer("no genesis block"))
-    }
-
-    /// The latest sealed block. An endpoint whose height fell is passed over while another one has not fallen behind.
-    pub async fn head(&self) -> Result<Block, NodeError> {
-        let mut lagging = None;
-        let method = "eth_getBlockByNumber";
-        let result = self
-            .failover(method, |endpoint| async move {
-                let block: Option<WireBlock> = endpoint.call(method, ("latest", false)).await?;
-                let block = block.map(Block::from);
-                let block = block.ok_or(NodeError::BadAnswer("no latest block"))?;
-                let rises = endpoint.rises_to(block.number);
-                Ok((block, rises))
-            })
-            .await;
-        let last = self.0.endpoints.len() == 1;
-        match result {
-            Ok((block, rises)) if rises || last => return Ok(block),
-            Ok((block, _)) => lagging = Some(block),
-            Err(CallError::Node(error)) => return Err(error),
-            Err(CallError::Reverted(_)) => {}
-        }
-        for endpoint in self.in_order(method) {
-            let block: Result<Option<WireBlock>, _> =
-                endpoint.call(method, ("latest", false)).await;
-            let Ok(Some(block)) = block else { continue };
-            let block = Block::from(block);
-            if endpoint.rises_to(block.number) {
-                return Ok(block);
+        let (mut wrong, mut away) = (None, None);
+        let identify = |endpoint: &Arc<Endpoint>| {
+            let endpoint = Arc::clone(endpoint);
+            tokio::spawn(async move { endpoint.identify().await })
+        };
+        let mut asked: FuturesUnordered<_> = self.0.endpoints.iter().map(identify).collect();
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(Ok(())) => {
+                    let genesis = self.0.expected.genesis();
+                    return genesis.ok_or(NodeError::BadAnswer("no genesis block"));
+                }
+                Ok(Err(
+                    error @ (NodeError::WrongChain { .. } | NodeError::WrongGenesis { .. }),
+                )) => {
+                    wrong = Some(error);
+                }
+                Ok(Err(error)) => away = Some(error),
+                Err(_) => away = Some(NodeError::BadAnswer("the task ended")),
             }
         }
-        // All fell: the chain itself did.
-        lagging.ok_or(NodeError::BadAnswer("no latest block"))
+        Err(away.or(wrong).unwrap_or(NodeError::NoEndpoint))
+    }
+
+    /// The highest of the endpoints' latest sealed blocks; one that is slower than another by 300 ms is not waited for.
+    ///
+    /// # Errors
+    /// When no endpoint has answered.
+    pub async fn head(&self) -> Result<Block, NodeError> {
+        let mut asked = self.in_order(HEAD);
+        asked.retain(|endpoint| endpoint.is_healthy(HEAD));
+        if asked.is_empty() {
+            let latest = |endpoint: Arc<Endpoint>| async move { Ok(endpoint.latest().await?) };
+            return self.failover(HEAD, latest).await.map_err(not_a_call);
+        }
+        // Whoever is not waited for goes on to its time limit, and is judged by it.
+        let latest = |endpoint: Arc<Endpoint>| tokio::spawn(async move { endpoint.latest().await });
+        let mut asked: FuturesUnordered<_> = asked.into_iter().map(latest).collect();
+        let mut failure = NodeError::NoEndpoint;
+        let mut highest: Option<Block> = None;
+        let mut wait_until = None;
+        loop {
+            let answer = match wait_until {
+                None => asked.next().await,
+                Some(until) => timeout_at(until, asked.next()).await.ok().flatten(),
+            };
+            match answer {
+                Some(Ok(Ok(block))) => {
+                    wait_until.get_or_insert_with(|| Instant::now() + HEDGE_AFTER);
+                    if highest
+                        .as_ref()
+                        .is_none_or(|high| high.number < block.number)
+                    {
+                        highest = Some(block);
+                    }
+                }
+                Some(Ok(Err(error))) => failure = error,
+                Some(Err(_)) => failure = NodeError::BadAnswer("the task ended"),
+                None => break,
+            }
+        }
+        highest.ok_or(failure)
     }
 
     /// The block at a height, if there is one.
@@ -188,12 +257,6 @@ impl Nodes {
             .into_iter()
             .map(|block| block.map(Block::from))
             .collect())
-    }
-
-    /// The block with this hash, if the node has it.
-    pub async fn block_by_hash(&self, hash: B256) -> Result<Option<Block>, NodeError> {
-        let block: Option<WireBlock> = self.read("eth_getBlockByHash", (hash, false)).await?;
-        Ok(block.map(Block::from))
     }
 
     /// The receipts of these transactions, in one batch and in their order; `None` for what is not mined.
@@ -229,7 +292,7 @@ impl Nodes {
     /// # Errors
     /// When something is unknown to those that answered and too few did.
     pub async fn transactions_known(&self, hashes: &[B256]) -> Result<Vec<bool>, NodeError> {
-        let asked = self.0.endpoints.iter();
+        let asked = self.all();
         let asked =
             asked.map(|endpoint| seen::<serde::de::IgnoredAny>(endpoint, TRANSACTION, hashes));
         let answers = join_all(asked).await;
@@ -360,14 +423,19 @@ impl Nodes {
         R: Send + 'static,
         F: Future<Output = Result<R, CallError>> + Send + 'static,
     {
-        first_answer(&self.0.endpoints, method, ask)
+        first_answer(|| self.in_order(method), method, ask)
             .await
             .map_err(NoAnswer::most_telling)
     }
 
-    /// The endpoints in the order of preference: those that are healthy for a method, then the others.
+    /// The endpoints of this chain in the order of preference: those that are healthy for a method, those that lag behind
+    /// the followed head last among them; then the others.
     pub(crate) fn in_order(&self, method: &'static str) -> Vec<Arc<Endpoint>> {
-        in_order(&self.0.endpoints, method)
+        in_order(&self.0.endpoints, method, self.followed())
+    }
+
+    fn followed(&self) -> u64 {
+        self.0.followed.load(Ordering::Relaxed)
     }
 }
 

@@ -71,8 +71,8 @@ impl Pace {
         fine.clamp(MIN_STEP, MAX_STEP)
     }
 
-    /// Between looks while there is no rhythm to predict by.
-    fn coarse_step(&self) -> Duration {
+    /// Between looks while there is no rhythm to predict by, or while it is in doubt which chain is the right one.
+    pub(crate) fn coarse_step(&self) -> Duration {
         (self.step() * 2).min(MAX_STEP)
     }
 

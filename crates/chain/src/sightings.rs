@@ -62,7 +62,7 @@ impl Nodes {
         hashes: &[B256],
         then: Option<BlockRef>,
     ) -> Vec<Sighting> {
-        let asked = self.all().iter().map(|endpoint| async move {
+        let asked = self.all().map(|endpoint| async move {
             let asked = sighting(endpoint, account, hashes, then);
             let sighting = timeout(endpoint.deadline, asked).await;
             match sighting {
@@ -91,11 +91,15 @@ impl Nodes {
     /// Whoever has no such block is no reason not to ask the others.
     async fn tagged(&self, tag: &'static str) -> Result<Option<BlockRef>, NodeError> {
         let method = "eth_getBlockByNumber";
-        let asked = first_answer(self.all(), method, |endpoint| async move {
-            let block: Option<WireBlock> = endpoint.call(method, (tag, false)).await?;
-            let block = block.ok_or(NodeError::BadAnswer(NO_BLOCK))?;
-            Ok(Block::from(block).reference())
-        });
+        let asked = first_answer(
+            || self.in_order(method),
+            method,
+            |endpoint| async move {
+                let block: Option<WireBlock> = endpoint.call(method, (tag, false)).await?;
+                let block = block.ok_or(NodeError::BadAnswer(NO_BLOCK))?;
+                Ok(Block::from(block).reference())
+            },
+        );
         match asked.await {
             Ok(block) => Ok(Some(block)),
             Err(NoAnswer::Reverted(_)) => Ok(None),
@@ -148,7 +152,7 @@ impl Nodes {
 
     /// Whether any endpoint is configured that shows Flashblocks.
     pub fn shows_flashblocks(&self) -> bool {
-        !self.flashblocks().is_empty()
+        self.has_flashblocks()
     }
 
     /// The receipts that endpoints with Flashblocks have of these transactions. Their blocks may not be sealed yet: such
@@ -157,13 +161,13 @@ impl Nodes {
     /// # Errors
     /// When endpoints are configured and none answers.
     pub async fn flashblock_receipts(&self, hashes: &[B256]) -> Result<Vec<TxReceipt>, NodeError> {
-        if hashes.is_empty() || self.flashblocks().is_empty() {
+        if hashes.is_empty() || !self.has_flashblocks() {
             return Ok(Vec::new());
         }
         let hashes: Arc<[B256]> = hashes.into();
         let asked = first_answer(
-            self.flashblocks(),
-            "eth_getTransactionReceipt",
+            || self.flashblocks(RECEIPT),
+            RECEIPT,
             |endpoint| {
                 let hashes = Arc::clone(&hashes);
                 async move { endpoint.receipts(&hashes).await.map(Seen::mined) }

@@ -2,6 +2,7 @@
 //! lived only for a moment is dialled again after a pause that doubles.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ pub(crate) struct WsLink {
     url: Url,
     authorization: Option<HeaderValue>,
     state: tokio::sync::Mutex<State>,
+    dials: AtomicU64,
 }
 
 struct State {
@@ -89,6 +91,7 @@ impl WsLink {
                 pause: Duration::ZERO,
                 dial_at: Instant::now(),
             }),
+            dials: AtomicU64::new(0),
         }
     }
 
@@ -113,10 +116,11 @@ impl WsLink {
     }
 
     /// A call that was made at `asked` got no answer: a connection that has been silent since then is given up.
-    pub(crate) fn unanswered(&self, asked: Instant) {
+    /// Answers whether it was.
+    pub(crate) fn unanswered(&self, asked: Instant) -> bool {
         // Whoever holds it is dialling a new one.
         let Ok(mut state) = self.state.try_lock() else {
-            return;
+            return false;
         };
         let silent = state.connection.as_ref().is_some_and(|connection| {
             let life = connection.life.lock();
@@ -125,6 +129,12 @@ impl WsLink {
         if silent {
             state.connection = None;
         }
+        silent
+    }
+
+    /// How many connections there were.
+    pub(crate) fn dials(&self) -> u64 {
+        self.dials.load(Ordering::Relaxed)
     }
 
     /// The connection, and whether it was dialled just now.
@@ -151,6 +161,7 @@ impl WsLink {
         state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         state.dial_at = now + state.pause;
         let connection = Arc::new(self.dial().await?);
+        self.dials.fetch_add(1, Ordering::Relaxed);
         state.connection = Some(Arc::clone(&connection));
         Ok((connection, true))
     }

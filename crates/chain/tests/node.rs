@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod fake;
+
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
@@ -19,6 +21,8 @@ use teller_domain::{
     BlockRef, ChainId, Payment, UnixSeconds, Validity, Wei,
 };
 use teller_schemes::eip3009;
+
+use fake::{FakeNode, View};
 use tokio::time::{Instant, sleep, timeout};
 
 const CHAIN: ChainId = ChainId(84532);
@@ -253,12 +257,17 @@ async fn a_young_chain_has_a_short_ancestry() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_endpoint_says_for_itself_what_it_sees_of_a_slot() {
     let devnet = devnet(Mining::Manual).await;
-    let other = self::devnet(Mining::Manual).await;
-    let dead = "http://127.0.0.1:1";
-    let three = nodes(&[dead, devnet.rpc_url(), other.rpc_url()]);
-    assert_eq!(three.endpoints(), 3);
-    let signer = signer(&devnet);
     let alone = nodes(&[devnet.rpc_url()]);
+    // One that knows nothing but where the chain began, and one of another chain, which is not asked.
+    let (behind, other) = (
+        FakeNode::start(View::at(5)).await,
+        FakeNode::start(View::at(5)).await,
+    );
+    behind.script().genesis = alone.genesis_hash().await.ok();
+    let dead = "http://127.0.0.1:1";
+    let four = nodes(&[dead, devnet.rpc_url(), &behind.url, &other.url]);
+    assert_eq!(four.endpoints(), 4);
+    let signer = signer(&devnet);
     let head = alone.head().await.unwrap();
     let nonce = alone
         .account_nonce(signer.address(), head.number)
@@ -269,7 +278,7 @@ async fn every_endpoint_says_for_itself_what_it_sees_of_a_slot() {
     let hashes = [B256::random(), noop.hash];
 
     alone.send(&noop.raw).await;
-    let waiting = three.sightings(signer.address(), &hashes, None).await;
+    let waiting = four.sightings(signer.address(), &hashes, None).await;
     let known: Vec<_> = waiting
         .iter()
         .map(|s| (s.known, s.receipts.len()))
@@ -279,7 +288,7 @@ async fn every_endpoint_says_for_itself_what_it_sees_of_a_slot() {
     assert_eq!(waiting[0].sealed_nonce, nonce);
 
     devnet.rpc("evm_mine", json!([])).await.unwrap();
-    let mined = three.sightings(signer.address(), &hashes, None).await;
+    let mined = four.sightings(signer.address(), &hashes, None).await;
     assert_eq!(mined[0].sealed_nonce, nonce.next());
     assert_eq!(mined[0].receipts[0].transaction, noop.hash);
     assert_eq!(mined[0].receipts[0].block, mined[0].sealed);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use alloy_primitives::Address;
 use futures::future::join_all;
+use teller_chain::NodeError;
 use teller_domain::{
-    AccountNonce, BlockRef, ChainId, FencedLane, SettlementId, SettlementState, Slot, UnixMillis,
+    AccountNonce, BlockRef, FencedLane, SettlementId, SettlementState, Slot, UnixMillis,
 };
 use teller_store::{Boundary, Duty, LaneRecovery, StoreError};
 use tokio::time::{Instant, sleep, timeout};
@@ -34,8 +35,8 @@ enum Setback {
     Final(EngineError),
 }
 
-impl From<teller_chain::NodeError> for Setback {
-    fn from(error: teller_chain::NodeError) -> Self {
+impl From<NodeError> for Setback {
+    fn from(error: NodeError) -> Self {
         Self::Passing(error.to_string())
     }
 }
@@ -81,16 +82,22 @@ impl Shell {
 
     async fn check_network(&self) -> Result<(), Setback> {
         let nodes = &self.parts.nodes;
-        let found = ChainId(nodes.chain_id().await?);
-        if found != self.chain() {
-            return Err(Setback::Final(EngineError::WrongChain {
-                configured: self.chain(),
+        // Only when every endpoint serves another network.
+        let genesis = nodes.genesis_hash().await.map_err(|error| match error {
+            NodeError::WrongChain { expected, found } => Setback::Final(EngineError::WrongChain {
+                configured: expected,
                 found,
-            }));
-        }
-        self.ledger
-            .bind_network(self.chain(), nodes.genesis_hash().await?)
-            .await?;
+            }),
+            NodeError::WrongGenesis { expected, found } => {
+                Setback::from(StoreError::GenesisMismatch {
+                    chain: self.chain(),
+                    known: expected,
+                    found,
+                })
+            }
+            passing => Setback::from(passing),
+        })?;
+        self.ledger.bind_network(self.chain(), genesis).await?;
         for signer in self.signers.keys() {
             if !nodes.code(*signer).await?.is_empty() {
                 return Err(Setback::Final(EngineError::SignerHasCode(*signer)));

@@ -84,6 +84,7 @@ impl Endpoint {
         method: &'static str,
         params: &[P],
     ) -> Result<Vec<R>, CallError> {
+        self.identify().await?;
         let mut answers = Vec::with_capacity(params.len());
         let mut left = params;
         let mut size = self.batch_size.to_try(Instant::now());
@@ -148,8 +149,10 @@ impl Endpoint {
         method: &'static str,
         params: &[P],
     ) -> Result<Vec<R>, CallError> {
+        self.identify().await?;
         self.expect_no_pause(method)?;
         let started = Instant::now();
+        let dials = self.dials();
         let result = self.one_request(method, params, started).await;
         match &result {
             Err(error @ CallError::Node(cause)) if may_be_too_long(cause) => {
@@ -157,11 +160,12 @@ impl Endpoint {
             }
             result => self.finish(method, started, result.as_ref().err()),
         }
-        result
+        self.vouched(method, dials, result).await
     }
 }
 
-/// Whether a shorter batch may be taken. Any refusal may mean that; only silence says nothing of it.
+/// Whether a shorter batch may be taken. Any refusal may mean that; only silence, and an endpoint of another network,
+/// stay what they are.
 fn may_be_too_long(error: &NodeError) -> bool {
     match error {
         NodeError::Refused
@@ -171,7 +175,10 @@ fn may_be_too_long(error: &NodeError) -> bool {
         | NodeError::Limited { .. }
         | NodeError::Http { .. }
         | NodeError::BadAnswer(_) => true,
-        NodeError::Timeout | NodeError::NoEndpoint => false,
+        NodeError::Timeout
+        | NodeError::NoEndpoint
+        | NodeError::WrongChain { .. }
+        | NodeError::WrongGenesis { .. } => false,
     }
 }
 

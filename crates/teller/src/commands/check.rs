@@ -39,6 +39,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     for network in &config.networks {
         let needed = needed_levels(config, network);
         let mut known = Tags::default();
+        let mut geneses = Vec::new();
         for (index, url) in network.rpc.iter().enumerate() {
             let name = format!("{} rpc[{index}]", network.id);
             let alone = NodeConfig {
@@ -48,10 +49,13 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
                 request_timeout: ANSWER_WITHIN,
             };
             let outcome = match Nodes::connect(alone) {
-                Ok(node) => match endpoint(&mut report, &name, &node, network).await {
-                    Ok(()) => abilities(&mut report, &name, &node, network, &mut known).await,
-                    Err(error) => Err(error),
-                },
+                Ok(node) => {
+                    match endpoint(&mut report, &name, &node, network, &mut geneses).await {
+                        Ok(true) => abilities(&mut report, &name, &node, network, &mut known).await,
+                        Ok(false) => Ok(()),
+                        Err(error) => Err(error),
+                    }
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {
@@ -216,13 +220,18 @@ async fn endpoint(
     name: &str,
     node: &Nodes,
     network: &Network,
-) -> Result<(), NodeError> {
-    let id = node.chain_id().await?;
-    if id != network.id.0 {
-        report.wrong(format!("{name}: is chain {id}, not {}", network.id.0));
-        return Ok(());
-    }
+    geneses: &mut Vec<B256>,
+) -> Result<bool, NodeError> {
+    let id = match node.chain_id().await {
+        Err(NodeError::WrongChain { expected, found }) => {
+            let (found, expected) = (found.0, expected.0);
+            report.wrong(format!("{name}: is chain {found}, not {expected}"));
+            return Ok(false);
+        }
+        answer => answer?,
+    };
     report.fine(format!("{name}: chain id {id}"));
+    genesis(report, name, node, geneses).await?;
     if node.code(network.multicall3).await?.is_empty() {
         report.wrong(format!(
             "{name}: no code at multicall3 {}",
@@ -262,6 +271,24 @@ async fn endpoint(
     }
     for signer in &network.signers {
         account(report, name, node, signer.address).await?;
+    }
+    Ok(true)
+}
+
+/// Endpoints of one chain id that begin with different blocks serve different chains: only those of the first are used.
+async fn genesis(
+    report: &mut Report,
+    name: &str,
+    node: &Nodes,
+    geneses: &mut Vec<B256>,
+) -> Result<(), NodeError> {
+    let found = node.genesis_hash().await?;
+    geneses.push(found);
+    match geneses.first() {
+        Some(first) if *first != found => report.wrong(format!(
+            "{name}: its chain begins with block {found}, that of the endpoints before with {first}"
+        )),
+        Some(_) | None => report.fine(format!("{name}: genesis block {found}")),
     }
     Ok(())
 }

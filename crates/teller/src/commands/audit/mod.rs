@@ -141,15 +141,15 @@ async fn scope(
             error,
         )
     };
-    let id = patiently(|| nodes.chain_id(), NodeError::is_retryable)
-        .await
-        .map_err(away)?;
-    if id != network.id.0 {
-        return Err(Failure::text(format!(
-            "the node configured for {} is chain {id}",
-            network.id
-        )));
-    }
+    match patiently(|| nodes.chain_id(), NodeError::is_retryable).await {
+        Err(NodeError::WrongChain { found, .. }) => {
+            return Err(Failure::text(format!(
+                "the node configured for {} is chain {}",
+                network.id, found.0
+            )));
+        }
+        answer => answer.map_err(away)?,
+    };
     let head = patiently(|| nodes.head(), NodeError::is_retryable)
         .await
         .map_err(away)?;
