@@ -29,6 +29,9 @@ pub trait Ledger: Catalogue {
     /// Notes the genesis hash of a network, or refuses another one than is noted ([`crate::StoreError::GenesisMismatch`]).
     async fn bind_network(&self, chain: ChainId, genesis: B256) -> StoreResult<()>;
 
+    /// The genesis hash that is noted for a network, if one is.
+    async fn genesis(&self, chain: ChainId) -> StoreResult<Option<B256>>;
+
     /// Registers or renews this process for `lease_ms` and answers how many living processes settle. Deliveries claimed by a process that is not registered, or
     /// whose lease has run out, may be claimed by others. The embedded ledger forgets all others at its start.
     /// Beside it, about once a minute, rows are pruned that nobody needs any more: outbox rows and idempotency keys

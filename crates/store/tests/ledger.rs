@@ -819,7 +819,9 @@ async fn an_idempotency_key_belongs_to_one_payment(store: TestLedger) {
 }
 
 async fn another_genesis_is_refused(store: TestLedger) {
+    assert_eq!(store.ledger.genesis(CHAIN).await.unwrap(), None);
     store.ledger.bind_network(CHAIN, hash(1)).await.unwrap();
+    assert_eq!(store.ledger.genesis(CHAIN).await.unwrap(), Some(hash(1)));
     store.ledger.bind_network(CHAIN, hash(1)).await.unwrap();
     store
         .ledger

@@ -206,6 +206,10 @@ impl Ledger for PostgresLedger {
             .await
     }
 
+    async fn genesis(&self, chain: ChainId) -> StoreResult<Option<B256>> {
+        bounded(reading::genesis(&self.pool, chain)).await
+    }
+
     async fn heartbeat(
         &self,
         process: ProcessId,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, B256};
 use teller_domain::{
     AccountNonce, ChainId, Compensation, Settlement, SettlementId, Slot, SlotId, TenantId,
     UnixMillis,
@@ -36,6 +36,17 @@ pub(super) async fn now(pool: &Pool) -> StoreResult<UnixMillis> {
         .await
         .map_err(StoreError::of_ledger)?;
     Ok(UnixMillis(unsigned(Columns::of(&row).take()?)?))
+}
+
+/// See [`crate::Ledger::genesis`].
+pub(super) async fn genesis(pool: &Pool, chain: ChainId) -> StoreResult<Option<B256>> {
+    let row = sqlx::query("SELECT genesis FROM networks WHERE chain_id = $1")
+        .bind(signed(chain.0, "a chain id")?)
+        .fetch_optional(pool)
+        .await
+        .map_err(StoreError::of_ledger)?;
+    row.map(|row| word(&Columns::of(&row).take::<Vec<u8>>()?))
+        .transpose()
 }
 
 pub(super) async fn settlements(

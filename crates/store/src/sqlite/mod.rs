@@ -285,6 +285,10 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn genesis(&self, chain: ChainId) -> StoreResult<Option<B256>> {
+        reading::genesis(&self.readers, chain).await
+    }
+
     async fn heartbeat(
         &self,
         process: ProcessId,
