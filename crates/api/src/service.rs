@@ -100,10 +100,14 @@ impl Service {
             Ok(Err(cause)) => cause,
             Err(_) => Cause::Panicked,
         };
-        let refusal = Refusal::new(
-            Reason::UnexpectedVerifyError,
-            "the payment could not be checked; try again",
-        );
+        let detail = match &cause {
+            // It holds for all payments of the network, and longer than a moment.
+            Cause::Check(error @ CheckError::Head { .. }) => error.to_string(),
+            Cause::Check(_) | Cause::Store(_) | Cause::NoLane | Cause::Panicked => {
+                "the payment could not be checked; try again".to_owned()
+            }
+        };
+        let refusal = Refusal::new(Reason::UnexpectedVerifyError, detail);
         (VerifyAnswer::Invalid { refusal, payer }, Some(cause))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, B256};
 use teller_api::{SupportedDelegations, SupportedNetwork};
 use teller_chain::{
     FeePolicy, HeadHandle, InspectLimits, Inspector, LocalSigner, NodeConfig, NodeError, Nodes,
@@ -18,9 +18,6 @@ use crate::config::Network;
 
 /// One call to one node: less than verification waits for the chain, so that another one can still be asked.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// A chain is out of reach when its newest block was seen longer ago than this many intervals, and than `STALE_AT_LEAST`.
-const STALE_INTERVALS: u32 = 8;
-const STALE_AT_LEAST: Duration = Duration::from_secs(10);
 
 /// A network that is watched.
 pub struct Chain {
@@ -31,8 +28,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Starts watching. Waits for no node.
-    pub fn connect(network: &Network) -> Result<Self, Failure> {
+    /// Starts watching. Waits for no node. Where the genesis block is known, endpoints with another one are left out.
+    pub fn connect(network: &Network, genesis: Option<B256>) -> Result<Self, Failure> {
         let config = NodeConfig {
             chain: network.id,
             rpc: network
@@ -53,7 +50,11 @@ impl Chain {
                 error,
             )
         })?;
-        let heads = watch_heads(nodes.clone(), network.block_interval);
+        if let Some(genesis) = genesis {
+            nodes.expect_genesis(genesis);
+        }
+        let heads =
+            watch_heads(nodes.clone(), network.block_interval).with_max_age(network.max_head_age);
         let inspector = Inspector::spawn(nodes.clone(), heads.clone(), InspectLimits::default());
         Ok(Self {
             network: network.clone(),
@@ -209,12 +210,12 @@ impl Chain {
     /// A question that `/readyz` asks: are blocks coming in?
     pub fn freshness(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let heads = self.heads.clone();
-        let bound = (self.network.block_interval * STALE_INTERVALS).max(STALE_AT_LEAST);
-        move || {
-            heads
-                .latest()
-                .is_some_and(|head| head.seen_at.elapsed() < bound)
-        }
+        move || !heads.is_stalled()
+    }
+
+    /// The heads of the network, with its name in metrics.
+    pub fn heads(&self) -> (String, HeadHandle) {
+        (self.network.id.to_string(), self.heads.clone())
     }
 }
 

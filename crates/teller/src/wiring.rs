@@ -104,11 +104,13 @@ pub async fn start(config: &Config, role: Role, health: Health) -> Result<Teller
     };
     let stores = open_stores(config).await?;
     let process = ProcessId::fresh();
-    let chains: Vec<Chain> = config
-        .networks
-        .iter()
-        .map(Chain::connect)
-        .collect::<Result<_, _>>()?;
+    let mut chains: Vec<Chain> = Vec::with_capacity(config.networks.len());
+    for network in &config.networks {
+        let known = stores.ledger.genesis(network.id).await;
+        let known =
+            known.map_err(|error| Failure::new("the ledger cannot tell its networks", error))?;
+        chains.push(Chain::connect(network, known)?);
+    }
 
     let (engine, settler) = match role {
         Role::All | Role::Settler => Engine::start(
@@ -150,6 +152,9 @@ pub async fn start(config: &Config, role: Role, health: Health) -> Result<Teller
             config.settler.lease,
         ));
     }
+    chores.spawn(telemetry::watch_heads(
+        chains.iter().map(Chain::heads).collect(),
+    ));
     chores.spawn(telemetry::count_compensations(
         Arc::clone(&stores.ledger),
         COMPENSATIONS_POLL,

@@ -41,6 +41,14 @@ pub enum CheckError {
         /// The network.
         chain: teller_domain::ChainId,
     },
+    /// The newest block that is known is no ground to judge on.
+    #[error("payments on {chain} cannot be checked: {doubt}")]
+    Head {
+        /// The network.
+        chain: teller_domain::ChainId,
+        /// What is wrong with it.
+        doubt: teller_chain::HeadDoubt,
+    },
     /// A store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::U256;
 use teller_chain::{BundledCall, InspectItem, Inspection, NodeError, Simulation};
@@ -62,6 +62,12 @@ enum Stop {
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+impl From<CheckError> for Stop {
+    fn from(error: CheckError) -> Self {
+        Self::Unknown(error)
     }
 }
 
@@ -186,6 +192,15 @@ impl Inner {
         };
         let head = network.heads.first(READ_DEADLINE).await;
         let head = head.map_err(|_| unknown())?;
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall = UnixSeconds(wall.unwrap_or_default().as_secs());
+        network
+            .heads
+            .check(&head, wall)
+            .map_err(|doubt| CheckError::Head {
+                chain: network.chain,
+                doubt,
+            })?;
         let now = head.chain_time();
         let known = check_request(network, &self.policy, request, purpose, now)?;
         let started = network.meters.stage(Stage::Checks, started);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256, U256};
 use serde_json::json;
 use teller_chain::{
-    FeePolicy, HeadHandle, InspectLimits, Inspector, LocalSigner, NodeConfig, Nodes, SendOutcome,
-    watch_heads,
+    FeePolicy, HeadDoubt, HeadHandle, InspectLimits, Inspector, LocalSigner, NodeConfig, Nodes,
+    SendOutcome, watch_heads,
 };
 use teller_devnet::{Devnet, DevnetConfig, Mining};
 use teller_domain::{
@@ -47,7 +47,12 @@ impl World {
         .await
         .unwrap();
         let nodes = nodes(devnet.rpc_url());
-        let heads = watch_heads(nodes.clone(), Duration::from_secs(1));
+        let interval = match mining {
+            Mining::Interval(interval) => interval,
+            // Blocks that only come with transactions are no reason to doubt the head for as long as a test takes.
+            Mining::Instant | Mining::Manual => Duration::from_secs(10),
+        };
+        let heads = watch_heads(nodes.clone(), interval);
         let files = tempfile::tempdir().unwrap();
         let ledger = SqliteLedger::open(files.path().join("teller.db")).await;
         let ledger = Arc::new(ledger.unwrap());
@@ -450,6 +455,36 @@ async fn a_settle_right_after_its_verify_reads_nothing_and_without_a_node_nothin
         matches!(verdict, Verdict::Unknown(CheckError::Node { chain }) if chain == CHAIN),
         "{verdict:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_head_that_stands_still_nothing_is_judged() {
+    let world = World::start(Mining::Interval(Duration::from_secs(1)), 1_000_000).await;
+    let good = world.request(0, 10_000).await;
+    assert_eq!(reason(world.verifier.verify(&good).await), None);
+    let stop = world.devnet.rpc("evm_setIntervalMining", json!([0]));
+    stop.await.unwrap();
+    let start = Instant::now();
+    while !world.heads.is_stalled() {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        sleep(Duration::from_millis(100)).await;
+    }
+    let unseen = world.request(1, 10_000).await;
+    for verdict in [
+        world.verifier.verify(&unseen).await,
+        world.verifier.check_for_settle(&unseen).await,
+        world.verifier.check_for_settle(&good).await,
+    ] {
+        assert!(
+            matches!(verdict, Verdict::Unknown(CheckError::Head { chain, doubt: HeadDoubt::Stalled { .. } }) if chain == CHAIN),
+            "{verdict:?}"
+        );
+    }
+    world.devnet.rpc("evm_mine", json!([])).await.unwrap();
+    while world.heads.is_stalled() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(reason(world.verifier.verify(&unseen).await), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,6 +140,8 @@ pub struct Network {
     pub signers: Vec<SignerKey>,
     /// The usual time between two blocks.
     pub block_interval: Duration,
+    /// How far the newest block may be behind the wall clock; `None` for as far as it is.
+    pub max_head_age: Option<Duration>,
     /// Open slots a lane may have.
     pub depth: usize,
     /// Payments in a batch at most.

@@ -193,6 +193,9 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
         );
     }
     let interval = interval.or(known.map(|known| known.block_interval_ms));
+    let max_head_age = section
+        .optional_number("max_head_age_seconds", 5..=86_400)
+        .map(seconds);
     let depth = section.number("depth", 2, 1..=8);
     let max_batch_items = section.number("max_batch_items", 200, 1..=279);
     let max_batch_gas = section.number("max_batch_gas", 16_000_000, 200_000..=TRANSACTION_GAS_CAP);
@@ -217,6 +220,7 @@ fn network(section: &mut Section<'_>) -> Option<Network> {
         settled_at,
         signers,
         block_interval: Duration::from_millis(interval?),
+        max_head_age,
         depth: wide(depth),
         max_batch_items: wide(max_batch_items),
         max_batch_gas,

@@ -35,6 +35,7 @@ fn a_small_configuration_is_enough_for_a_known_network() {
     assert_eq!(network.assets.len(), 1);
     assert_eq!(network.assets[0].name, "USDC");
     assert_eq!(network.block_interval, Duration::from_secs(2));
+    assert_eq!(network.max_head_age, None);
     assert_eq!((network.depth, network.max_batch_items), (2, 200));
     assert_eq!(config.server.rest, "127.0.0.1:8402".parse().unwrap());
     assert_eq!(config.ledger.url.expose(), "sqlite://teller.db");

@@ -168,6 +168,19 @@ fn describe_nodes_and_stores() {
         "teller_reservations_may_evict",
         "1 while the reservations' Redis throws keys away when its memory is full, so that holds can vanish"
     );
+    describe_gauge!(
+        "teller_node_endpoint_wrong_network",
+        "1 while an endpoint is left out because its chain id or genesis block is another network's"
+    );
+    describe_gauge!(
+        "teller_head_stalled",
+        "1 while no endpoint shows a new block, so that nothing is verified or accepted"
+    );
+    describe_gauge!(
+        "teller_head_age_seconds",
+        Unit::Seconds,
+        "How far the newest block's time is behind this machine's clock; negative when it is ahead"
+    );
     describe_histogram!(
         "teller_store_group_size",
         Unit::Count,
