@@ -92,6 +92,26 @@ async fn a_load_balancer_with_a_node_that_lags_behind_changes_nothing() {
     assert_eq!(rig.compare().await.transfers, 72);
 }
 
+/// One of three answers comes from a node with another version of the newest block.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_with_a_node_on_a_fork_costs_one_reorg_a_fork() {
+    let mut rig = Rig::embedded().await;
+    let before = rig.height().await;
+    rig.proxy.fork(33);
+    for _ in 0..3 {
+        rig.sell(10);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    rig.all_told().await;
+    let reorgs = rig.metric(0, "teller_reorgs_total", "").await;
+    let reopened = rig.metric(0, "teller_slots_reopened_total", "").await;
+    let forks = rig.height().await - before;
+    println!("{reorgs} reorgs and {reopened} slots reopened in {forks} forks");
+    assert!(reorgs <= forks as f64, "{reorgs} reorgs in {forks} forks");
+    rig.proxy.fork(0);
+    assert_eq!(rig.compare().await.transfers, 30);
+}
+
 /// The node says yes and forgets: rebroadcast, replaced, parked by a no-op; then the payments settle in another slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stuck_lane_is_replaced_then_parked_and_its_payments_settle_elsewhere() {

@@ -21,6 +21,7 @@ mod grpc;
 mod grpc_ways;
 mod kill;
 mod messages;
+mod nodes;
 mod operator;
 mod permits;
 mod receipts;

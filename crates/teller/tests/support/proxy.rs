@@ -109,6 +109,9 @@ struct Shared {
     random: Mutex<u64>,
     lag: AtomicU64,
     lag_percent: AtomicU64,
+    fork_percent: AtomicU64,
+    /// Real hashes of blocks by those that the node on the fork gives them.
+    forked: Mutex<BTreeMap<String, String>>,
     passed: Mutex<BTreeMap<String, Passed>>,
     caught: Notify,
 }
@@ -132,6 +135,8 @@ impl NodeProxy {
             random: Mutex::new(0x9e37_79b9_7f4a_7c15),
             lag: AtomicU64::new(0),
             lag_percent: AtomicU64::new(100),
+            fork_percent: AtomicU64::new(0),
+            forked: Mutex::default(),
             passed: Mutex::default(),
             caught: Notify::new(),
         });
@@ -171,6 +176,11 @@ impl NodeProxy {
     pub fn lag(&self, blocks: u64, percent: u64) {
         self.shared.lag_percent.store(percent, Ordering::SeqCst);
         self.shared.lag.store(blocks, Ordering::SeqCst);
+    }
+
+    /// From now on this many of a hundred requests are answered by a node that has another version of the newest block.
+    pub fn fork(&self, percent: u64) {
+        self.shared.fork_percent.store(percent, Ordering::SeqCst);
     }
 
     /// Waits until a fault has befallen a call that nobody has waited for yet.
@@ -227,6 +237,33 @@ impl Shared {
         let answer = request.send().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
         let answer = answer.bytes().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
         Ok(answer.to_vec())
+    }
+
+    /// What a node says that has another version of the newest block.
+    async fn forked(&self, calls: &[Value]) -> Result<Vec<Value>, StatusCode> {
+        let mut real = calls.to_vec();
+        for parameter in real.iter_mut().filter_map(|call| call["params"].get_mut(0)) {
+            let known = parameter
+                .as_str()
+                .and_then(|hash| lock(&self.forked).get(hash).cloned());
+            if let Some(known) = known {
+                *parameter = json!(known);
+            }
+        }
+        let mut answers = exchange(self, real).await?;
+        let head = self.head().await?;
+        for answer in &mut answers {
+            let result = &mut answer["result"];
+            for (height, hash) in [("number", "hash"), ("blockNumber", "blockHash")] {
+                let is_newest = number(&result[height]) == Some(head);
+                if let (true, Some(real)) = (is_newest, result[hash].as_str()) {
+                    let other = keccak256(real.as_bytes()).to_string();
+                    lock(&self.forked).insert(other.clone(), real.to_owned());
+                    result[hash] = json!(other);
+                }
+            }
+        }
+        Ok(answers)
     }
 
     async fn head(&self) -> Result<u64, StatusCode> {
@@ -333,6 +370,9 @@ async fn answer(shared: &Shared, calls: Vec<Value>) -> Result<Vec<Value>, Respon
 
 /// What the node says to these calls, or what it would have said `lag` blocks ago.
 async fn delivered(shared: &Shared, calls: &[Value]) -> Result<Vec<Value>, StatusCode> {
+    if shared.percent() < shared.fork_percent.load(Ordering::SeqCst) {
+        return shared.forked(calls).await;
+    }
     let lag = shared.lag.load(Ordering::SeqCst);
     if lag == 0 || shared.percent() >= shared.lag_percent.load(Ordering::SeqCst) {
         return exchange(shared, calls.to_vec()).await;
