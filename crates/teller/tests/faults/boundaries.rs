@@ -14,6 +14,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(60);
 pub const COMMITTED: Duration = Duration::from_millis(700);
 /// Longer than it takes the chain to mine a block.
 const BLOCK: Duration = Duration::from_millis(1_500);
+/// How many slots the lane may have open.
+const DEPTH: u64 = 4;
 const VARIABLE: &str = "TELLER_FAIL_POINT";
 
 /// What makes the engine come by.
@@ -29,7 +31,7 @@ enum Road {
     Finalized,
     /// A payer cancels what is on its way.
     Cancelled,
-    /// The signer has no gas, and payments expire unsigned.
+    /// No slot of the lane ends, and payments expire unsigned behind them.
     Expiring,
     /// The signer has no gas, and sellers stop waiting before anything is signed.
     Withdrawn,
@@ -46,7 +48,7 @@ fn road(call: &str) -> Road {
         "add_attempt" => Road::Replaced,
         "reopen_slots" => Road::Reorganised,
         "raise_levels" => Road::Finalized,
-        "tell_failure" => Road::Cancelled,
+        "tell_failure" | "resolve_unexplained" => Road::Cancelled,
         "resolve_accepted" => Road::Expiring,
         "withdraw" => Road::Withdrawn,
         "claim_lane" => Road::Starting,
@@ -167,15 +169,18 @@ async fn travel(rig: &mut Rig, road: Road) -> u64 {
             return 0;
         }
         Road::Expiring => {
-            let signer = rig.signers()[0];
-            rig.rpc("anvil_setBalance", json!([signer, "0x0"])).await;
-            // The first one finds out; the others wait for the lane until they are void.
-            for _ in 0..3 {
-                let payment = rig.payment_until(now() + 13);
-                rig.sell_this(&payment);
+            rig.proxy.set(Next::Swallow);
+            // As many slots as the lane may have open, each with a payment of its own.
+            for _ in 0..DEPTH {
+                rig.sell(1);
                 tokio::time::sleep(Duration::from_millis(700)).await;
             }
-            return 0;
+            // These wait for a slot until they are void.
+            for _ in 0..2 {
+                let payment = rig.payment_until(now() + 13);
+                rig.sell_this(&payment);
+            }
+            return DEPTH;
         }
     }
     if road == Road::Reorganised {
@@ -255,6 +260,11 @@ async fn a_process_that_dies_while_a_reorg_reopens_slots_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_while_telling_goes_on() {
     crash_at_each(&["claim_delivery", "confirm_delivery", "tell_failure"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_it_writes_what_became_of_a_payment_goes_on() {
+    crash_at_each(&["resolve_unexplained"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
