@@ -300,12 +300,14 @@ impl Lane {
         self.slots.values().map(|slot| slot.opened_ms).min()
     }
 
-    /// Whether nothing of it waits for time to pass.
+    /// Whether none of its nonces is in use, or about to be.
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-            && self.forming.is_none()
-            && self.unexplained.is_empty()
-            && self.explained.is_empty()
+        self.slots.is_empty() && self.forming.is_none()
+    }
+
+    /// Whether nothing of it waits for time to pass.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && self.unexplained.is_empty() && self.explained.is_empty()
     }
 
     /// Whether the lane can take a batch now, and whether it is otherwise idle.

@@ -329,7 +329,7 @@ impl Core {
 
     /// Whether nothing waits for time to pass: without events a tick would change nothing.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.lanes.values().all(Lane::is_empty)
+        self.queue.is_empty() && self.lanes.values().all(Lane::is_idle)
     }
 
     fn next_ticket(&mut self) -> u64 {
