@@ -206,7 +206,7 @@ mod tests {
             .map(|kind| state(kind).into())
             .to_vec();
         states.sort_unstable();
-        assert_eq!(states, (1..=8).collect::<Vec<_>>());
+        assert_eq!(states, (1..=9).collect::<Vec<_>>());
         let mut entry = shown::compensation(&shown::settlement());
         for (number, kind) in (1..).zip(CompensationKind::ALL) {
             entry.kind = kind;
