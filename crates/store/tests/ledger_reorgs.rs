@@ -656,7 +656,10 @@ fn assignments(kind: SettlementStateKind) -> String {
     use SettlementStateKind as Kind;
     let when = |yes: bool, value: &'static str| if yes { value } else { "NULL" };
     let settled = matches!(kind, Kind::Settled | Kind::SettledExternally);
-    let in_slot = matches!(kind, Kind::Assigned | Kind::Preconfirmed);
+    let in_slot = matches!(
+        kind,
+        Kind::Assigned | Kind::Preconfirmed | Kind::Unexplained
+    );
     let level = match kind {
         Kind::Preconfirmed => "'preconfirmed'",
         _ => when(settled, "'included'"),
