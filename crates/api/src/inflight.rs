@@ -23,9 +23,29 @@ struct Begun {
     hasher: RandomState,
 }
 
+impl Begun {
+    /// Nothing that was noted of this payment counts any more.
+    fn forget(&mut self, digest: PaymentDigest) {
+        let name = self.hasher.hash_one(digest);
+        self.accepted.remove(&name);
+        // It is among the newest.
+        if let Some(place) = self.order.iter().rposition(|noted| *noted == name) {
+            self.order.remove(place);
+        }
+    }
+}
+
 impl InFlight {
     fn lock(&self) -> MutexGuard<'_, Begun> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ledger says that the payment is withdrawn: what was noted of it is over, unless a settle of it is under way again.
+    pub(crate) fn was_withdrawn(&self, digest: PaymentDigest) {
+        let mut begun = self.lock();
+        if !begun.under_way.contains_key(&digest) {
+            begun.forget(digest);
+        }
     }
 
     /// Notes that a settle of this payment has begun, until the guard is dropped.
@@ -75,12 +95,7 @@ impl Settling {
         if is_beside_another || !self.has_noted.swap(false, Ordering::Relaxed) {
             return;
         }
-        let name = begun.hasher.hash_one(self.digest);
-        begun.accepted.remove(&name);
-        // It is among the newest.
-        if let Some(place) = begun.order.iter().rposition(|noted| *noted == name) {
-            begun.order.remove(place);
-        }
+        begun.forget(self.digest);
     }
 
     /// Whether nothing can have been accepted: not by an earlier settle of this payment, and not by one beside this.
@@ -132,7 +147,13 @@ mod tests {
         assert!(!second.is_alone(), "it was beside another");
         second.was_refused();
         drop(second);
-        assert!(!in_flight.begin(digest).is_alone());
+        let third = in_flight.begin(digest);
+        assert!(!third.is_alone());
+        in_flight.was_withdrawn(digest);
+        assert!(!third.is_alone(), "one is under way");
+        drop(third);
+        in_flight.was_withdrawn(digest);
+        assert!(in_flight.begin(digest).is_alone());
         assert!(
             in_flight
                 .begin(PaymentDigest(B256::repeat_byte(2)))

@@ -170,6 +170,10 @@ impl Service {
                 (None, SettleVerdict::Pending { transaction: None })
             }
         };
+        let state = settlement.as_ref().map(|settlement| &settlement.state);
+        if state == Some(&SettlementState::Withdrawn) {
+            self.in_flight.was_withdrawn(request.payment.digest());
+        }
         let answer = SettleAnswer {
             network,
             payer,
