@@ -95,36 +95,15 @@ const FOR_API_TESTS: &[&str] = &["teller-chain"];
 const NO_IO: &[(&str, &[&str])] = &[
     (
         "teller-domain",
-        &[
-            "tokio",
-            "reqwest",
-            "alloy-rpc-client",
-            "alloy-transport",
-            "sqlx",
-            "axum",
-        ],
+        &["tokio", "reqwest", "tokio-tungstenite", "sqlx", "axum"],
     ),
     (
         "teller-protocol",
-        &[
-            "tokio",
-            "reqwest",
-            "alloy-rpc-client",
-            "alloy-transport",
-            "sqlx",
-            "axum",
-        ],
+        &["tokio", "reqwest", "tokio-tungstenite", "sqlx", "axum"],
     ),
     (
         "teller-schemes",
-        &[
-            "tokio",
-            "reqwest",
-            "alloy-rpc-client",
-            "alloy-transport",
-            "sqlx",
-            "axum",
-        ],
+        &["tokio", "reqwest", "tokio-tungstenite", "sqlx", "axum"],
     ),
 ];
 

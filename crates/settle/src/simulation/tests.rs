@@ -12,7 +12,7 @@ use super::world::World;
 /// Seeds of the plain test run.
 const SEEDS: u64 = 2_000;
 /// Seeds after which a switched-off rule must have been noticed.
-const BOUND: u64 = 4_000;
+const BOUND: u64 = 12_000;
 /// Seeds that share one ledger file, each with a network of its own.
 const SEEDS_A_LEDGER: u64 = 100;
 
