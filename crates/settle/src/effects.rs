@@ -336,8 +336,7 @@ impl Shell {
             Ok(changed) => changed,
             Err(error) => return self.lose_lane(fence, &error).await,
         };
-        let settlements = self.ledger.settlements(&changed).await.unwrap_or_default();
-        let payments: Vec<Queued> = settlements.iter().map(Queued::new).collect();
+        let payments = self.payments_of(&changed).await;
         let resolved: Vec<_> = resolutions
             .into_iter()
             .filter(|(id, _)| changed.contains(id))
@@ -362,8 +361,7 @@ impl Shell {
             Ok(changed) => changed,
             Err(error) => return self.lose_lane(fence, &error).await,
         };
-        let settlements = self.ledger.settlements(&changed).await.unwrap_or_default();
-        let payments: Vec<Queued> = settlements.iter().map(Queued::new).collect();
+        let payments = self.payments_of(&changed).await;
         let mut resolutions = resolutions;
         resolutions.retain(|(id, _)| changed.contains(id));
         report::explained(self.chain(), &resolutions);
@@ -376,6 +374,17 @@ impl Shell {
         })
         .await;
         self.settle_holds(&resolved, &payments).await;
+    }
+
+    /// The payments that have ended, for their holds.
+    async fn payments_of(&self, ended: &[SettlementId]) -> Vec<Queued> {
+        match self.ledger.settlements(ended).await {
+            Ok(settlements) => settlements.iter().map(Queued::new).collect(),
+            Err(error) => {
+                tracing::warn!(%error, payments = ended.len(), "ended payments could not be read; their holds stay until they expire");
+                Vec::new()
+            }
+        }
     }
 
     async fn release_queued(&self, ids: Vec<SettlementId>) {

@@ -50,6 +50,17 @@ async fn start(chain: &Chain, proxy: &NodeProxy) -> Teller {
     Teller::start(chain, setup).await
 }
 
+async fn with_two_endpoints(chain: &Chain) -> (NodeProxy, NodeProxy, Teller) {
+    let first = NodeProxy::start(chain.devnet.rpc_url()).await;
+    let second = NodeProxy::start(chain.devnet.rpc_url()).await;
+    let setup = Setup {
+        rpc: format!("{}\", \"{}", first.url, second.url),
+        ..Setup::embedded(chain)
+    };
+    let teller = Teller::start(chain, setup).await;
+    (first, second, teller)
+}
+
 /// A settle call that asks again while the answer is that the payment is pending.
 fn settling(teller: &Teller, body: Value) -> JoinHandle<Value> {
     let (http, url) = (teller.http.clone(), format!("{}/settle", teller.url));
@@ -205,13 +216,7 @@ async fn a_permit_that_somebody_spends_first_is_found_by_its_nonce_where_nodes_h
 #[tokio::test(flavor = "multi_thread")]
 async fn neighbours_are_settled_at_once_while_a_second_endpoint_is_away() {
     let chain = Chain::start(Duration::from_secs(1)).await;
-    let first = NodeProxy::start(chain.devnet.rpc_url()).await;
-    let second = NodeProxy::start(chain.devnet.rpc_url()).await;
-    let setup = Setup {
-        rpc: format!("{}\", \"{}", first.url, second.url),
-        ..Setup::embedded(&chain)
-    };
-    let teller = Teller::start(&chain, setup).await;
+    let (first, second, teller) = with_two_endpoints(&chain).await;
     // The first goes alone, as the lane is idle; the others share the next slot.
     first.set(Next::Swallow);
     second.set(Next::Swallow);
@@ -262,13 +267,7 @@ async fn neighbours_are_settled_at_once_while_a_second_endpoint_is_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unexplained_payment_is_looked_into_after_a_kill() {
     let chain = Chain::start(Duration::from_secs(1)).await;
-    let first = NodeProxy::start(chain.devnet.rpc_url()).await;
-    let second = NodeProxy::start(chain.devnet.rpc_url()).await;
-    let setup = Setup {
-        rpc: format!("{}\", \"{}", first.url, second.url),
-        ..Setup::embedded(&chain)
-    };
-    let mut teller = Teller::start(&chain, setup).await;
+    let (first, second, mut teller) = with_two_endpoints(&chain).await;
     first.set(Next::Swallow);
     second.set(Next::Swallow);
     let payment = chain.payer(0).pay(&chain, PAYEE, 100, 7);
